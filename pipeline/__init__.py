@@ -1,0 +1,1 @@
+"""Shards on Dask workers, the distributed objective, and the optimisation loops over it."""

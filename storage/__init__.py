@@ -1,0 +1,1 @@
+"""CIFAR-10 in its official forms, and the chunked Zarr store the pipeline reads."""
