@@ -1,0 +1,241 @@
+"""The multiclass hinge loss of Weston and Watkins and its subgradient, on arrays in memory.
+
+    s_ij = W_j . x_i,    m_ij = s_ij - s_i,y_i + delta,    x_i = (image_i - mean, 1)
+    L = 1/N sum_i sum_{j != y_i} max(0, m_ij) + reg ||W without bias||^2
+
+Shapes: images (n, D) or (n, 3, 32, 32), labels (n,) integer in 0..C-1, `W` (C, D + 1)
+float64 with the bias last, `mean` (D,) float64. Pixels keep their scale of 0 to 255.
+At a kink (m = 0) the subgradient is the one with indicator 0.
+
+`loss_and_gradient` is the short way in. The pipeline takes its two steps apart: `fold` the
+mean into the weights once, then `hinge_partial` of each shard's bytes.
+
+J. Weston and C. Watkins, "Support Vector Machines for Multi-Class Pattern Recognition",
+ESANN 1999.
+"""
+
+import math
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from kernels import loops, vector
+from kernels.partial import Partial, finalize
+
+MAX_CLASSES = 128
+"""The factor of a row's own class is -(C - 1) at the lowest, and is kept in int8."""
+
+
+class Scorer(NamedTuple):
+    """Weights with the mean image folded in: `scores = weights @ image + offset`."""
+
+    weights: NDArray[np.floating]
+    """(C, D) float32 or float64: the type that scores are taken in."""
+    offset: NDArray[np.floating]
+    """(C,) of the same type: the bias less `weights @ mean`, which is taken in float64."""
+
+
+def fold(
+    W: NDArray[np.float64],
+    mean: NDArray[np.float64] | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Scorer:
+    """Fold `mean` into the weights, so that scores can be taken on stored bytes.
+
+    >>> fold(np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), np.array([10.0, 20.0])).offset
+    array([-49.5, -20. ], dtype=float32)
+    """
+    weights = np.ascontiguousarray(W[:, :-1])
+    offset = W[:, -1].copy()
+    if mean is not None:
+        offset -= scores(Scorer(weights, np.zeros(len(W))), mean[None])[0]
+    return Scorer(weights.astype(dtype), offset.astype(dtype))
+
+
+def scores(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.floating]:
+    """Return the scores (n, C) of images (n, D), uint8 or of the scorer's type.
+
+    A row's scores are the same bits wherever it stands and on every processor.
+    """
+    weights, images = _padded(scorer.weights, images)
+    out = np.empty((len(images), len(scorer.offset)), weights.dtype)
+    loops.scores(images, np.arange(len(images)), weights, scorer.offset, out)
+    return out
+
+
+def hinge_partial(
+    scorer: Scorer,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    rows: NDArray[np.int64] | None = None,
+    delta: float = 1.0,
+    predictions: NDArray[np.uint8] | None = None,
+    tiles: bool = vector.BYTE_DOT_PRODUCT,
+) -> Partial:
+    """Sum the loss, its integer gradient and the right predictions over rows of bytes.
+
+    `images` (n, D) and `labels` (n,) are uint8. `rows` picks some rows, in any order and as
+    often as it names them (default: each once); their predicted classes go to
+    `predictions`, where it is given. `tiles=False` sums the gradient without the
+    processor's dot product of bytes: the same integers, slower.
+
+    Raises ValueError for a label without weights, rows outside the images, or arrays whose
+    shapes or types do not fit.
+    """
+    _check(scorer.weights, images, labels)
+    if images.dtype != np.uint8 or labels.dtype != np.uint8:
+        raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
+    if rows is None:
+        rows = np.arange(len(images))
+    elif len(rows) and not (rows.min() >= 0 and rows.max() < len(images)):
+        raise ValueError(f"rows must be in 0..{len(images) - 1}, not {rows.min()}..{rows.max()}")
+    if predictions is None:
+        predictions = np.empty(len(rows), np.uint8)
+    weights, images = _padded(scorer.weights, images)
+    parts = []
+    for part in _int32_safe(len(rows), len(scorer.offset)):
+        sums = _Sums.zero(weights)
+        delta = weights.dtype.type(delta)
+        tiles = tiles and vector.BYTE_DOT_PRODUCT
+        inputs = (images, labels, rows[part], weights, scorer.offset, delta, tiles)
+        correct, overflows = loops.partial(*inputs, *sums, predictions[part])
+        parts.append(sums.partial(scorer.weights.shape, len(rows[part]), correct, overflows))
+    return reduce(Partial.combine, parts)
+
+
+def _int32_safe(rows: int, classes: int) -> list[slice]:
+    """Cut rows into runs whose gradient sums fit int32, whatever their pixels and factors."""
+    longest = (2**31 - 1) // (255 * (classes - 1))
+    return [slice(start, start + longest) for start in range(0, max(1, rows), longest)]
+
+
+class _Sums(NamedTuple):
+    """What the compiled loop adds to."""
+
+    gradient: NDArray[np.int32]
+    indicators: NDArray[np.int64]
+    limbs: NDArray[np.int64]
+
+    @classmethod
+    def zero(cls, weights: NDArray[np.floating]) -> "_Sums":
+        return cls(
+            np.zeros(weights.shape, np.int32),
+            np.zeros(len(weights), np.int64),
+            np.zeros(loops.LOSS_LIMBS, np.int64),
+        )
+
+    def partial(self, shape: tuple[int, ...], rows: int, correct: int, overflows: int) -> Partial:
+        """Return the sums without the padding, the limbs joined to one integer."""
+        classes, columns = shape
+        loss = sum(int(limb) << (i * loops.LIMB_BITS) for i, limb in enumerate(self.limbs))
+        gradient = self.gradient[:classes, :columns]
+        return Partial(gradient, self.indicators[:classes], loss, overflows, rows, correct)
+
+
+def loss_and_gradient(
+    W: ArrayLike,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mean: ArrayLike | None = None,
+    delta: float = 1.0,
+    reg: float = 0.0,
+    dtype: DTypeLike = np.float64,
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the loss and its subgradient (C, D + 1) over images in memory.
+
+    Bytes take the exact way of the pipeline, with scores in `dtype` (float32 or float64);
+    other images are taken as float64. `mean` is subtracted from the images where given.
+
+    >>> W = np.array([[1.0, 0.0], [0.0, 0.0]])  # two classes, one pixel, and the bias
+    >>> loss_and_gradient(W, np.array([[3], [2]], np.uint8), [1, 0])
+    (2.0, array([[ 1.5,  0.5],
+           [-1.5, -0.5]]))
+
+    Raises ValueError for a label without weights or arrays whose shapes do not fit.
+    """
+    W = np.ascontiguousarray(W, np.float64)
+    pixels, classes = _flattened(np.asarray(images)), np.asarray(labels)
+    centre = np.zeros(W.shape[-1] - 1) if mean is None else np.ravel(mean).astype(np.float64)
+    _check(W[:, :-1], pixels, classes)
+    if len(centre) != pixels.shape[1]:
+        raise ValueError(f"the mean has {len(centre)} pixels, the images have {pixels.shape[1]}")
+    if pixels.dtype == np.uint8:
+        total = hinge_partial(fold(W, centre, dtype), pixels, classes.astype(np.uint8), delta=delta)
+        value = finalize(total, W, centre, reg=reg)
+        return value.loss, value.gradient
+    centred = np.column_stack([pixels - centre, np.ones(len(pixels))])
+    losses, factors = _examples(centred @ W.T, classes, delta)
+    gradient = factors.T.astype(np.float64) @ centred / len(pixels)
+    gradient[:, :-1] += 2.0 * reg * W[:, :-1]
+    return math.fsum(losses) / len(pixels) + reg * loops.squared_norm(W), gradient
+
+
+def data_gradient(
+    W: ArrayLike,
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    mean: ArrayLike | None = None,
+    delta: float = 1.0,
+) -> NDArray[np.float64]:
+    """Return each row's `dL_i / dx_i = W^T k_i` (n, D): its own loss's, not that of the mean.
+
+    >>> data_gradient(np.array([[1.0, 0.0], [-2.0, 0.0]]), np.array([[3], [2]], np.uint8), [1, 0])
+    array([[3.],
+           [0.]])
+    """
+    W = np.ascontiguousarray(W, np.float64)
+    pixels, classes = _flattened(np.asarray(images)), np.asarray(labels)
+    _check(W[:, :-1], pixels, classes)
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float64)
+    scorer = fold(W, None if mean is None else np.ravel(mean).astype(np.float64), np.float64)
+    _, factors = _examples(scores(scorer, pixels), classes, delta)
+    gradient: NDArray[np.float64] = factors.astype(np.float64) @ W[:, :-1]
+    return gradient
+
+
+def _examples(
+    scores: NDArray[np.floating], labels: NDArray[Any], delta: float
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    """Return each row's loss (n,) and its factors k (n, C)."""
+    losses, factors = np.empty(len(labels)), np.empty(scores.shape, np.int8)
+    loops.examples(scores, labels.astype(np.uint8), float(delta), losses, factors)
+    return losses, factors
+
+
+def _flattened(images: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(images.reshape(len(images), -1))
+
+
+def _padded(
+    weights: NDArray[np.floating], images: NDArray[Any]
+) -> tuple[NDArray[np.floating], NDArray[Any]]:
+    """Fill classes and columns with zeros to whole tiles; CIFAR-10's have no need of it."""
+    classes, columns = (
+        -weights.shape[0] % vector.TILE_CLASSES,
+        -weights.shape[1] % vector.VECTOR_BYTES,
+    )
+    if classes or columns:
+        weights = np.pad(weights, ((0, classes), (0, columns)))
+    if columns:
+        images = np.pad(images, ((0, 0), (0, columns)))
+    return weights, images
+
+
+def _check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Raise ValueError unless the three fit together."""
+    classes, columns = weights.shape
+    if not 2 <= classes <= MAX_CLASSES:
+        raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {classes}")
+    if images.shape != (len(labels), columns):
+        raise ValueError(
+            f"{len(labels)} labels and weights of {columns} pixels need images of shape "
+            f"({len(labels)}, {columns}), not {images.shape}"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels must be in 0..{classes - 1}, not {labels.min()}..{labels.max()}")
