@@ -98,10 +98,9 @@ def hinge_partial(
     parts = []
     for part in _int32_safe(len(rows), len(scorer.offset)):
         sums = _Sums.zero(weights)
-        delta = weights.dtype.type(delta)
-        tiles = tiles and vector.BYTE_DOT_PRODUCT
-        inputs = (images, labels, rows[part], weights, scorer.offset, delta, tiles)
-        correct, overflows = loops.partial(*inputs, *sums, predictions[part])
+        inputs = (images, labels, rows[part], weights, scorer.offset)
+        settings = (weights.dtype.type(delta), tiles and vector.BYTE_DOT_PRODUCT)
+        correct, overflows = loops.partial(*inputs, *settings, *sums, predictions[part])
         parts.append(sums.partial(scorer.weights.shape, len(rows[part]), correct, overflows))
     return reduce(Partial.combine, parts)
 
