@@ -44,22 +44,36 @@ def fold(
 ) -> Scorer:
     """Fold `mean` into the weights, so that scores can be taken on stored bytes.
 
+    Weights beyond the range of `dtype` (float32 or float64) become infinite: the loss, too.
+
     >>> fold(np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), np.array([10.0, 20.0])).offset
     array([-49.5, -20. ], dtype=float32)
     """
-    weights = np.ascontiguousarray(W[:, :-1])
-    offset = W[:, -1].copy()
-    if mean is not None:
-        offset -= scores(Scorer(weights, np.zeros(len(W))), mean[None])[0]
-    return Scorer(weights.astype(dtype), offset.astype(dtype))
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"scores are taken in float32 or float64, not in {np.dtype(dtype)}")
+    weights = np.ascontiguousarray(W[:, :-1], np.float64)
+    offset = W[:, -1].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if mean is not None:
+            mean_image = np.asarray(mean, np.float64)[None]
+            offset -= scores(Scorer(weights, np.zeros(len(W))), mean_image)[0]
+        return Scorer(weights.astype(dtype), offset.astype(dtype))
 
 
 def scores(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.floating]:
     """Return the scores (n, C) of images (n, D), uint8 or of the scorer's type.
 
     A row's scores are the same bits wherever it stands and on every processor.
+
+    Raises ValueError for images of another type or width.
     """
-    weights, images = _padded(scorer.weights, images)
+    weights, columns = scorer.weights, scorer.weights.shape[1]
+    if images.dtype not in (np.uint8, weights.dtype) or images.shape != (len(images), columns):
+        raise ValueError(
+            f"weights of {columns} pixels need images (n, {columns}) of uint8 or "
+            f"{weights.dtype}, not {images.shape} of {images.dtype}"
+        )
+    weights, images = _padded(weights, images)
     out = np.empty((len(images), len(scorer.offset)), weights.dtype)
     loops.scores(images, np.arange(len(images)), weights, scorer.offset, out)
     return out
@@ -78,7 +92,7 @@ def hinge_partial(
     """Sum the loss, its integer gradient and the right predictions over rows of bytes.
 
     `images` (n, D) and `labels` (n,) are uint8. `rows` picks some rows, in any order and as
-    often as it names them (default: each once); their predicted classes go to
+    often as it names them (default: each once); the predicted class of each of them goes to
     `predictions`, where it is given. `tiles=False` sums the gradient without the
     processor's dot product of bytes: the same integers, slower.
 
@@ -90,13 +104,20 @@ def hinge_partial(
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
     if rows is None:
         rows = np.arange(len(images))
+    elif rows.dtype != np.int64 or rows.ndim != 1:
+        raise ValueError(f"rows must be (n,) int64, not {rows.shape} {rows.dtype}")
     elif len(rows) and not (rows.min() >= 0 and rows.max() < len(images)):
         raise ValueError(f"rows must be in 0..{len(images) - 1}, not {rows.min()}..{rows.max()}")
     if predictions is None:
         predictions = np.empty(len(rows), np.uint8)
+    elif predictions.dtype != np.uint8 or predictions.shape != rows.shape:
+        raise ValueError(
+            f"predictions of {len(rows)} rows must be ({len(rows)},) uint8, "
+            f"not {predictions.shape} {predictions.dtype}"
+        )
     weights, images = _padded(scorer.weights, images)
     parts = []
-    for part in _int32_safe(len(rows), len(scorer.offset)):
+    for part in _safe_runs(len(rows), len(scorer.offset)):
         sums = _Sums.zero(weights)
         inputs = (images, labels, rows[part], weights, scorer.offset)
         settings = (weights.dtype.type(delta), tiles and vector.BYTE_DOT_PRODUCT)
@@ -105,9 +126,9 @@ def hinge_partial(
     return reduce(Partial.combine, parts)
 
 
-def _int32_safe(rows: int, classes: int) -> list[slice]:
-    """Cut rows into runs whose gradient sums fit int32, whatever their pixels and factors."""
-    longest = (2**31 - 1) // (255 * (classes - 1))
+def _safe_runs(rows: int, classes: int) -> list[slice]:
+    """Cut rows into runs whose sums fit int32 and the limbs, whatever their pixels."""
+    longest = min((2**31 - 1) // (255 * (classes - 1)), loops.LIMB_ROWS)
     return [slice(start, start + longest) for start in range(0, max(1, rows), longest)]
 
 
@@ -154,22 +175,24 @@ def loss_and_gradient(
     (2.0, array([[ 1.5,  0.5],
            [-1.5, -0.5]]))
 
-    Raises ValueError for a label without weights or arrays whose shapes do not fit.
+    The loss is inf where a row's is not finite or not below 2^80.
+
+    Raises ValueError for no images, a label without weights or arrays whose shapes do not fit.
     """
-    W = np.ascontiguousarray(W, np.float64)
-    pixels, classes = _flattened(np.asarray(images)), np.asarray(labels)
-    centre = np.zeros(W.shape[-1] - 1) if mean is None else np.ravel(mean).astype(np.float64)
-    _check(W[:, :-1], pixels, classes)
-    if len(centre) != pixels.shape[1]:
-        raise ValueError(f"the mean has {len(centre)} pixels, the images have {pixels.shape[1]}")
+    W, pixels, classes, centre = _inputs(W, images, labels, mean)
+    if not len(pixels):
+        raise ValueError("the mean over no rows is not defined; give at least one image")
     if pixels.dtype == np.uint8:
         total = hinge_partial(fold(W, centre, dtype), pixels, classes.astype(np.uint8), delta=delta)
         value = finalize(total, W, centre, reg=reg)
         return value.loss, value.gradient
     centred = np.column_stack([pixels - centre, np.ones(len(pixels))])
-    losses, factors = _examples(centred @ W.T, classes, delta)
-    gradient = factors.T.astype(np.float64) @ centred / len(pixels)
-    gradient[:, :-1] += 2.0 * reg * W[:, :-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # the loss says so
+        losses, factors = _examples(centred @ W.T, classes, delta)
+        gradient = factors.T.astype(np.float64) @ centred / len(pixels)
+        gradient[:, :-1] += 2.0 * reg * W[:, :-1]
+    if not np.all(losses < loops.LARGEST_LOSS):
+        return math.inf, gradient
     return math.fsum(losses) / len(pixels) + reg * loops.squared_norm(W), gradient
 
 
@@ -187,14 +210,12 @@ def data_gradient(
     array([[3.],
            [0.]])
     """
-    W = np.ascontiguousarray(W, np.float64)
-    pixels, classes = _flattened(np.asarray(images)), np.asarray(labels)
-    _check(W[:, :-1], pixels, classes)
+    W, pixels, classes, centre = _inputs(W, images, labels, mean)
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float64)
-    scorer = fold(W, None if mean is None else np.ravel(mean).astype(np.float64), np.float64)
-    _, factors = _examples(scores(scorer, pixels), classes, delta)
-    gradient: NDArray[np.float64] = factors.astype(np.float64) @ W[:, :-1]
+    _, factors = _examples(scores(fold(W, centre, np.float64), pixels), classes, delta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gradient: NDArray[np.float64] = factors.astype(np.float64) @ W[:, :-1]
     return gradient
 
 
@@ -207,14 +228,29 @@ def _examples(
     return losses, factors
 
 
-def _flattened(images: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(images.reshape(len(images), -1))
+def _inputs(
+    W: ArrayLike, images: ArrayLike, labels: ArrayLike, mean: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Return arrays that fit together: W (C, D + 1), images (n, D), labels (n,), mean (D,)."""
+    weights, pixels, classes = np.asarray(W, np.float64), np.asarray(images), np.asarray(labels)
+    if weights.ndim != 2:
+        raise ValueError(f"W must be (C, D + 1), not of shape {weights.shape}")
+    columns = weights.shape[1] - 1
+    pixels = pixels.reshape(len(pixels), math.prod(pixels.shape[1:]))
+    _check(weights[:, :-1], pixels, classes)
+    centre = np.zeros(columns) if mean is None else np.ravel(mean).astype(np.float64)
+    if len(centre) != columns:
+        raise ValueError(f"the mean has {len(centre)} pixels, the images have {columns}")
+    return np.ascontiguousarray(weights), pixels, classes, centre
 
 
 def _padded(
     weights: NDArray[np.floating], images: NDArray[Any]
 ) -> tuple[NDArray[np.floating], NDArray[Any]]:
-    """Fill classes and columns with zeros to whole tiles; CIFAR-10's have no need of it."""
+    """Fill classes and columns with zeros to whole tiles, and rows to one after the other.
+
+    CIFAR-10's have no need of it; other images are copied.
+    """
     classes, columns = (
         -weights.shape[0] % vector.TILE_CLASSES,
         -weights.shape[1] % vector.VECTOR_BYTES,
@@ -223,7 +259,7 @@ def _padded(
         weights = np.pad(weights, ((0, classes), (0, columns)))
     if columns:
         images = np.pad(images, ((0, 0), (0, columns)))
-    return weights, images
+    return np.ascontiguousarray(weights), np.ascontiguousarray(images)
 
 
 def _check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
@@ -236,5 +272,7 @@ def _check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) ->
             f"{len(labels)} labels and weights of {columns} pixels need images of shape "
             f"({len(labels)}, {columns}), not {images.shape}"
         )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be (n,) integers, not {labels.shape} {labels.dtype}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels must be in 0..{classes - 1}, not {labels.min()}..{labels.max()}")

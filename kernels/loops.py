@@ -24,7 +24,12 @@ LOSS_LIMBS = 4
 """A sum of losses is four int64 limbs, in units of 2^-80, 2^-40, 1 and 2^40.
 
 A row's loss goes in exactly, but for what is below 2^-80, so that the sum has no order; a
-limb takes 2^23 rows before it could overflow."""
+limb takes `LIMB_ROWS` before it could overflow."""
+
+LIMB_ROWS = 2 ** (63 - LIMB_BITS)
+
+LARGEST_LOSS = 2.0 ** (LIMB_BITS * LOSS_LIMBS // 2)
+"""A row's loss has to be below this to count as a number."""
 
 _LIMB = float(2**LIMB_BITS)
 _ROWS, _CLASSES, _COLUMNS = vector.TILE_ROWS, vector.TILE_CLASSES, vector.VECTOR_BYTES
@@ -139,7 +144,7 @@ def examples(scores: Any, labels: Any, delta: Any, losses: Any, factors: Any) ->
 @njit(cache=True, nogil=True)
 def _add_loss(loss: Any, limbs: Any) -> bool:
     """Add one row's loss to the limbs; False if it is not finite or not below 2^80."""
-    if not loss < _LIMB * _LIMB:
+    if not loss < LARGEST_LOSS:
         return False
     rest = loss / _LIMB
     for limb in range(LOSS_LIMBS - 1, -1, -1):
@@ -175,7 +180,7 @@ def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> 
     9 wrong classes, so the number of rows a short sum may take depends on C.
     """
     columns = gradient.shape[1]
-    short_rows = 32767 // (255 * max(1, gradient.shape[0] - 1))
+    short_rows = max(1, 32767 // (255 * (gradient.shape[0] - 1)))  # padded, C is up to 130
     short = np.empty(columns, np.int16)
     for j in range(gradient.shape[0]):
         for start in range(0, len(rows), short_rows):

@@ -84,8 +84,9 @@ def finalize(
 ) -> Evaluation:
     """Turn sums into the loss, its subgradient and the accuracy.
 
-    `W` (C, D + 1) are the weights the sums were taken at, `mean` (D,) the mean image. The
-    mean enters here, once, as a correction of rank one; then 1/N; then the regulariser
+    `W` (C, D + 1) are the weights the sums were taken at, `mean` (D,) the mean image.
+    1/N comes first, so that rows repeated any number of times give the same bits; then the
+    mean, once, as a correction of rank one; then the regulariser
     `reg * ||W without bias||^2`, whose gradient is `2 reg W`.
 
     Raises ValueError if no row was summed.
@@ -93,13 +94,15 @@ def finalize(
     if total.rows == 0:
         raise ValueError("the mean over no rows is not defined; sum at least one row")
     gradient = np.empty(W.shape)
-    pixels = gradient[:, :-1]
-    np.multiply(total.indicators[:, None], -mean, out=pixels)
-    pixels += total.gradient
-    gradient[:, -1] = total.indicators
-    gradient /= total.rows
-    loss = math.inf if total.overflows else total.loss / (total.rows << LOSS_UNIT_BITS)
+    pixels, bias = gradient[:, :-1], gradient[:, -1:]
+    np.divide(total.indicators[:, None], total.rows, out=bias)
+    np.divide(total.gradient, total.rows, out=pixels)
+    pixels -= bias * mean
+    loss = total.loss / (total.rows << LOSS_UNIT_BITS)
     if reg:
         loss += reg * float(loops.squared_norm(W))
-        pixels += 2.0 * reg * W[:, :-1]
+        with np.errstate(over="ignore"):  # the loss says so
+            pixels += 2.0 * reg * W[:, :-1]
+    if total.overflows:
+        loss = math.inf
     return Evaluation(loss, gradient, total.correct / total.rows, total.rows)

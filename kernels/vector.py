@@ -13,10 +13,10 @@ calls them with addresses and byte strides as integers, and they are inlined the
 from collections.abc import Sequence
 from typing import Any
 
-import llvmlite.binding
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
@@ -30,10 +30,10 @@ _FLOATS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
 def _host_has(feature: str) -> bool:
     """Whether Numba compiles for a processor with `feature` (an LLVM name)."""
-    features = numba.config.CPU_FEATURES
-    if features is not None:  # set by whoever wants portable code; then it is the whole truth
-        return f"+{feature}" in features.split(",")
-    return bool(llvmlite.binding.get_host_cpu_features().get(feature, False))
+    features = numba.config.CPU_FEATURES  # set by whoever wants portable code
+    if features is None:
+        features = get_host_cpu_features()  # less what NUMBA_ENABLE_AVX=0 takes away
+    return f"+{feature}" in features.split(",")
 
 
 WIDE_REGISTERS = _host_has("avx512f")
@@ -217,7 +217,8 @@ def outer_product_tile(
         if not BYTE_DOT_PRODUCT:  # never called then, but compiled with its caller
             return context.get_dummy_value()
         rows, groups, column, factor, factors_stride, out, out_stride = arguments
-        dot_type = ir.FunctionType(sums16, [sums16, bytes64, bytes64])
+        # The types of LLVM 20, which later ones upgrade; theirs it does not understand.
+        dot_type = ir.FunctionType(sums16, [sums16] * 3)
         dot = cgutils.get_or_insert_function(
             builder.module, dot_type, "llvm.x86.avx512.vpdpbusd.512"
         )
@@ -225,14 +226,13 @@ def outer_product_tile(
         with cgutils.for_range(builder, groups) as loop:
             group = builder.add(rows, builder.mul(loop.index, _I64(4 * 8)))
             addresses = [_load(builder, builder.add(group, _I64(8 * i)), _I64, 8) for i in range(4)]
-            pixels = _four_rows(
-                builder, [_load(builder, builder.add(a, column), bytes64) for a in addresses]
-            )
+            rows64 = [_load(builder, builder.add(a, column), bytes64) for a in addresses]
+            pixels = [builder.bitcast(p, sums16) for p in _four_rows(builder, rows64)]
             group_factor = builder.add(factor, builder.mul(loop.index, factors_stride))
             for j, class_sums in enumerate(sums):
                 k = _load(builder, builder.add(group_factor, _I64(4 * j)), _I32)
                 k = builder.insert_element(ir.Constant(sums16, ir.Undefined), k, _I32(0))
-                k = builder.bitcast(_shuffle(builder, k, k, [0] * 16), bytes64)
+                k = _shuffle(builder, k, k, [0] * 16)
                 for slot, four_rows in zip(class_sums, pixels, strict=True):
                     builder.store(builder.call(dot, [builder.load(slot), four_rows, k]), slot)
         out = builder.add(out, builder.mul(column, _I64(4)))
