@@ -1,0 +1,49 @@
+"""What all tests share: a cache of compiled kernels that is never stale, and the real images."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("hinge", deadline=None)  # the first example may wait for a compiler
+settings.load_profile("hinge")
+
+ROOT = Path(__file__).parents[1]
+UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack"
+"""Writes the copy of the real images that may lie beside the checkout."""
+
+
+def _kernel_cache() -> Path:
+    """Return where compiled kernels are kept, under a name that changes with their source.
+
+    Numba's own rule is the date of the one file a function stands in, so that an edit of
+    `kernels/vector.py` would leave the loops that inline it as they were.
+    """
+    digest = hashlib.sha256()
+    for source in sorted((ROOT / "kernels").glob("*.py")):
+        digest.update(source.read_bytes())
+    return ROOT / ".pytest_cache" / "numba" / digest.hexdigest()[:16]
+
+
+# Before anything imports Numba, which reads it once; subprocesses and Dask workers inherit it.
+os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
+
+
+@pytest.fixture(scope="session")
+def real_cifar10() -> Iterator[Path]:
+    """The directory, archive or other form that holds the real images; else skips."""
+    given = os.environ.get("HINGE_CIFAR10")
+    if given:
+        yield Path(given)
+    elif UNPACK.exists():
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run([sys.executable, UNPACK, directory], check=True)
+            yield Path(directory)
+    else:
+        pytest.skip("no real CIFAR-10: set HINGE_CIFAR10 to where it is")

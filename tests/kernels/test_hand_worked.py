@@ -1,0 +1,119 @@
+"""Cases small enough to work out by hand, with the working."""
+
+import numpy as np
+import pytest
+
+from kernels.hinge import data_gradient, fold, hinge_partial, loss_and_gradient, scores
+from kernels.partial import finalize
+
+# Three classes, two pixels, two images; the bias is the last column.
+W = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 1.0], [-1.0, 1.0, 0.0]])
+IMAGES = np.array([[2, 4], [3, 0]], np.uint8)
+LABELS = np.array([0, 2], np.uint8)
+# Scores of (2, 4, 1): 1*2 = 2;   0.5*4 + 1 = 3;   -2 + 4 = 2.
+# Scores of (3, 0, 1): 3;         1;               -3.
+# Margins of image 0, of class 0: class 1: 3 - 2 + 1 = 2;   class 2: 2 - 2 + 1 = 1.   Loss 3.
+# Margins of image 1, of class 2: class 0: 3 + 3 + 1 = 7;   class 1: 1 + 3 + 1 = 5.   Loss 12.
+# Loss: (3 + 12) / 2 = 7.5.
+# Factors k: image 0: (-2, 1, 1);   image 1: (1, 1, -2).
+# Gradient, twice: class 0: -2 (2, 4, 1) +   (3, 0, 1) = (-1, -8, -1)
+#                  class 1:    (2, 4, 1) +   (3, 0, 1) = ( 5,  4,  2)
+#                  class 2:    (2, 4, 1) - 2 (3, 0, 1) = (-4,  4, -1)
+GRADIENT = np.array([[-1, -8, -1], [5, 4, 2], [-4, 4, -1]]) / 2
+
+
+@pytest.mark.parametrize("image_type", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_loss_and_gradient(image_type: type, dtype: type) -> None:
+    loss, gradient = loss_and_gradient(W, IMAGES.astype(image_type), LABELS, dtype=dtype)
+    assert loss == 7.5
+    np.testing.assert_array_equal(gradient, GRADIENT)
+
+
+@pytest.mark.parametrize("image_type", [np.uint8, np.float64])
+def test_mean_regulariser_and_delta(image_type: type) -> None:
+    # Mean (2, 2): the rows become (0, 2, 1) and (1, -2, 1).
+    # Scores of (0, 2, 1):  0;   0.5*2 + 1 = 2;        2.
+    # Scores of (1, -2, 1): 1;   0.5*-2 + 1 = 0;      -1 - 2 = -3.
+    # Margins with delta 2: image 0: 2 - 0 + 2 = 4 and 2 - 0 + 2 = 4;   loss 8.
+    #                       image 1: 1 + 3 + 2 = 6 and 0 + 3 + 2 = 5;   loss 11.
+    # Squares without the bias: 1 + 0.25 + 2 = 3.25, by 4: 13. Loss: 19 / 2 + 13 = 22.5.
+    # Factors: (-2, 1, 1) and (1, 1, -2) again. Gradient, twice, without the regulariser:
+    #   class 0: -2 (0, 2, 1) + (1, -2, 1) = ( 1, -6, -1)
+    #   class 1:    (0, 2, 1) + (1, -2, 1) = ( 1,  0,  2)
+    #   class 2:    (0, 2, 1) - 2 (1, -2, 1) = (-2, 6, -1)
+    # The regulariser adds 2 * 4 * W, but nothing to the bias.
+    expected = np.array([[0.5 + 8, -3, -0.5], [0.5, 4, 1], [-1 - 8, 3 + 8, -0.5]])
+    loss, gradient = loss_and_gradient(
+        W, IMAGES.astype(image_type), LABELS, mean=[2, 2], delta=2, reg=4
+    )
+    assert loss == 22.5
+    np.testing.assert_array_equal(gradient, expected)
+
+
+def test_nothing_pulls_at_a_kink() -> None:
+    # With zero weights and delta 0 every margin is 0: no loss, and the indicator is 0.
+    loss, gradient = loss_and_gradient(np.zeros((3, 3)), IMAGES, LABELS, delta=0)
+    assert loss == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_zero_weights_lose_delta_a_wrong_class() -> None:
+    # Every margin is 1: each row loses C - 1 = 2. Factors as above, all margins being positive.
+    loss, gradient = loss_and_gradient(np.zeros((3, 3)), IMAGES, LABELS)
+    assert loss == 2
+    np.testing.assert_array_equal(gradient, GRADIENT)
+
+
+def test_partial_holds_the_integers() -> None:
+    predictions = np.zeros(2, np.uint8)
+    total = hinge_partial(fold(W), IMAGES, LABELS, predictions=predictions)
+    np.testing.assert_array_equal(total.gradient, 2 * GRADIENT[:, :2])
+    np.testing.assert_array_equal(total.indicators, [-1, 2, -1])
+    assert total.loss == 15 << 80
+    # Image 0 is taken for class 1 (score 3), image 1 for class 0: neither is right.
+    assert (total.rows, total.correct, total.overflows) == (2, 0, 0)
+    np.testing.assert_array_equal(predictions, [1, 0])
+
+
+def test_rows_are_taken_as_named() -> None:
+    # Rows 1, 0, 1: loss 12 + 3 + 12 = 27; class 0: -2 (2, 4) + 2 (3, 0) = (2, -8); ...
+    predictions = np.zeros(3, np.uint8)
+    rows = np.array([1, 0, 1])
+    total = hinge_partial(fold(W), IMAGES, LABELS, rows=rows, predictions=predictions)
+    assert (total.loss, total.rows) == (27 << 80, 3)
+    np.testing.assert_array_equal(total.gradient, [[2, -8], [8, 4], [-10, 4]])
+    np.testing.assert_array_equal(total.indicators, [0, 3, -3])
+    np.testing.assert_array_equal(predictions, [0, 1, 0])
+
+
+def test_of_equal_scores_the_first_is_predicted() -> None:
+    # Scores 1, 1, 1 everywhere: class 0 is predicted, so the row of class 0 is right.
+    W_tied = np.array([[0.0, 0.0, 1.0]] * 3)
+    total = hinge_partial(fold(W_tied), IMAGES, LABELS)
+    assert total.correct == 1
+    assert finalize(total, W_tied, np.zeros(2)).accuracy == 0.5
+
+
+def test_scores_with_the_mean_folded_in() -> None:
+    scorer = fold(W, np.array([2.0, 2.0]))  # W mean = (2, 1, 0)
+    np.testing.assert_array_equal(scorer.offset, [-2, 0, 0])
+    np.testing.assert_array_equal(scores(scorer, IMAGES), [[0, 2, 2], [1, 0, -3]])
+
+
+def test_data_gradient() -> None:
+    # Image 0: W_1 + W_2 - 2 W_0 = (-3, 1.5).   Image 1: W_0 + W_1 - 2 W_2 = (3, -1.5).
+    np.testing.assert_array_equal(data_gradient(W, IMAGES, LABELS), [[-3, 1.5], [3, -1.5]])
+
+
+def test_images_keep_their_three_axes() -> None:
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
+    weights = np.arange(26.0).reshape(2, 13)
+    mean = np.ones((3, 2, 2))
+    flat = loss_and_gradient(weights, images.reshape(2, 12), [0, 1], mean=mean.ravel())
+    whole = loss_and_gradient(weights, images, [0, 1], mean=mean)
+    assert whole[0] == flat[0]
+    np.testing.assert_array_equal(whole[1], flat[1])
+    # Row 0 scores its own class lower by 13 * (0 - 1 + ... + 11 - 1) + 13 = 13 * 54 + 13, and
+    # loses 716; row 1 scores its own higher, and loses nothing.
+    assert whole[0] == 716 / 2
