@@ -1,0 +1,161 @@
+"""One actor a worker sums over the worker's shards: the quick way of a synchronous step.
+
+A step of training is shorter than the scheduling of a task. So each worker holds an actor
+with the bytes of its shards; a step calls them all at once with the weights and gets a
+`Partial` back from each. The weights live with the caller, so a lost worker costs the time
+to place its shards anew, and the step is taken again, to the same bits.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from distributed import Client, get_worker
+
+from kernels.hinge import Scorer
+from kernels.partial import Partial
+from pipeline.errors import PipelineError
+from pipeline.placement import Placed, place, plan_homes, workers_of
+from pipeline.shards import Rows, Shard
+from storage.dataset import Dataset
+from storage.schema import Split
+
+MAX_REBUILDS = 5
+"""How often a single step may lose a worker before the run gives up."""
+
+REPLACEMENT_SECONDS = 5.0
+"""How long to wait for a lost worker's successor before going on without it."""
+
+_PATIENCE_SECONDS = 1.0
+_generations = count()
+_log = logging.getLogger(__name__)
+
+
+class ShardActor:
+    """Sums over one worker's shards, in as many threads as the worker has."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = shards
+        self._pool = ThreadPoolExecutor(max(1, get_worker().state.nthreads))
+
+    def partial(self, scorer: Scorer, rows: Rows | None) -> Partial:
+        """Return the sums over the shards' rows, or over those of `rows` that they have."""
+        partials = self._pool.map(lambda shard: shard.partial(scorer, rows), self._shards)
+        total: Partial = reduce(Partial.combine, partials)
+        return total
+
+
+class ActorPartials:
+    """The actors of all workers, as the objective's `Partials`; a context manager."""
+
+    def __init__(self, client: Client, dataset: Dataset, split: Split = "train") -> None:
+        self._client = client
+        self._dataset = dataset
+        self._split = split
+        self._actors: dict[str, Any] = {}
+        self._placed: list[Placed] = []
+        self._build()
+
+    def __call__(self, scorer: Scorer, rows: Rows | None = None) -> list[Partial]:
+        """Return each actor's sums.
+
+        Raises PipelineError if workers are lost again and again.
+        """
+        for _ in range(MAX_REBUILDS):
+            partials = self._call(scorer, rows)
+            if partials is not None:
+                return partials
+            _log.warning("a worker was lost; its shards are read anew and the step taken again")
+            self._rebuild()
+        raise PipelineError(
+            f"workers were lost {MAX_REBUILDS} times in one step; look at their logs, and give "
+            "them more memory or the run fewer of them"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Let go of the actors and the shards."""
+        self._actors.clear()
+        self._placed.clear()
+
+    def _call(self, scorer: Scorer, rows: Rows | None) -> list[Partial] | None:
+        """Call all actors at once; None if a worker is lost."""
+        try:
+            calls = [
+                (address, actor.partial(scorer, rows)) for address, actor in self._actors.items()
+            ]
+            return [self._result(address, call) for address, call in calls]
+        except _WorkerLostError:
+            return None
+        except (OSError, RuntimeError):  # what Dask says of an actor it cannot reach
+            if self._lost():
+                return None
+            raise
+
+    def _result(self, address: str, call: Any) -> Partial:
+        """Wait for one actor, but not for ever for a worker that is gone."""
+        while True:
+            try:
+                result: Partial = call.result(timeout=_PATIENCE_SECONDS)
+            except TimeoutError:
+                if address in self._lost():
+                    raise _WorkerLostError from None
+            else:
+                return result
+
+    def _lost(self) -> set[str]:
+        """Return the workers of actors that the scheduler knows no more."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS  # it may notice a little after us
+        while True:
+            lost = self._actors.keys() - {worker.address for worker in workers_of(self._client)}
+            if lost or time.monotonic() > deadline:
+                return lost
+            time.sleep(0.05)
+
+    def _rebuild(self) -> None:
+        wanted = len(self._actors)
+        self._actors.clear()
+        self._placed.clear()
+        deadline = time.monotonic() + REPLACEMENT_SECONDS
+        while len(workers_of(self._client)) < wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        self._client.wait_for_workers(1, timeout=10 * REPLACEMENT_SECONDS)
+        self._build()
+
+    def _build(self) -> None:
+        """Place the shards and make an actor of each worker's."""
+        workers = workers_of(self._client)
+        homes = plan_homes(self._dataset.shards(self._split), workers)
+        self._placed = place(self._client, self._dataset, self._split, homes)
+        shards: dict[str | None, list[Any]] = defaultdict(list)
+        for home, shard in self._placed:
+            shards[home.worker].append(shard)
+        futures = {
+            address: self._client.submit(
+                ShardActor,
+                own,
+                actor=True,
+                workers=[address],
+                allow_other_workers=True,  # a lost one would else break the scheduler
+                key=(f"hinge-actor-{next(_generations)}", address),
+            )
+            for address, own in shards.items()
+        }
+        self._actors = {str(address): future.result() for address, future in futures.items()}
+
+
+class _WorkerLostError(Exception):
+    """A worker went away in the middle of a call."""

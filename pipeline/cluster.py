@@ -1,0 +1,84 @@
+"""Connect to a Dask cluster, or start one on this machine.
+
+Nothing else in the project knows which: it is handed a `distributed.Client`.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask.config
+from distributed import Client, LocalCluster
+
+from pipeline.errors import PipelineError
+
+CONNECT_SECONDS = 8.0
+"""How long a scheduler may take to answer, and it to have a first worker."""
+
+_DASHBOARD_PORT = 8787
+
+
+@contextmanager
+def connect(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Client]:
+    """Yield a client of the scheduler at address `scheduler`, else of a local cluster.
+
+    Without an address, Dask's own configuration may name one (`scheduler-address`,
+    `DASK_SCHEDULER_ADDRESS`). A local cluster has `workers` processes of one thread each
+    (default: one a core), bound to loopback, and ends with the context.
+
+    Raises PipelineError if the scheduler does not answer within `CONNECT_SECONDS`, or has
+    no worker.
+    """
+    address = scheduler or (None if workers else dask.config.get("scheduler-address", None))
+    with _existing(address) if address else _local(workers or os.cpu_count() or 1) as client:
+        yield client
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError, TypeError) as error:
+        raise PipelineError(
+            f"no Dask scheduler answers at {address!r} within {CONNECT_SECONDS:g} s; start one "
+            "with `dask scheduler`, or leave --scheduler out to use this machine"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise PipelineError(
+                f"the scheduler at {address} has no workers; start some with "
+                f"`dask worker {address}`"
+            ) from error
+        yield client
+
+
+@contextmanager
+def _local(workers: int) -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            silence_logs=logging.ERROR,
+            dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}",
+        ) as cluster,
+        # the driver talks to the workers itself: half the way of a step through the scheduler
+        Client(cluster, direct_to_workers=True) as client,
+    ):
+        yield client
+
+
+def _free_port(wanted: int) -> int:
+    """Return `wanted` if nothing listens there, else 0 (any); Dask itself would warn."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return 0
+    return wanted

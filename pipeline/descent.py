@@ -1,0 +1,110 @@
+"""Gradient descent as a loop over steps, and when it ends before its last.
+
+The loop does not know where the data is or what a batch is; the same function runs in the
+driving process over all workers' actors and, whole, inside one worker's task.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.updates import Optimiser
+from pipeline.batches import Batches
+from pipeline.objective import Objective
+
+DIVERGED_FACTOR = 100.0
+"""A run has diverged when its loss is this many times that of its first step, or no number."""
+
+
+class Status(StrEnum):
+    """How far a run is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CONVERGED = "converged"
+    """The loss no longer changed; the steps that were left would have changed nothing."""
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True, eq=False)
+class DescentState:
+    """Everything a run needs to go on."""
+
+    step: int
+    """Steps taken."""
+    W: NDArray[np.float64]
+    """The weights after them (C, D + 1)."""
+    memory: Any
+    """The optimiser's own state."""
+    losses: NDArray[np.float64]
+    """The loss of each step's batch at the weights before it, the regulariser included."""
+    status: Status = Status.RUNNING
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When to stop early, judged by the losses so far."""
+
+    window: int
+    """How many losses are averaged, so that a batch's chance does not count."""
+    tolerance: float = 0.0
+    """Converged: two windows in turn differ by at most this part of the loss."""
+
+    def __call__(self, losses: Sequence[float]) -> Status:
+        """Judge the run after its newest loss.
+
+        >>> rule = StopRule(window=2)
+        >>> rule([9.0, 8.0, 7.0, 6.0]).value, rule([1.0, 2.0, 1.0, 2.0]).value
+        ('running', 'converged')
+        """
+        if not losses[-1] <= DIVERGED_FACTOR * max(losses[0], 1.0):
+            return Status.DIVERGED
+        if len(losses) < 2 * self.window or len(losses) % self.window:
+            return Status.RUNNING
+        now = math.fsum(losses[-self.window :])
+        before = math.fsum(losses[-2 * self.window : -self.window])
+        converged = abs(now - before) <= self.tolerance * abs(before)
+        return Status.CONVERGED if converged else Status.RUNNING
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run steps: over which rows, by which rule, and until when at the latest."""
+
+    batches: Batches
+    optimiser: Optimiser
+    stop_rule: StopRule
+
+
+Report = Callable[[int, float], None]
+"""Called with the number of steps taken and the newest loss."""
+
+
+def descend(
+    objective: Objective,
+    recipe: Recipe,
+    state: DescentState,
+    until: int,
+    report: Report = lambda _step, _loss: None,
+) -> DescentState:
+    """Take steps from `state` until there are `until`, or the rule ends the run.
+
+    A step that ends the run is evaluated but not taken.
+    """
+    W, memory, status = state.W, state.memory, state.status
+    losses = state.losses.tolist()
+    step = state.step
+    while step < until and status is Status.RUNNING:
+        value = objective(W, recipe.batches(step))
+        losses.append(value.loss)
+        status = recipe.stop_rule(losses)
+        if status is Status.RUNNING:
+            W, memory = recipe.optimiser.update(value.gradient, memory, W)
+            step += 1
+            report(step, value.loss)
+    return DescentState(step, W, memory, np.array(losses), status)
