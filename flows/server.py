@@ -45,6 +45,8 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
+from flows.errors import ServerError
+
 START_SECONDS = 120.0
 """How long a server may take to start: 3 s, 6 s with a fresh database, on an idle machine."""
 
@@ -55,10 +57,6 @@ ANSWER_SECONDS = 5.0
 """How long a server that is up may take to answer."""
 
 POLL_SECONDS = 0.02
-
-
-class ServerError(RuntimeError):
-    """No Prefect server: the one that was named does not answer, or none could be started."""
 
 
 @contextmanager

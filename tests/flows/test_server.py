@@ -20,7 +20,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
-from flows.server import ServerError, prefect_server
+from flows.errors import ServerError
+from flows.server import prefect_server
 
 STATE = Path("hinge", f"server-{prefect.__version__}.json")
 
