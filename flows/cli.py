@@ -26,19 +26,24 @@ _WHERE_A_RUN_MAY_DIFFER = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 1 the run failed, 2 bad usage or bad input."""
+def main() -> None:
+    """Run the command that was typed, and exit: 0 done, 1 the run failed, 2 bad usage or input."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run `hinge` with these arguments and return its exit status."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect asks as it is imported
     try:
-        status = hinge.main(arguments, prog_name="hinge", standalone_mode=False)
+        status: int = hinge.main(arguments, prog_name="hinge", standalone_mode=False)
     except click.ClickException as error:
-        status = _complain(error.format_message())
+        return _complain(error.format_message())
     except INPUT_ERRORS as error:
-        status = _complain(str(error))
+        return _complain(str(error))
     except (click.Abort, KeyboardInterrupt):
         print("hinge: interrupted", file=sys.stderr)
-        status = EXIT_INTERRUPTED
-    sys.exit(status)
+        return EXIT_INTERRUPTED
+    return status
 
 
 def _complain(message: str) -> int:

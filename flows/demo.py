@@ -1,0 +1,81 @@
+"""`make demo`: from nothing to a trained classifier, by the commands that a user would type.
+
+The data is the real CIFAR-10 if `$HINGE_CIFAR10` names it or it can be downloaded, else the
+synthetic set, which is said loudly.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pooch
+
+from flows.cli import run_command
+from flows.server import prefect_server
+from storage.download import BINARY_MD5, BINARY_URL, download
+from storage.errors import DataError
+
+DIRECTORY = Path("demo")
+"""Where the demo keeps its stores and runs."""
+
+_CONNECT_SECONDS = 10.0
+
+_SYNTHETIC = """
+****************************************************************************************
+*  These are NOT the CIFAR-10 images. {reason}
+*  What follows is trained on SYNTHETIC images of the same shapes: it shows that the
+*  pipeline works, and its numbers mean nothing else. For the real ones, name a directory
+*  or .tar.gz of CIFAR-10: HINGE_CIFAR10=... make demo
+****************************************************************************************
+"""
+
+
+def main() -> int:
+    """Ingest, look, train by gradient descent and by mini-batches; return the exit status."""
+    source = _source()
+    store = DIRECTORY / ("synthetic.zarr" if source == "synthetic" else "cifar10.zarr")
+    on_it = f"--store {store} --runs {DIRECTORY / 'runs'}"
+    commands = (
+        f"hinge ingest {shlex.quote(source)} {on_it}",
+        f"hinge info {on_it}",
+        f"hinge train {on_it} --method gd --steps 200 --step-size 1e-7",
+        f"hinge train {on_it} --method minibatch --steps 3000 --batch-size 256 "
+        "--step-size 1e-7 --reg 2.5e4 --init normal:1e-3",
+    )
+    with prefect_server():  # one for all four
+        for command in commands:
+            print(f"\n$ {command}", flush=True)
+            status = run_command(shlex.split(command)[1:])
+            if status:
+                return status
+    print(
+        f"\nTwo classifiers were trained on {_name(source)} and tested on images they had not "
+        f"seen.\nTheir records, weights and loss curves are in {DIRECTORY / 'runs'}; "
+        "`.venv/bin/hinge --help` says what else there is to do.\n"
+        "The flow runs are kept too: `.venv/bin/prefect server start` shows them in a browser."
+    )
+    return 0
+
+
+def _source() -> str:
+    """Return which data to take: the user's, else the data set's own page, else made images."""
+    named = os.environ.get("HINGE_CIFAR10")
+    if named:
+        return named
+    cache = Path(pooch.os_cache("hinge"))
+    cache.mkdir(parents=True, exist_ok=True)
+    print(f"Looking for CIFAR-10: $HINGE_CIFAR10 is not set, trying {BINARY_URL}", flush=True)
+    try:
+        return str(download(BINARY_URL, BINARY_MD5, cache, timeout=_CONNECT_SECONDS))
+    except DataError as error:
+        print(_SYNTHETIC.format(reason=str(error).split(". ")[0] + "."), flush=True)
+        return "synthetic"
+
+
+def _name(source: str) -> str:
+    return "SYNTHETIC images" if source == "synthetic" else f"CIFAR-10 ({source})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
