@@ -76,7 +76,8 @@ class Cifar10:
         """Read rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8.
 
         Raises:
-            DataError: a file has changed since it was opened, or a label is no class index.
+            DataError: a file is not there or has changed since it was opened, or a label is no
+                class index.
         """
         check_range(start, stop, self.rows(split))
         images = np.empty((stop - start, PIXELS), np.uint8)
@@ -85,11 +86,15 @@ class Cifar10:
         for number, name in enumerate(_batches(self.version, split)):
             first = number * self.records
             low, high = max(start, first), min(stop, first + self.records)
-            if low < high:
-                rows = slice(low - start, high - start)
-                images[rows], labels[rows] = read_batch(
-                    self.directory / name, low - first, high - first, self.records
-                )
+            if low >= high:
+                continue
+            rows = slice(low - start, high - start)
+            path = self.directory / name
+            try:
+                batch = read_batch(path, low - first, high - first, self.records)
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error}; every worker must see it") from error
+            images[rows], labels[rows] = batch
         return images, labels
 
 

@@ -27,9 +27,11 @@ def load_pickle(path: Path) -> dict[object, object]:
     Raises:
         DataError: the file is damaged, holds no dict, or names anything but what a uint8 array
             needs.
+        OSError: the file cannot be read.
     """
+    content = path.read_bytes()
     try:
-        held = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        held = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     # Damaged bytes are a random program: the unpickler and NumPy raise nearly anything.

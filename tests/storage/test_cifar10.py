@@ -84,6 +84,14 @@ def test_a_truncated_pickle_is_found_when_opened(python: Write) -> None:
         open_directory(path.parent, records=20)
 
 
+def test_a_file_that_a_worker_does_not_see_is_named(official: Any) -> None:
+    source = open_directory(official.path, records=20)
+    gone = next(path for path in official.path.iterdir() if path.name.startswith("data_batch_1"))
+    gone.unlink()
+    with pytest.raises(DataError, match=f"cannot read {gone}: .*; every worker must see it"):
+        source.read("train", 0, 5)
+
+
 def test_the_official_size_is_demanded(binary: Write) -> None:
     with pytest.raises(DataError, match=r"wanted 30730000 \(10000 records of 3073\)"):
         open_directory(binary().path)

@@ -1,14 +1,18 @@
 import functools
 import hashlib
+import io
 import socket
+import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from storage import sources
 from storage.download import download
 from storage.errors import DataError
 
@@ -202,3 +206,20 @@ def test_a_silent_server_is_given_up(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
         with pytest.raises(DataError, match=f"cannot download {url}: .*timed out"):
             download(url, MD5, tmp_path, timeout=0.2)
+
+
+def test_the_source_called_download_is_fetched_unpacked_and_checked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binary: Callable[..., Any]
+) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        tar.add(binary(records=2).path, "cifar-10-batches-bin")
+    server.script.content = packed.getvalue()
+    monkeypatch.setattr(sources, "BINARY_URL", server.url)
+    monkeypatch.setattr(sources, "BINARY_MD5", hashlib.md5(server.script.content).hexdigest())
+    seen: list[int] = []
+    with pytest.raises(DataError, match=r"data_batch_1.bin is truncated: 6146 bytes, wanted 30730"):
+        sources.open_source(
+            "download", workdir=tmp_path / "work", progress=lambda done, _: seen.append(done)
+        )
+    assert seen[-1] == len(server.script.content)

@@ -1,0 +1,226 @@
+"""The arrays of a store, and reads that no damaged or missing chunk slips through.
+
+Zarr gives the fill value for an object that is not there, and does not say which chunk failed
+its checksum. `StoredArray` makes an error of the first and names the second.
+"""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import (
+    ByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.errors import ZarrUserWarning
+from zarr.storage import WrapperStore
+
+from storage.errors import DataError
+from storage.location import Location
+from storage.schema import DIMENSIONS, IMAGE_SHAPE, SPLITS, Layout, Split
+
+_CHECKSUM = "fails its checksum"
+_AGAIN = "remove the store and ingest it again"
+
+
+def create_arrays(where: Location, layout: Layout, rows: dict[Split, int]) -> None:
+    """Create what the group at `where` lacks of the store's arrays; their chunks come later.
+
+    Every inner chunk is followed by its CRC32C. Labels are one chunk a shard, the mean is one.
+    """
+    root = zarr.open_group(where.store(read_only=False), mode="r+", use_consolidated=False)
+    for split in SPLITS:
+        group = root.require_group(split)
+        fitted = layout.fit(rows[split])
+        shard = (fitted.shard_rows, *IMAGE_SHAPE)
+        chunk = (fitted.chunk_rows, *IMAGE_SHAPE)
+        _create(group, "images", (rows[split], *IMAGE_SHAPE), "u1", DIMENSIONS, chunk, shard)
+        _create(group, "labels", (rows[split],), "u1", DIMENSIONS[:1], shard[:1])
+    _create(root.require_group("train"), "mean", IMAGE_SHAPE, "f8", DIMENSIONS[1:], IMAGE_SHAPE)
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    dimensions: tuple[str, ...],
+    chunk: tuple[int, ...],
+    shard: tuple[int, ...] | None = None,
+) -> None:
+    if name not in group:
+        group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunk,
+            shards=shard,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            dimension_names=dimensions,
+        )
+
+
+def consolidate(where: Location) -> None:
+    """Gather the arrays' metadata in each group's own, where xarray looks for it first.
+
+    Zarr warns that its specification has no such thing yet; without it xarray warns instead,
+    and opens a store on a network object by object.
+    """
+    store = where.store(read_only=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        for group in (*SPLITS, ""):
+            zarr.consolidate_metadata(store, path=group)
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array of a store; `path` is its path there, such as ``train/images``."""
+
+    where: Location
+    path: str
+    array: "zarr.Array[Any]"
+
+    @classmethod
+    def open(cls, where: Location, path: str) -> "StoredArray":
+        """Open the array at `path` of the store at `where`.
+
+        Raises:
+            DataError: it is not there or cannot be read.
+        """
+        try:
+            store = _NothingMissing(where.store(read_only=True))
+            array = zarr.open_array(store, path=path, mode="r")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{where}: cannot open {path}; {_AGAIN}") from error
+        return cls(where, path, array)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows `start` to `stop`.
+
+        Raises:
+            DataError: a chunk is damaged or missing; it names the first such.
+        """
+        try:
+            return np.asarray(self.array[start:stop])
+        except ValueError as error:
+            raise self._damage([range(start, stop)], error) from error
+
+    def read_rows(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Read `rows`, which ascend and differ, and only the inner chunks they lie in.
+
+        Raises:
+            DataError: as of `read`.
+        """
+        try:
+            return np.asarray(self.array.oindex[rows])
+        except ValueError as error:
+            ranges = [range(row, row + 1) for row in rows.tolist()]
+            raise self._damage(ranges, error) from error
+
+    def read_if_whole(self, start: int, stop: int) -> NDArray[Any] | None:
+        """Read rows `start` to `stop`, or return None where a chunk is damaged or missing."""
+        try:
+            return np.asarray(self.array[start:stop])
+        except ValueError:
+            return None
+
+    def write(self, start: int, data: NDArray[Any]) -> None:
+        """Write whole shards from row `start` on, in place of whatever is there.
+
+        Zarr merges what it writes with the shard that is there, which may be damaged: so that is
+        removed first. A chunk of zeros is written like any other, so that a missing chunk is
+        always an error.
+        """
+        for shard in range(start // self._shard_rows, -(-(start + len(data)) // self._shard_rows)):
+            self.where.child(self._object(shard)).remove()
+        array = zarr.open_array(self.where.store(read_only=False), path=self.path, mode="r+")
+        array.with_config({"write_empty_chunks": True})[start : start + len(data)] = data
+
+    @property
+    def _shard_rows(self) -> int:
+        return (self.array.shards or self.array.chunks)[0]
+
+    def _object(self, shard: int) -> str:
+        """Name the object that holds a shard."""
+        key = self.array.metadata.encode_chunk_key((shard, *[0] * (self.array.ndim - 1)))
+        return f"{self.path}/{key}"
+
+    def _damage(self, touched: Iterable[range], error: ValueError) -> DataError:
+        """Return the error that names the first damaged chunk of the shards touched."""
+        step = self._shard_rows
+        shards = {row // step for rows in touched for row in (*rows[::step], *rows[-1:])}
+        for shard in sorted(shards):
+            chunks = self._chunks(shard)
+            failures = {n: why for n, rows in enumerate(chunks) if (why := self._failure(rows))}
+            if failures:
+                return DataError(f"{self.where}: {self._tell(shard, chunks, failures)}; {_AGAIN}")
+        return DataError(f"{self.where}: cannot read {self.path} ({error})")
+
+    def _chunks(self, shard: int) -> list[range]:
+        """Return the rows of each inner chunk of a shard, as far as the array has them."""
+        start = shard * self._shard_rows
+        stop = min(start + self._shard_rows, self.array.shape[0])
+        step = self.array.chunks[0]
+        return [range(row, min(row + step, stop)) for row in range(start, stop, step)]
+
+    def _failure(self, rows: range) -> str | None:
+        try:
+            self.array[rows.start : rows.stop]
+        except _LackingObjectError as error:
+            return str(error)
+        except ValueError:
+            return _CHECKSUM
+        return None
+
+    def _tell(self, shard: int, chunks: list[range], failures: dict[int, str]) -> str:
+        file = self._object(shard)
+        number, why = next(iter(failures.items()))
+        if why != _CHECKSUM or self.array.shards is None:
+            return f"{file} ({self._rows(chunks[0].start, chunks[-1].stop)}) {why}"
+        if len(failures) == len(chunks) > 1:
+            rows = self._rows(chunks[0].start, chunks[-1].stop)
+            return f"the shard {file} ({rows}) is cut short or its index {why}"
+        rows = self._rows(chunks[number].start, chunks[number].stop)
+        return f"inner chunk {number} ({rows}) of the shard {file} {why}"
+
+    def _rows(self, start: int, stop: int) -> str:
+        noun = "channels" if self.array.ndim == len(IMAGE_SHAPE) else "rows"
+        return f"{noun} {start} to {stop - 1}"
+
+
+class _LackingObjectError(ValueError):
+    """An object of the store is missing, or bytes of it are; told as the verb of a sentence."""
+
+
+class _NothingMissing(WrapperStore[Store]):
+    """A store whose chunks are all there: one that is not is an error, not the fill value."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        value = await super().get(key, prototype, byte_range)
+        if "/c/" in key:  # not metadata
+            if value is None:
+                raise _LackingObjectError("is missing")
+            if len(value) < _wanted_bytes(byte_range):
+                raise _LackingObjectError("is cut short")
+        return value
+
+
+def _wanted_bytes(byte_range: ByteRequest | None) -> int:
+    match byte_range:
+        case RangeByteRequest(start, end):
+            return end - start
+        case SuffixByteRequest(suffix):
+            return suffix
+    return 1

@@ -1,0 +1,90 @@
+"""Where a store is: a path, or a URL of any file system that fsspec knows."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from fsspec.core import split_protocol
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+from storage.errors import DataError
+
+
+@dataclass(frozen=True)
+class Location:
+    """The place of a store: an absolute path, or a URL such as ``s3://bucket/cifar10.zarr``.
+
+    >>> Location.parse("file:///data/cifar10.zarr")
+    Location(url='/data/cifar10.zarr', is_local=True)
+    >>> Location.parse("memory://cifar10.zarr")
+    Location(url='memory://cifar10.zarr', is_local=False)
+    """
+
+    url: str
+    is_local: bool
+
+    @classmethod
+    def parse(cls, url: str) -> "Location":
+        """Read what a person wrote; a relative path is taken from the working directory.
+
+        Raises:
+            DataError: the URL is empty or of a kind that is not installed.
+        """
+        protocol, path = split_protocol(url)
+        if protocol in {None, "file", "local"}:
+            if not path:
+                raise DataError("the store's URL is empty; wanted a path or a URL such as s3://...")
+            return cls(str(Path(path).expanduser().absolute()), is_local=True)
+        try:
+            fsspec.get_filesystem_class(protocol)
+        except (ImportError, ValueError) as error:
+            raise DataError(f"cannot use the store {url}: {error}") from error
+        return cls(url.rstrip("/"), is_local=False)
+
+    @property
+    def partial(self) -> "Location":
+        """Where the store lies while it is being made.
+
+        A path's is a hidden sibling, renamed when it is whole. An object store has no rename:
+        there the store is made in place, and its fingerprint, written last, says it is whole.
+        """
+        if not self.is_local:
+            return self
+        path = Path(self.url)
+        return Location(str(path.with_name(f".{path.name}.partial")), is_local=True)
+
+    def store(self, *, read_only: bool) -> Store:
+        """Open the place for Zarr."""
+        if self.is_local:
+            return LocalStore(self.url, read_only=read_only)
+        return FsspecStore.from_url(self.url, read_only=read_only)
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing is here: no file, no object, or a directory without entries."""
+        if self.is_local:
+            path = Path(self.url)
+            return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        system, path_there = fsspec.url_to_fs(self.url)
+        return not system.exists(path_there) or system.find(path_there) == []
+
+    def child(self, key: str) -> "Location":
+        """Return the place of `key`, a path below this one."""
+        return Location(f"{self.url}/{key}", self.is_local)
+
+    def remove(self) -> None:
+        """Remove all that is here, which need not be anything."""
+        if self.is_local:
+            path = Path(self.url)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+            return
+        system, path = fsspec.url_to_fs(self.url)
+        if system.exists(path):
+            system.rm(path, recursive=True)
+
+    def __str__(self) -> str:
+        return self.url

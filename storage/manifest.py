@@ -1,0 +1,106 @@
+"""What a store says of itself: the attributes of its root group.
+
+A store without a fingerprint is not finished: the fingerprint is the last thing written.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import cast
+
+import zarr
+from zarr.core.common import JSON
+
+from storage.errors import DataError
+from storage.location import Location
+from storage.schema import CLASSES, FORMAT_VERSION, Identity, Layout
+from storage.sources import Source
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which data a store holds, and how.
+
+    Every field but `fingerprint` is known before the first row is read.
+    """
+
+    name: str
+    source: str
+    """The source in words."""
+    identity: Identity
+    layout: Layout
+    """As asked for; `Layout.fit` gives each split's."""
+    classes: tuple[str, ...] = CLASSES
+    fingerprint: str | None = None
+    """SHA-256 (hex) of all rows, or None for a store that is not finished."""
+
+    @classmethod
+    def of(cls, source: Source, layout: Layout) -> "Manifest":
+        """Return the manifest of the store that `source` will make."""
+        limit = source.identity["limit"]
+        first = "" if limit is None else f", the first {limit} images of each split"
+        return cls(source.name, source.description + first, source.identity, layout)
+
+    def finished(self, fingerprint: str) -> "Manifest":
+        """Return this manifest with the fingerprint of what was stored."""
+        return replace(self, fingerprint=fingerprint)
+
+    def is_same_ingest(self, other: "Manifest") -> bool:
+        """Tell whether both are of one ingest, finished or not."""
+        return replace(self, fingerprint=None) == replace(other, fingerprint=None)
+
+    def to_attributes(self) -> dict[str, JSON]:
+        """Return the attributes of the root group, as JSON."""
+        attributes: dict[str, JSON] = asdict(self) | {"classes": list(self.classes)}
+        if self.fingerprint is None:
+            del attributes["fingerprint"]
+        return attributes | {"format_version": FORMAT_VERSION}
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, object], where: Location) -> "Manifest":
+        """Read the root group's attributes.
+
+        Raises:
+            DataError: they are not a store's of this project, or of a newer version of it.
+        """
+        version = attributes.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise DataError(
+                f"{where} has format version {version}, this program reads up to "
+                f"{FORMAT_VERSION}; use a newer one"
+            )
+        match attributes:
+            case {
+                "format_version": int(),
+                "name": str(name),
+                "source": str(source),
+                "identity": {"kind": str(), "content": str(), "limit": int() | None} as identity,
+                "layout": {"shard_rows": int(shard_rows), "chunk_rows": int(chunk_rows)},
+                "classes": [*classes],
+            }:
+                fingerprint = attributes.get("fingerprint")
+                return cls(
+                    name,
+                    source,
+                    cast("Identity", identity),
+                    Layout(shard_rows, chunk_rows),
+                    tuple(str(each) for each in classes),
+                    None if fingerprint is None else str(fingerprint),
+                )
+        raise DataError(f"{where} is a Zarr group, but not a store that ingest made")
+
+
+def read_manifest(where: Location) -> Manifest | None:
+    """Return what the store at `where` says of itself, or None where there is nothing.
+
+    Raises:
+        DataError: what is there is not a store of this project, or cannot be read.
+    """
+    try:
+        if where.is_empty():
+            return None
+        root = zarr.open_group(where.store(read_only=True), mode="r", use_consolidated=False)
+        attributes = root.attrs.asdict()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{where} is not a store that ingest made ({reason})") from error
+    return Manifest.from_attributes(attributes, where)

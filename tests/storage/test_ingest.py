@@ -1,0 +1,315 @@
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.cifar10 import open_directory
+from storage.dataset import Dataset, open_dataset
+from storage.errors import DataError
+from storage.ingest import IngestPlan, abandon, finish, plan_ingest, prepare, write_shard
+from storage.schema import SPLITS, Layout
+from storage.sources import Source
+from storage.synthetic import Synthetic
+
+Write = Callable[..., Any]  # see conftest.py
+SOURCE = Synthetic(train_rows=230, test_rows=40)
+LAYOUT = Layout(shard_rows=50, chunk_rows=10)
+
+
+def ingest(source: Source, url: str, layout: Layout = LAYOUT) -> Dataset:
+    plan = plan_ingest(source, url, layout)
+    prepare(plan)
+    return finish(plan, [write_shard(plan, shard) for shard in plan.shards])
+
+
+def assert_holds(dataset: Dataset, source: Source) -> None:
+    """Compare every row, and the mean with NumPy's, worked from the source."""
+    for split in SPLITS:
+        images, labels = source.read(split, 0, source.rows(split))
+        read_images, read_labels = dataset.read(split, 0, dataset.rows(split))
+        np.testing.assert_array_equal(read_images, images)
+        np.testing.assert_array_equal(read_labels, labels)
+        np.testing.assert_array_equal(dataset.labels(split), labels)
+    images, _ = source.read("train", 0, source.rows("train"))
+    np.testing.assert_allclose(dataset.mean, images.mean(axis=0, dtype=np.float64), rtol=1e-14)
+
+
+@pytest.fixture(params=["path", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "path":
+        yield str(tmp_path / "made" / "data.zarr")
+        return
+    yield f"memory://{tmp_path.name}/data.zarr"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_store_holds_what_the_source_has(url: str) -> None:
+    dataset = ingest(SOURCE, url)
+    assert_holds(dataset, SOURCE)
+    assert open_dataset(url) == dataset
+    assert dataset.shards("train") == LAYOUT.shards(230)
+
+
+@pytest.mark.parametrize("version", ["binary", "python"])
+def test_either_version_of_cifar10_gives_one_fingerprint(
+    version: str, request: pytest.FixtureRequest, tmp_path: Path, binary: Write
+) -> None:
+    source = open_directory(request.getfixturevalue(version)("a").path, records=20)
+    dataset = ingest(source, str(tmp_path / "a.zarr"))
+    assert_holds(dataset, source)
+    other = open_directory(binary("b").path, records=20)
+    assert ingest(other, str(tmp_path / "b.zarr")).fingerprint == dataset.fingerprint
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    shard_rows=st.integers(7, 300),
+    chunk_rows=st.integers(3, 300),
+    order=st.randoms(use_true_random=False),
+)
+def test_layout_and_order_of_work_change_neither_fingerprint_nor_mean(
+    tmp_path_factory: pytest.TempPathFactory, shard_rows: int, chunk_rows: int, order: random.Random
+) -> None:
+    place = tmp_path_factory.mktemp("layouts")
+    plain = ingest(SOURCE, str(place / "plain.zarr"))
+    plan = plan_ingest(SOURCE, str(place / "other.zarr"), Layout(shard_rows, chunk_rows))
+    prepare(plan)
+    shards = list(plan.shards)
+    order.shuffle(shards)
+    summaries = [write_shard(plan, shard) for shard in shards]
+    order.shuffle(summaries)
+    other = finish(plan, summaries)
+    assert other.fingerprint == plain.fingerprint
+    assert other.mean.tobytes() == plain.mean.tobytes()
+    assert_holds(other, SOURCE)
+
+
+def test_one_changed_byte_or_label_changes_the_fingerprint(binary: Write, tmp_path: Path) -> None:
+    found = set()
+    for name, position in [("none", None), ("label", 0), ("pixel", 3072)]:
+        path = binary(name).path
+        if position is not None:
+            content = bytearray((path / "test_batch.bin").read_bytes())
+            content[position] ^= 1
+            (path / "test_batch.bin").write_bytes(content)
+        source = open_directory(path, records=20)
+        found.add(ingest(source, str(tmp_path / f"{name}.zarr")).fingerprint)
+    assert len(found) == 3
+
+
+def test_summaries_count_classes(tmp_path: Path) -> None:
+    plan = plan_ingest(SOURCE, str(tmp_path / "x.zarr"), LAYOUT)
+    prepare(plan)
+    summaries = [write_shard(plan, shard) for shard in plan.shards if shard.split == "train"]
+    _, labels = SOURCE.read("train", 0, 230)
+    counts = np.sum([summary.class_counts for summary in summaries], axis=0)
+    assert counts.tolist() == [int((labels == k).sum()) for k in range(10)]
+
+
+def test_nothing_is_seen_before_the_end_and_nothing_else_is_left(tmp_path: Path) -> None:
+    url = tmp_path / "data.zarr"
+    plan = plan_ingest(SOURCE, str(url), LAYOUT)
+    assert list(tmp_path.iterdir()) == []
+    prepare(plan)
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    assert not url.exists()
+    with pytest.raises(DataError, match="an ingest was begun here and not finished; make it with"):
+        open_dataset(str(url))
+    finish(plan, summaries)
+    assert list(tmp_path.iterdir()) == [url]
+
+
+def test_an_unfinished_store_in_memory_is_not_opened() -> None:
+    plan = plan_ingest(SOURCE, "memory://unfinished.zarr", LAYOUT)
+    prepare(plan)
+    with pytest.raises(DataError, match=r"the store at memory://unfinished.zarr is not finished"):
+        open_dataset("memory://unfinished.zarr")
+    abandon(plan)
+    with pytest.raises(DataError, match=r"no store at memory://unfinished.zarr; make it with"):
+        open_dataset("memory://unfinished.zarr")
+
+
+def test_the_same_again_is_complete_and_changes_nothing(url: str) -> None:
+    dataset = ingest(SOURCE, url)
+    plan = plan_ingest(SOURCE, url, Layout(shard_rows=70))
+    assert plan.complete
+    assert plan.shards == ()
+    prepare(plan)
+    assert finish(plan, []) == dataset
+    abandon(plan)
+    assert_holds(open_dataset(url), SOURCE)
+
+
+def test_other_data_is_never_overwritten(url: str) -> None:
+    dataset = ingest(SOURCE, url)
+    with pytest.raises(DataError) as caught:
+        plan_ingest(Synthetic(train_rows=230, test_rows=40, seed=9), url)
+    assert str(caught.value) == (
+        f"{url} already holds other data: synthetic images (seed 0), not CIFAR-10 "
+        f"(fingerprint {dataset.fingerprint[:12]}); remove it or name another store"
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "zarr group", "broken store"])
+def test_what_is_no_store_is_not_touched(tmp_path: Path, kind: str) -> None:
+    url = tmp_path / "data.zarr"
+    if kind == "file":
+        url.write_text("a letter")
+    else:
+        url.mkdir()
+        name = "letter" if kind == "directory" else "zarr.json"
+        group = '{"zarr_format": 3, "node_type": "group", "attributes": {"a": 1}}'
+        (url / name).write_text(group if kind == "zarr group" else "{a letter")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for use in (lambda: plan_ingest(SOURCE, str(url)), lambda: open_dataset(str(url))):
+        with pytest.raises(DataError, match=f"{url} is .*not a store that ingest made"):
+            use()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_empty_directory_is_a_free_place(tmp_path: Path) -> None:
+    (tmp_path / "data.zarr").mkdir()
+    assert_holds(ingest(SOURCE, str(tmp_path / "data.zarr")), SOURCE)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    plan = plan_ingest(SOURCE, str(tmp_path / "file" / "data.zarr"), LAYOUT)
+    with pytest.raises(DataError, match=f"cannot write a store at {tmp_path}/file/data.zarr"):
+        prepare(plan)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("", "the store's URL is empty"), ("nosuch://x", "cannot use the store nosuch://x: ")],
+)
+def test_bad_urls_are_told(url: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        plan_ingest(SOURCE, url)
+
+
+def test_a_bad_label_leaves_no_store(binary: Write, tmp_path: Path) -> None:
+    path = binary("bin").path
+    content = bytearray((path / "data_batch_4.bin").read_bytes())
+    content[0] = 10
+    (path / "data_batch_4.bin").write_bytes(content)
+    source = open_directory(path, records=20)
+    plan = plan_ingest(source, str(tmp_path / "x" / "data.zarr"), LAYOUT)
+    prepare(plan)
+    write_shard(plan, plan.shards[0])
+    with pytest.raises(DataError, match=r"data_batch_4.bin, record 0: label 10"):
+        write_shard(plan, plan.shards[1])  # rows 50 to 99: the fourth file starts at 60
+    abandon(plan)
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_summaries_must_be_of_every_shard_once(tmp_path: Path) -> None:
+    plan = plan_ingest(SOURCE, str(tmp_path / "data.zarr"), LAYOUT)
+    prepare(plan)
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    for wrong in (summaries[1:], [*summaries, summaries[0]]):
+        with pytest.raises(ValueError, match="summaries do not match 6 shards"):
+            finish(plan, wrong)
+
+
+def _resume(plan: IngestPlan) -> list[bool]:
+    prepare(plan)
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    assert_holds(finish(plan, summaries), SOURCE)
+    return [summary.reused for summary in summaries]
+
+
+def test_a_damaged_shard_is_written_again(url: str) -> None:
+    plan = plan_ingest(SOURCE, url, LAYOUT)
+    prepare(plan)
+    for shard in plan.shards:
+        assert not write_shard(plan, shard).reused
+        assert write_shard(plan, shard).reused
+    system, path = fsspec.url_to_fs(plan.location.partial.url)
+    for number, damage in [(1, b"short"), (4, b"")]:  # 4 is the last, shorter one
+        system.pipe_file(f"{path}/train/images/c/{number}/0/0/0", damage)
+    assert _resume(plan) == [True, False, True, True, False, True]
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    from storage import ingest
+    from storage.schema import Layout
+    from storage.synthetic import Synthetic
+
+    class Fatal(Synthetic):
+        def read(self, split, start, stop):
+            if start == {fatal_start}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().read(split, start, stop)
+
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if {fatal_start} is None:
+        Path.rename = die
+    plan = ingest.plan_ingest(Fatal(230, 40), {url!r}, Layout(50, 10))
+    ingest.prepare(plan)
+    ingest.finish(plan, [ingest.write_shard(plan, shard) for shard in plan.shards])
+"""
+
+
+def _ingest_and_die(url: str, fatal_start: int | None) -> None:
+    program = textwrap.dedent(KILLED.format(url=url, fatal_start=fatal_start))
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("fatal_start", "kept"), [(100, 2), (None, 6)])
+def test_an_ingest_killed_half_way_or_before_the_rename_is_taken_up(
+    tmp_path: Path, fatal_start: int | None, kept: int
+) -> None:
+    url = tmp_path / "data.zarr"
+    _ingest_and_die(str(url), fatal_start)
+    assert not url.exists()
+    partial = tmp_path / ".data.zarr.partial"
+    (partial / "train/images/c/2").mkdir(parents=True, exist_ok=True)
+    (partial / "train/images/c/2/0.abc.partial").write_bytes(b"what Zarr was writing")
+    assert _resume(plan_ingest(SOURCE, str(url), LAYOUT)) == [True] * kept + [False] * (6 - kept)
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
+
+
+def test_another_source_or_layout_starts_over(tmp_path: Path) -> None:
+    url = str(tmp_path / "data.zarr")
+    _ingest_and_die(url, 100)
+    other = Synthetic(train_rows=230, test_rows=40, seed=3)
+    plan = plan_ingest(other, url, LAYOUT)
+    prepare(plan)
+    assert not any(write_shard(plan, shard).reused for shard in plan.shards)
+    assert _resume(plan_ingest(SOURCE, url, Layout(60, 10))) == [False] * 5
+
+
+def test_an_ingest_killed_before_it_said_what_it_was_starts_over(tmp_path: Path) -> None:
+    (tmp_path / ".data.zarr.partial").mkdir()
+    (tmp_path / ".data.zarr.partial" / "zarr.abc.partial").write_text("{")
+    assert_holds(ingest(SOURCE, str(tmp_path / "data.zarr")), SOURCE)
+    assert list(tmp_path.iterdir()) == [tmp_path / "data.zarr"]
+
+
+def test_two_ingests_of_the_same_data_may_meet(tmp_path: Path) -> None:
+    url = tmp_path / "data.zarr"
+    plan = plan_ingest(SOURCE, str(url), LAYOUT)
+    prepare(plan)
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    first = ingest(SOURCE, str(url))
+    with pytest.raises(DataError, match="another ingest has taken the place; run this again"):
+        finish(plan, summaries)
+    prepare(plan)
+    assert finish(plan, [write_shard(plan, shard) for shard in plan.shards]) == first
+    assert list(tmp_path.iterdir()) == [url]
