@@ -3,8 +3,8 @@
 An image is a smooth random field: a sum of low-frequency cosines whose amplitudes fall with
 frequency, as in photographs, around a pattern of its class, plus fine noise. Every class has
 several patterns and some labels are wrong, so a linear classifier does clearly better than
-chance and clearly worse than perfect: 200 steps of gradient descent of 1e-7 from zeros on
-10,000 images reach 53 % on the test split.
+chance and clearly worse than perfect: 200 full-batch steps of 1e-7
+from zeros reach a loss of 3.79 and 52 % on the test split (real CIFAR-10: 4.69 and 37 %).
 
 Rows come in blocks of 250, each from its own counter-based stream (Philox keyed by seed, split
 and block), so a range of rows is the same whoever asks and in whatever order. Only raw bits
