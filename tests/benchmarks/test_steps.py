@@ -1,0 +1,108 @@
+"""Steps of training over two worker processes, against the kernel alone in two threads."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from kernels.hinge import fold, hinge_partial
+from pipeline.actors import ActorPartials
+from pipeline.cluster import connect
+from pipeline.descent import DescentState
+from pipeline.ingest import ingest
+from pipeline.objective import Objective
+from pipeline.training import Method, Placement, TrainingParameters, prepare, train
+from storage.dataset import Dataset
+from storage.ingest import plan_ingest
+from storage.sources import open_source
+from tests.benchmarks.paired import paired
+
+WORKERS = 2
+Say = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with connect(workers=WORKERS) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def dataset(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    directory = tmp_path_factory.mktemp("benchmark")
+    source = open_source("synthetic", workdir=Path(directory))
+    return ingest(client, plan_ingest(source, str(directory / "synthetic.zarr")))
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}")
+
+    return say
+
+
+def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
+    images, labels = dataset.read("train", 0, dataset.rows("train"))
+    W = np.zeros((10, 3073))
+    halves = [slice(0, len(labels) // 2), slice(len(labels) // 2, None)]
+    threads = ThreadPoolExecutor(WORKERS)
+
+    def kernel() -> None:
+        scorer = fold(W, dataset.mean)
+        list(threads.map(lambda half: hinge_partial(scorer, images[half], labels[half]), halves))
+
+    with ActorPartials(client, dataset) as partials:
+        objective = Objective(partials, dataset.mean)
+        times = paired(lambda: objective(W), kernel, rounds=40)
+        benchmark.pedantic(objective, args=(W,), rounds=10)
+    benchmark.extra_info.update(ratio=times.ratio, step=times.first, kernel=times.second)
+    say(
+        f"synchronous full-batch step on {WORKERS} workers: {times.first * 1e3:.1f} ms, the kernel "
+        f"alone {times.second * 1e3:.1f} ms, ratio {times.ratio:.3f} (goal 1.25)"
+    )
+    assert times.ratio <= 1.25
+
+
+@pytest.mark.parametrize(
+    ("placement", "steps", "goal"),
+    [(Placement.ALL_WORKERS, 1000, 250), (Placement.ONE_WORKER, 6000, 2000)],
+)
+def test_mini_batches(
+    client: Client,
+    dataset: Dataset,
+    benchmark: Any,
+    say: Say,
+    placement: Placement,
+    steps: int,
+    goal: int,
+) -> None:
+    parameters = TrainingParameters(
+        method=Method.MINIBATCH, steps=steps, batch_size=256, placement=placement
+    )
+    with prepare(client, dataset, parameters, lambda _step, _loss: None) as stretch:
+        state = train(stretch, parameters.start(10), 100)  # reads caches, warms up
+
+        def run() -> DescentState:
+            return train(stretch, state_at_start(state), steps)
+
+        rates = []
+        for _ in range(5):
+            start = time.perf_counter()
+            run()
+            rates.append(steps / (time.perf_counter() - start))
+        benchmark.pedantic(run, rounds=1)
+    rate = float(np.median(rates))
+    benchmark.extra_info.update(steps_per_second=rate)
+    say(f"mini-batches of 256, {placement}: {rate:,.0f} steps a second (goal {goal:,})")
+    assert rate >= goal
+
+
+def state_at_start(state: DescentState) -> DescentState:
+    return DescentState(0, state.W, state.memory, np.empty(0))
