@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#999999"  # told apart by colour-blind people too
+_HIGHEST = 1e100  # of a diverged run; Matplotlib's own arithmetic overflows from 1e300 on
 
 
 def draw_loss_curve(
@@ -15,13 +16,13 @@ def draw_loss_curve(
 ) -> None:
     """Draw the loss before each step to `path` (PNG), with its running mean over `window` steps.
 
-    A loss that is no number leaves a gap.
+    A loss that is no number, or off every scale, leaves a gap.
     """
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     steps = np.arange(len(losses))
-    shown = np.where(np.isfinite(losses), losses, np.nan)
+    shown = np.where(losses < _HIGHEST, losses, np.nan)
     if 1 < window < len(losses):
         axes.plot(steps, shown, color=_GREY, linewidth=0.4, label="each batch")
         mean = np.convolve(shown, np.full(window, 1 / window), "valid")

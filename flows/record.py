@@ -40,13 +40,12 @@ class Run:
         Raises PipelineError if it cannot be written.
         """
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = runs / f"{command}-{started}-{secrets.token_hex(2)}"
+        check_runs(runs)
+        path = runs / f"{command}-{started}-{secrets.token_hex(4)}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
-            raise PipelineError(
-                f"runs cannot be kept in {runs}: {error.strerror}; name another with --runs"
-            ) from error
+            raise _no_place(runs, str(error.strerror)) from error
         return cls(path)
 
     @classmethod
@@ -64,10 +63,16 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What `result.json` holds."""
         try:
-            record: dict[str, Any] = json.loads((self.path / "result.json").read_text())
+            record = json.loads((self.path / "result.json").read_text())
         except (OSError, ValueError) as error:
-            raise PipelineError(f"the record of run {self.id} cannot be read: {error}") from error
+            raise self.unreadable(str(error)) from error
+        if not isinstance(record, dict):
+            raise self.unreadable(f"it holds a {type(record).__name__}, not an object")
         return record
+
+    def unreadable(self, why: str) -> PipelineError:
+        """Return the error for a record that is damaged, or not of a run of this project."""
+        return PipelineError(f"the record of run {self.id} cannot be read: {why}")
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `result.json`, whole or not at all."""
@@ -90,6 +95,22 @@ class Run:
             writer = csv.writer(file)
             writer.writerow(["step", "loss"])
             writer.writerows(enumerate(losses.tolist()))
+
+
+def check_runs(runs: Path) -> None:
+    """Refuse a place where no run could be kept, before any work is done; make nothing there.
+
+    Raises PipelineError.
+    """
+    there = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise _no_place(runs, f"{there} is no directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _no_place(runs, f"{there} cannot be written")
+
+
+def _no_place(runs: Path, why: str) -> PipelineError:
+    return PipelineError(f"runs cannot be kept in {runs}: {why}; name another with --runs")
 
 
 def weights_sha256(W: NDArray[np.float64]) -> str:

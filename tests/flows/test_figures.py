@@ -1,0 +1,70 @@
+"""The loss curve as a picture: it is looked at as pixels, by another library."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.figures import draw_loss_curve
+
+BLUE, GREY = (0, 114, 178), (153, 153, 153)
+
+
+def drawn(path: Path, losses: list[float] | NDArray[np.float64], window: int = 1) -> NDArray[Any]:
+    draw_loss_curve(path, np.asarray(losses, dtype=float), title="a run", window=window)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def blue_points(picture: NDArray[Any]) -> NDArray[np.intp]:
+    """Where the curve is: (n, 2), from the top and from the left."""
+    return np.argwhere((np.abs(picture.astype(int) - BLUE) < 30).all(axis=-1))
+
+
+def test_a_falling_loss_falls_from_left_to_right(tmp_path: Path) -> None:
+    points = blue_points(drawn(tmp_path / "loss.png", 9 - 4 * np.linspace(0, 1, 200)))
+    left, right = points[points[:, 1].argmin()], points[points[:, 1].argmax()]
+    assert right[1] - left[1] > 500
+    assert right[0] - left[0] > 300  # further down is a lower loss
+
+
+def test_of_noisy_batches_the_running_mean_is_drawn_over_them(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(size=2000)
+    picture = drawn(tmp_path / "loss.png", 9 + noise, window=50)
+    low, high = np.quantile(blue_points(picture)[:, 0], [0.1, 0.9])  # without the legend
+    height = high - low
+    assert 0 < height < 0.4 * picture.shape[0]  # the mean of 50 is 7 times calmer
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [],  # a run that ended before its first step
+        [9.0],
+        [9.0] * 120,  # nothing changes
+        [9.0, 1e3, 1e8, math.inf],  # diverged
+        [math.nan] * 3,
+        [math.inf, math.inf],
+        [0.0, 0.0],
+        [9.0, 0.0, 1e-12],
+        [1e300, 1e308],
+    ],
+)
+@pytest.mark.parametrize("window", [1, 2])
+def test_any_curve_can_be_drawn(tmp_path: Path, losses: list[float], window: int) -> None:
+    picture = drawn(tmp_path / "loss.png", losses, window)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5  # axes and words at least
+    if sum(loss < 1e100 for loss in losses) > 1 and window == 1:
+        assert len(blue_points(picture)) > 10
+
+
+def test_a_diverging_curve_shows_its_beginning_too(tmp_path: Path) -> None:
+    growing = drawn(tmp_path / "loss.png", 9 * 10 ** np.linspace(0, 6, 100))
+    heights = blue_points(growing)[:, 0]
+    # On a linear scale most steps would lie on the floor; on a logarithmic one it is a line.
+    assert abs(np.median(heights) - (heights.min() + heights.max()) / 2) < 40

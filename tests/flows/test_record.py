@@ -1,0 +1,127 @@
+"""A run's directory: named so that no two meet, replaced whole, found again by name or path."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.record import Run, check_runs, circumstances, now, weights_sha256
+from pipeline.errors import PipelineError
+
+
+def test_runs_of_one_second_have_names_of_their_own(tmp_path: Path) -> None:
+    runs = [Run.create(tmp_path / "a" / "runs", "train") for _ in range(50)]
+    assert len({run.id for run in runs}) == 50
+    assert all(run.path.is_dir() for run in runs)
+    assert all(re.fullmatch(r"train-\d{8}-\d{6}-[0-9a-f]{4,}", run.id) for run in runs)
+
+
+def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "runs", "train")
+    run.write_record({"run": run.id})
+    assert Run.find(tmp_path / "runs", run.id) == run
+    assert Run.find(tmp_path / "elsewhere", str(run.path)) == run
+
+
+@pytest.mark.parametrize("name", ["train-19700101-000000-0000", "", ".", "..", "half"])
+def test_what_is_no_run_is_not_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "half").mkdir()  # a directory without a record
+    with pytest.raises(PipelineError, match=r"^no run .*"):
+        Run.find(tmp_path, name)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "train")
+    run.write_record({"loss": math.inf, "steps": 3, "nested": {"nan": [math.nan, 0.1, None]}})
+    assert run.record == {"loss": None, "steps": 3, "nested": {"nan": [None, 0.1, None]}}
+    assert os.listdir(run.path) == ["result.json"]  # noqa: PTH208 (nothing else lies there)
+
+
+def test_a_reader_sees_a_whole_record_or_the_one_before(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "train")
+    large = ["x" * 100] * 20_000  # 2 MB: many writes to the file
+    run.write_record({"number": 0, "content": large})
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(1, 15):
+            run.write_record({"number": number, "content": large})
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = []
+    while not done.is_set():
+        text = (run.path / "result.json").read_text()
+        seen.append(json.loads(text)["number"])
+    writer.join()
+    assert len(seen) > 3
+    assert seen == sorted(seen)
+
+
+def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "train")
+    run.write_record({"steps": 3})
+    with pytest.raises(TypeError):
+        run.write_record({"steps": 4, "what": object()})
+    assert run.record == {"steps": 3}
+
+
+@pytest.mark.parametrize("content", ["", '{"run": "train', "[1]", "3", "\x00\xff"])
+def test_a_damaged_record_is_one_line_that_names_the_run(tmp_path: Path, content: str) -> None:
+    run = Run.create(tmp_path, "train")
+    (run.path / "result.json").write_text(content)
+    with pytest.raises(PipelineError, match=rf"^the record of run {run.id} cannot be read: .+"):
+        _ = run.record
+
+
+def test_a_place_that_cannot_hold_runs_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "runs", tmp_path / "file"):
+        with pytest.raises(PipelineError, match=r"^runs cannot be kept in .*--runs"):
+            check_runs(place)
+        with pytest.raises(PipelineError, match=r"^runs cannot be kept in .*--runs"):
+            Run.create(place, "train")
+    check_runs(tmp_path / "not" / "yet" / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_weights_and_losses_are_read_back_by_others(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "train")
+    W = np.random.default_rng(0).normal(size=(10, 3073))
+    losses = np.array([9.0, 0.1 + 0.2, math.inf, math.nan])
+    run.write_weights(W)
+    run.write_losses(losses)
+    np.testing.assert_array_equal(np.load(run.path / "weights.npy"), W)
+    with (run.path / "loss.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["step", "loss"]
+    assert [int(step) for step, _ in rows] == [0, 1, 2, 3]
+    np.testing.assert_array_equal([float(loss) for _, loss in rows], losses)  # to the last bit
+
+
+def test_the_hash_is_of_the_float64_bytes_row_by_row() -> None:
+    W = np.arange(6.0).reshape(2, 3)
+    packed = bytes.fromhex(
+        "0000000000000000" "000000000000f03f" "0000000000000040"
+        "0000000000000840" "0000000000001040" "0000000000001440"
+    )  # fmt: skip
+    expected = hashlib.sha256(packed).hexdigest()
+    assert weights_sha256(W) == expected
+    assert weights_sha256(np.asfortranarray(W)) == expected
+    assert weights_sha256(W.astype(">f8")) == expected
+    assert weights_sha256(np.nextafter(W, 9)) != expected
+
+
+def test_circumstances_name_what_made_a_result() -> None:
+    found = circumstances()
+    assert found["versions"]["numpy"] == np.__version__
+    assert {"hinge", "python", "numba", "dask", "zarr", "prefect"} <= found["versions"].keys()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", now())
