@@ -1,5 +1,6 @@
 """The command `hinge`. What a command needs is imported when it runs, so that help is quick."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -35,13 +36,19 @@ def run_command(arguments: Sequence[str]) -> int:
     """Run `hinge` with these arguments and return its exit status."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect asks as it is imported
     try:
-        status: int = hinge.main(arguments, prog_name="hinge", standalone_mode=False)
+        status: int = hinge.main(
+            list(arguments) or ["--help"], prog_name="hinge", standalone_mode=False
+        )
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "hinge"
+        return _complain(f"{error.format_message()} (`{command} --help` says more)")
     except click.ClickException as error:
         return _complain(error.format_message())
     except INPUT_ERRORS as error:
         return _complain(str(error))
-    except (click.Abort, KeyboardInterrupt):
-        print("hinge: interrupted", file=sys.stderr)
+    except (click.Abort, KeyboardInterrupt) as error:
+        what_next = str(error.__cause__ or error)
+        print("hinge: interrupted" + (what_next and f"; {what_next}"), file=sys.stderr)
         return EXIT_INTERRUPTED
     return status
 
@@ -85,6 +92,7 @@ _cluster = _options(
     click.option(
         "--workers",
         type=click.IntRange(min=1),
+        metavar="N",
         help="Worker processes of a cluster on this machine.  [default: one a core]",
     ),
     click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler."),
@@ -94,10 +102,16 @@ _cluster = _options(
 @hinge.command()
 @click.argument("source")
 @_store
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N images of each split.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the first N images of each split.",
+)
 @click.option(
     "--shard-rows",
     type=click.IntRange(min=1),
+    metavar="N",
     default=5000,
     show_default=True,
     help="Images in a shard, the work of one task.",
@@ -112,8 +126,10 @@ def ingest(source: str, store: str, runs: Path, as_json: bool, **options: Any) -
     """
     from flows.console import Console
     from flows.ingest import check_ingest, ingest_flow
+    from flows.record import check_runs
     from flows.session import command_session
 
+    check_runs(runs)
     check_ingest(source, store, options["limit"])
     console = Console(json=as_json)
     cluster = {name: options[name] for name in ("workers", "scheduler")}
@@ -184,27 +200,58 @@ def info(store: str, runs: Path, as_json: bool) -> int:  # noqa: ARG001
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
+    metavar="N",
     help="Steps; batches are uniform samples.  [default: 200 for gd, 3000 for minibatch]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), help="Instead: times over all images, in batches."
+    "--epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Instead of steps: times over all images, in shuffled batches.",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--step-size", type=float, default=1e-7, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=256,
+    show_default=True,
+    help="Images in a mini-batch.",
+)
+@click.option(
+    "--step-size",
+    type=float,
+    metavar="SIZE",
+    default=1e-7,
+    show_default=True,
+    help="What the gradient is multiplied by; it does not change.",
+)
 @click.option(
     "--reg",
     type=float,
+    metavar="R",
     default=0.0,
     show_default=True,
     help="R in the loss's R ||W||^2 (without the bias).",
 )
 @click.option(
-    "--init", default="zeros", show_default=True, help="Start from `zeros` or `normal:SCALE`."
+    "--init",
+    metavar="zeros|normal:SCALE",
+    default="zeros",
+    show_default=True,
+    help="The weights to start from: zeros, or normals of this standard deviation.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Decides the weights of `normal` and the rows of every batch.",
+)
 @click.option(
     "--tolerance",
     type=float,
+    metavar="PART",
     default=0.0,
     show_default=True,
     help="Stop when the mean loss changes by at most this part of it (of 10 steps against the "
@@ -218,7 +265,11 @@ def info(store: str, runs: Path, as_json: bool) -> int:  # noqa: ARG001
     help="Who takes the steps; it changes no bit of the result.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="What scores are computed in; sums are exact and weights float64 in any case.",
 )
 @click.option(
     "--checkpoint-every",
@@ -244,6 +295,7 @@ def train(  # noqa: PLR0917
 ) -> int:
     """Train the SVM on a store's images and test it."""
     from flows.console import Console
+    from flows.record import check_runs
     from flows.session import command_session
     from flows.train import TrainingPlan, train_flow
     from pipeline.training import Method, Placement, TrainingParameters
@@ -257,6 +309,7 @@ def train(  # noqa: PLR0917
             "placement": Placement(options["placement"]),
         }
         plan = TrainingPlan.new(store, TrainingParameters(**options))
+        check_runs(runs)
     else:
         _refuse_changes(context)
         plan = TrainingPlan.resumed(store, runs, resume)
@@ -265,7 +318,8 @@ def train(  # noqa: PLR0917
     if result is None:
         with command_session(console, workers=workers, scheduler=scheduler):
             result = train_flow(store, plan.parameters, resume, str(runs), checkpoint_every)
-    console.result(result, _training_summary(result, runs))
+    directory = plan.run.path if plan.run else runs / result["run"]
+    console.result(result, _training_summary(result, directory))
     return EXIT_FAILED if result["status"] == "diverged" else EXIT_DONE
 
 
@@ -291,14 +345,14 @@ def _data(data: dict[str, Any]) -> str:
     return f"{data['source']}, {rows['train']:,} + {rows['test']:,} images"
 
 
-def _training_summary(result: dict[str, Any], runs: Path) -> dict[str, str]:
-    directory = runs / result["run"]
+def _training_summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
+    loss = result["loss"]  # None as it is read from a record
     return {
         "run": result["run"],
         "data": _data(result["data"]),
         "status": f"{result['status']} after {result['steps']:,} steps, "
         f"{result['steps_per_second']:,.1f} a second ({result['cluster']['placement']})",
-        "loss": f"{result['loss']:.4f}" if result["loss"] is not None else "no finite number",
+        "loss": "no finite number" if loss in (None, math.inf) else f"{loss:.4f}",
         "accuracy": f"{result['test_accuracy']:.2%} of the test images, "
         f"{result['train_accuracy']:.2%} of the training images",
         "weights": f"{directory / 'weights.npy'}, SHA-256 {result['weights_sha256'][:16]}…",

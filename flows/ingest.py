@@ -11,7 +11,7 @@ import pooch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.record import Run, circumstances, now
+from flows.record import Run, check_runs, circumstances, now
 from flows.session import Session, flow_session
 from pipeline.ingest import ingest
 from storage.dataset import Dataset, open_dataset
@@ -34,6 +34,7 @@ def ingest_flow(
 
     Returns the run's record. Raises DataError, and leaves no store, for bad input.
     """
+    check_runs(Path(runs))  # before the work, not after it
     started, clock = now(), time.perf_counter()
     with flow_session(workers=workers, scheduler=scheduler) as session, _workdir(source) as workdir:
         opened = open_task(source, limit, workdir, session)

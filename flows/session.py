@@ -5,10 +5,12 @@ takes seconds. A flow that runs without a command, from a schedule say, opens it
 """
 
 import logging
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 
 from distributed import Client
 
@@ -24,6 +26,9 @@ class Session:
     client: Client
     console: Console
 
+
+_PREFECT_LOGGERS = ("prefect", "EventsWorker", "APILogWorker")
+"""The last two send a flow's records, and are named by their classes."""
 
 _current: ContextVar[Session] = ContextVar("session")
 
@@ -58,7 +63,9 @@ def flow_session(*, workers: int | None = None, scheduler: str | None = None) ->
 
 @contextmanager
 def _cluster(console: Console, workers: int | None, scheduler: str | None) -> Iterator[Session]:
-    with connect(workers=workers, scheduler=scheduler) as client:
+    with ExitStack() as stack:
+        with _interrupts_held() if scheduler is None else nullcontext():
+            client = stack.enter_context(connect(workers=workers, scheduler=scheduler))
         console.note(f"Dask dashboard: {client.dashboard_link}")
         session = Session(client, console)
         token = _current.set(session)
@@ -69,17 +76,39 @@ def _cluster(console: Console, workers: int | None, scheduler: str | None) -> It
 
 
 @contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Control-C take effect only after the block.
+
+    A cluster that is half started cannot be closed, and the workers, whose processes are
+    started by threads that inherit this, never take to themselves what is typed for the
+    command: it ends them in its own time.
+    """
+    resource_tracker.ensure_running()  # as it starts, multiprocessing lets the signal through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Keep the libraries' logs off the terminal, where the command speaks.
 
     Prefect's log of the flow is on the server; Dask still says what is an error.
     """
-    prefect, distributed = logging.getLogger("prefect"), logging.getLogger("distributed")
-    propagate, level = prefect.propagate, distributed.level
-    prefect.propagate = False
+    prefect = [logging.getLogger(name) for name in _PREFECT_LOGGERS]
+    propagate = [logger.propagate for logger in prefect]
+    distributed, nowhere = logging.getLogger("distributed"), logging.NullHandler()
+    level = distributed.level
+    for logger in prefect:
+        logger.propagate = False
+        logger.addHandler(nowhere)  # with no handler at all, Python writes warnings itself
     distributed.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        prefect.propagate = propagate
+        for logger, before in zip(prefect, propagate, strict=True):
+            logger.propagate = before
+            logger.removeHandler(nowhere)
         distributed.setLevel(level)

@@ -1,6 +1,9 @@
 """The flow `train`: one training run, from the store to weights, loss curve and record."""
 
+import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +17,19 @@ from flows.record import Run, circumstances, now, weights_sha256
 from flows.session import Session, flow_session
 from kernels.partial import Evaluation
 from pipeline import checkpoints
-from pipeline.descent import DescentState
+from pipeline.descent import DescentState, Status
 from pipeline.errors import PipelineError
 from pipeline.evaluation import in_tasks
 from pipeline.objective import Objective
 from pipeline.placement import place, plan_homes, workers_of
-from pipeline.training import Method, TrainingParameters, prepare, resolve, train
+from pipeline.training import (
+    Method,
+    Placement,
+    TrainingParameters,
+    prepare,
+    resolve,
+    train,
+)
 from storage.dataset import Dataset, open_dataset
 from storage.schema import SPLITS, Split
 
@@ -56,25 +66,42 @@ class TrainingPlan:
         record = run.record
         if record.get("command") != "train":
             raise PipelineError(f"run {run.id} is no training run; there is nothing to go on with")
-        if record["data"]["fingerprint"] != dataset.fingerprint:
+        try:
+            fingerprint: str = record["data"]["fingerprint"]
+            parameters = _read_parameters(record["parameters"])
+            record["status"], record["started"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise run.unreadable(f"no run can be gone on with from it ({error!r})") from error
+        if fingerprint != dataset.fingerprint:
             raise PipelineError(
                 f"run {run.id} was trained on other data than {store} holds (fingerprint "
-                f"{record['data']['fingerprint'][:12]}, not {dataset.fingerprint[:12]}); "
+                f"{fingerprint[:12]}, not {dataset.fingerprint[:12]}); "
                 "name the store it was started on"
             )
-        return cls(dataset, TrainingParameters(**record["parameters"]), run)
+        plan = cls(dataset, parameters, run)
+        if not plan.finished:
+            plan.state()  # a damaged checkpoint is refused before anything is started
+        return plan
 
     @property
     def finished(self) -> dict[str, Any] | None:
         """The record of a run that has nothing left to do."""
-        record = self.run.record if self.run else {"status": "running"}
-        return None if record["status"] == "running" else record
+        record = self.run.record if self.run else {"status": Status.RUNNING}
+        ends = (Status.DONE, Status.CONVERGED, Status.DIVERGED)
+        return record if record["status"] in ends else None
 
     def state(self) -> DescentState:
         """Return where the run stands: at its last checkpoint, if it has one."""
-        if self.run and self.run.checkpoint.exists():
-            return checkpoints.load(self.run.checkpoint, self.parameters.optimiser())
-        return self.parameters.start(len(self.dataset.classes))
+        start = self.parameters.start(len(self.dataset.classes))
+        if not (self.run and self.run.checkpoint.exists()):
+            return start
+        state = checkpoints.load(self.run.checkpoint, self.parameters.optimiser())
+        if state.W.shape != start.W.shape:
+            raise PipelineError(
+                f"{self.run.checkpoint} is no checkpoint of this run (weights of shape "
+                f"{state.W.shape}, not {start.W.shape}); start the run anew"
+            )
+        return state
 
 
 @flow(name="train", description=__doc__)
@@ -104,13 +131,14 @@ def train_flow(
     with flow_session(workers=workers, scheduler=scheduler) as session:
         run = plan.run or Run.create(Path(runs), "train")
         record = _begin(plan, run, session)
-        state, timings = descend_task(session, plan, run, start, checkpoint_every)
-        train_part, test_part = (evaluate_task(session, plan, state, split) for split in SPLITS)
-    timings["seconds"] = time.perf_counter() - clock
-    rate = (state.step - start.step) / timings["training"] if timings["training"] else 0.0
-    record |= _results(state, train_part, test_part)
-    record |= {"steps_per_second": rate, "timings": timings, "finished": now()}
-    keep_task(run, plan, state, record)
+        with _early_end_recorded(run, record, store):
+            state, timings = descend_task(session, plan, run, start, checkpoint_every)
+            train_part, test_part = (evaluate_task(session, plan, state, split) for split in SPLITS)
+            timings["seconds"] = time.perf_counter() - clock
+            rate = (state.step - start.step) / timings["training"] if timings["training"] else 0.0
+            record |= _results(state, train_part, test_part)
+            record |= {"steps_per_second": rate, "timings": timings, "finished": now()}
+            keep_task(run, plan, state, record)
     return record
 
 
@@ -171,6 +199,29 @@ def keep_task(run: Run, plan: TrainingPlan, state: DescentState, record: dict[st
         key="training",
         description=f"Run {run.id} on {plan.dataset.name} ({plan.dataset.fingerprint[:12]})",
     )
+
+
+@contextmanager
+def _early_end_recorded(run: Run, record: dict[str, Any], store: str) -> Iterator[None]:
+    """Have the record say that the run was interrupted, or why it failed; it can be gone on with.
+
+    Of a process that is killed it goes on saying "running".
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.write_record(record | {"status": "interrupted", "finished": now()})
+        command = shlex.join(["hinge", "train", "--store", store, "--resume", str(run.path)])
+        raise KeyboardInterrupt(f"`{command}` goes on") from None
+    except Exception as error:
+        run.write_record(record | {"status": "failed", "error": str(error), "finished": now()})
+        raise
+
+
+def _read_parameters(held: dict[str, Any]) -> TrainingParameters:
+    """Return the parameters that a record holds; its JSON has no enumerations."""
+    enumerations = {"method": Method(held["method"]), "placement": Placement(held["placement"])}
+    return TrainingParameters(**held | enumerations)
 
 
 def _begin(plan: TrainingPlan, run: Run, session: Session) -> dict[str, Any]:

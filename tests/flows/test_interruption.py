@@ -1,0 +1,169 @@
+"""A run that is killed, or interrupted from the keyboard, goes on to the same bits."""
+
+import json
+import os
+import pty
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from kernels.updates import gradient_descent
+from pipeline import checkpoints
+from pipeline.descent import DescentState
+from pipeline.training import TrainingParameters
+from tests.flows.conftest import Command, User, until
+from tests.flows.test_console import read_terminal
+
+METHODS: dict[str, list[object]] = {
+    "gd": ["--steps", 400, "--checkpoint-every", 20],
+    "minibatch": ["--steps", 6000, "--checkpoint-every", 300, "--batch-size", 16],
+}
+
+
+def train(store: Path, method: str) -> list[object]:
+    return ["train", "--store", store, "--method", method, *METHODS[method]]
+
+
+def checkpoint_of(runs: Path) -> Path:
+    """Wait for the first checkpoint of the one run."""
+    found: list[Path] = until(lambda: list(runs.glob("train-*/checkpoint.npz")), "a checkpoint")
+    return found[0]
+
+
+def state_of(checkpoint: Path) -> DescentState:
+    return checkpoints.load(checkpoint, gradient_descent(1e-7))
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return record
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_run_leaves_no_worker_and_goes_on_to_the_same_bits(
+    user: User, hinge: Command, store: Path, method: str, tmp_path: Path
+) -> None:
+    driver = user.start(*train(store, method), "--workers", 2, cwd=tmp_path)
+    with driver:
+        checkpoint = checkpoint_of(tmp_path / "runs")
+        workers = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+        driver.communicate()
+    assert len(workers) >= 2
+    until(lambda: not any(map(psutil.Process.is_running, workers)), "the workers to end", 20)
+    run = checkpoint.parent
+    reached = state_of(checkpoint)
+    assert 0 < reached.step < int(str(METHODS[method][1]))
+    assert record_of(run)["status"] == "running"
+
+    resumed = hinge(
+        *("train", "--store", store, "--resume", run.name, "--scheduler", user.scheduler),
+        "--json",
+    )
+    assert resumed.status == 0, resumed.err
+    whole = hinge(
+        *(*train(store, method), "--scheduler", user.scheduler, "--json"),
+        *("--runs", tmp_path / "uninterrupted"),
+    )
+    assert whole.status == 0, whole.err
+    same = ("steps", "loss", "test_loss", "train_accuracy", "weights_sha256", "parameters")
+    assert [resumed.result[name] for name in same] == [whole.result[name] for name in same]
+    curves = [
+        (runs / result["run"] / "loss.csv").read_text()
+        for runs, result in (
+            (tmp_path / "runs", resumed.result),
+            (tmp_path / "uninterrupted", whole.result),
+        )
+    ]
+    assert curves[0] == curves[1]
+
+    again = hinge("train", "--store", store, "--resume", run.name, "--json")
+    assert (again.status, again.err) == (0, "")  # no cluster was started for it
+    assert again.result == resumed.result
+
+
+def test_a_resumed_run_begins_where_its_checkpoint_is(
+    user: User, hinge: Command, store: Path, tmp_path: Path
+) -> None:
+    given = ("train", "--store", store, "--scheduler", user.scheduler, "--json")
+    first = hinge(*given, "--steps", 4, "--checkpoint-every", 2).result
+    run = tmp_path / "runs" / first["run"]
+    # A checkpoint of its own making: whoever goes on from it can reach nothing else.
+    losses = np.array([9.0, 8.0, 7.0])
+    W = np.random.default_rng(0).normal(scale=1e-3, size=(10, 3073))
+    parameters = TrainingParameters(steps=4)
+    optimiser = parameters.optimiser()
+    checkpoints.save(run / "checkpoint.npz", DescentState(3, W, optimiser.init(W), losses))
+    (run / "result.json").write_text(json.dumps(record_of(run) | {"status": "running"}))
+    resumed = hinge(*given, "--resume", first["run"]).result
+    assert resumed["steps"] == 4
+    assert resumed["weights_sha256"] != first["weights_sha256"]
+    curve = (run / "loss.csv").read_text().split()
+    assert curve[:4] == ["step,loss", "0,9.0", "1,8.0", "2,7.0"]
+    assert len(curve) == 5
+    assert resumed["started"] == first["started"]
+
+
+def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_go_on(
+    user: User, hinge: Command, store: Path, tmp_path: Path
+) -> None:
+    ours, theirs = pty.openpty()
+    process = user.start(
+        *(*train(store, "gd")[:-4], "--steps", 100_000, "--checkpoint-every", 20),
+        *("--workers", 1),
+        cwd=tmp_path,
+        stdin=theirs,
+        stderr=theirs,
+        environment={"TERM": "xterm", "COLUMNS": "100"},
+        preexec_fn=lambda: _take_terminal(theirs),
+    )
+    os.close(theirs)
+    with process:
+        run = checkpoint_of(tmp_path / "runs").parent
+        os.write(ours, b"\x03")  # the terminal signals all of its processes, the workers too
+        shown = read_terminal(ours)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, shown
+    assert out == ""
+    assert "Traceback" not in shown
+    assert "loss " in shown  # a bar was there while it went
+    last = shown.strip().splitlines()[-1]
+    assert last == (
+        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` goes on"
+    )
+    assert record_of(run)["status"] == "interrupted"
+
+    parameters = record_of(run)["parameters"] | {"steps": state_of(run / "checkpoint.npz").step + 1}
+    (run / "result.json").write_text(json.dumps(record_of(run) | {"parameters": parameters}))
+    given = last.split("`")[1].split()[1:]
+    resumed = hinge(*given[:-1], tmp_path / given[-1], "--scheduler", user.scheduler)
+    assert resumed.status == 0, resumed.err
+    assert "done after" in resumed.out
+
+
+def _take_terminal(descriptor: int) -> None:
+    """Make it the terminal of a session of this process's own, as a login does."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+
+
+def test_an_interrupt_before_there_is_a_run_says_just_that(
+    user: User, store: Path, tmp_path: Path
+) -> None:
+    process = user.start("train", "--store", store, "--workers", 1, cwd=tmp_path)
+    with process:
+        children = psutil.Process(process.pid)
+        until(lambda: children.children(recursive=True), "a cluster to start")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert err.strip().splitlines()[-1] == "hinge: interrupted", err
+    assert "Traceback" not in err
