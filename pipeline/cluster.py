@@ -3,14 +3,17 @@
 Nothing else in the project knows which: it is handed a `distributed.Client`.
 """
 
+import asyncio
 import logging
-import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from uuid import uuid4
 
 import dask.config
-from distributed import Client, LocalCluster
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, Security, rpc
 
 from pipeline.errors import PipelineError
 
@@ -32,13 +35,26 @@ def connect(*, workers: int | None = None, scheduler: str | None = None) -> Iter
     no worker.
     """
     address = scheduler or (None if workers else dask.config.get("scheduler-address", None))
-    with _existing(address) if address else _local(workers or os.cpu_count() or 1) as client:
+    with _existing(address) if address else _local(workers or CPU_COUNT) as client:
         yield client
+
+
+def task_group(name: str) -> str:
+    """Return the first part of the keys of a new group of tasks, shown as `name`.
+
+    No other group, of this process or of another that uses the same scheduler, is called so:
+    Dask takes two tasks of one key for one task, and would hand back the other's result. (A
+    client's id would not tell processes of one machine apart by its end, which names the
+    machine.) The dashboard groups by what stands before the first part with a digit.
+    """
+    return f"{name}-{uuid4().hex}"
 
 
 @contextmanager
 def _existing(address: str) -> Iterator[Client]:
     try:
+        with ThreadPoolExecutor(1) as pool:  # this thread may have an event loop
+            pool.submit(asyncio.run, _identity(address)).result()
         client = Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, TypeError) as error:
         raise PipelineError(
@@ -54,6 +70,14 @@ def _existing(address: str) -> Iterator[Client]:
                 f"`dask worker {address}`"
             ) from error
         yield client
+
+
+async def _identity(address: str) -> None:
+    """Ask the scheduler who it is: a client would wait for ever for what listens and is silent."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        security = Security().get_connection_args("client")
+        async with rpc(address, connection_args=security) as scheduler:
+            await scheduler.identity()
 
 
 @contextmanager

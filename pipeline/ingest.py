@@ -1,15 +1,13 @@
 """Ingest on the cluster: one Dask task a shard, published when all are written."""
 
 from collections.abc import Callable
-from itertools import count
 
 from distributed import Client, as_completed
 
+from pipeline.cluster import task_group
 from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.ingest import IngestPlan, ShardSummary, abandon, finish, prepare, write_shard
-
-_ingests = count()
 
 
 def ingest(
@@ -21,18 +19,19 @@ def ingest(
     ends it leaves what is written for the next ingest of the same source to go on from.
     """
     prepare(plan)
-    group = f"hinge-ingest-{next(_ingests)}-{client.id[-12:]}"
+    group = task_group("hinge-ingest")
     futures = [
         client.submit(write_shard, plan, shard, key=(group, number))
         for number, shard in enumerate(plan.shards)
     ]
     summaries = []
     try:
-        for _, summary in as_completed(futures, with_results=True):
+        for _, summary in as_completed(futures, loop=client.loop, with_results=True):
             summaries.append(summary)
             report(summary)
     except DataError:
-        client.cancel(futures)
+        for future in futures:  # none may write any more where all is removed
+            future.exception()
         abandon(plan)
         raise
     return finish(plan, summaries)

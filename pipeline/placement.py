@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, NamedTuple
 
-from distributed import Client, Future, wait
+from distributed import Client, Future
 
+from pipeline.cluster import task_group
 from pipeline.shards import StoredShard, load_shard
 from storage.dataset import Dataset
 from storage.schema import PIXELS, Split
 
 RESIDENT_FRACTION = 0.5
 """The part of a worker's memory that resident shards may fill; Dask spills from 0.6 on."""
-
-_placements = count()
 
 
 class Worker(NamedTuple):
@@ -96,7 +94,7 @@ def place(client: Client, dataset: Dataset, split: Split, homes: Sequence[Home])
 
     Raises what reading raised, `storage.errors.DataError` among it.
     """
-    group = f"hinge-load-{split}-{next(_placements)}-{client.id[-12:]}"
+    group = task_group("hinge-load")
     placed: list[Placed] = []
     for number, home in enumerate(homes):
         if home.resident:
@@ -114,8 +112,7 @@ def place(client: Client, dataset: Dataset, split: Split, homes: Sequence[Home])
         else:
             placed.append((home, StoredShard(dataset, split, home.start, home.stop)))
     futures = [shard for _, shard in placed if isinstance(shard, Future)]
-    wait(futures)
-    for future in futures:
-        if future.status == "error":
-            future.result()
+    for future in futures:  # not Dask's `wait`, which is for a process with one client
+        if error := future.exception():
+            raise error
     return placed

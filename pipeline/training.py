@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kernels.updates import Optimiser, gradient_descent
 from pipeline.actors import ActorPartials
 from pipeline.batches import Batches, ShuffledEpochs, UniformSamples, full_batch
+from pipeline.cluster import task_group
 from pipeline.descent import DescentState, Recipe, Report, Status, StopRule, descend
 from pipeline.errors import PipelineError
 from pipeline.objective import Objective, here
@@ -28,7 +29,6 @@ from pipeline.weights import Init
 from storage.dataset import Dataset
 
 _REPORT_SECONDS = 0.2
-_tasks = count()
 
 
 class Method(StrEnum):
@@ -176,7 +176,7 @@ def _one_worker(
     rows = dataset.rows("train")
     resident = fits_one_worker(rows, workers_of(client))
     [(_, shard)] = place(client, dataset, "train", [Home(None, 0, rows, resident)])
-    run = f"hinge-train-{next(_tasks)}-{client.id[-12:]}"
+    run = task_group("hinge-train")
     client.subscribe_topic(run, lambda event: report(*event[1]))
     stretches = count()
 

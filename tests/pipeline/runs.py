@@ -1,0 +1,76 @@
+"""Training as the notes write it, in one process over arrays: what every run must equal."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from distributed import Client
+from numpy.typing import NDArray
+
+from kernels.hinge import loss_and_gradient
+from pipeline.batches import Batches, ShuffledEpochs, UniformSamples
+from pipeline.descent import DescentState
+from pipeline.training import Method, Placement, TrainingParameters, prepare, train
+from storage.dataset import Dataset
+
+GD = {"method": Method.GD, "steps": 6, "step_size": 2e-7, "reg": 10.0, "init": "normal:1e-3"}
+SAMPLES = GD | {"method": Method.MINIBATCH, "steps": 12, "batch_size": 96, "seed": 3}
+EPOCHS = {name: value for name, value in SAMPLES.items() if name != "steps"}
+EPOCHS |= {"epochs": 2, "batch_size": 450}
+KINDS: dict[str, dict[str, Any]] = {"gd": GD, "samples": SAMPLES, "epochs": EPOCHS}
+
+
+def parameters(kind: str, **changes: Any) -> TrainingParameters:
+    return TrainingParameters(**(KINDS[kind] | changes))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What two runs are compared by."""
+
+    W: bytes
+    losses: bytes
+    step: int
+    status: str
+
+    @classmethod
+    def of(cls, state: DescentState) -> "Trained":
+        return cls(state.W.tobytes(), state.losses.tobytes(), state.step, state.status.value)
+
+
+def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
+    """Take the run's steps with the formula, on all images in this process."""
+    images, labels = dataset.read("train", 0, dataset.rows("train"))
+    rows = len(labels)
+    W = wanted.start(10).W
+    losses = []
+    for step in range(wanted.total_steps(rows)):
+        picked = _rows(wanted, rows)(step)
+        loss, gradient = loss_and_gradient(
+            W, images[picked], labels[picked], mean=dataset.mean, reg=wanted.reg, dtype=wanted.dtype
+        )
+        losses.append(loss)
+        W = W - wanted.step_size * gradient
+    return Trained(W.tobytes(), np.array(losses).tobytes(), len(losses), "done")
+
+
+def _rows(wanted: TrainingParameters, rows: int) -> Batches:
+    if wanted.method is Method.GD:
+        everything: NDArray[np.int64] = np.arange(rows)
+        return lambda _step: everything
+    if wanted.epochs is None:
+        return UniformSamples(rows, wanted.batch_size, wanted.seed)
+    return ShuffledEpochs(rows, wanted.batch_size, wanted.seed)
+
+
+def on_the_cluster(
+    client: Client,
+    dataset: Dataset,
+    wanted: TrainingParameters,
+    placement: Placement,
+    report: Any = lambda _step, _loss: None,
+) -> Trained:
+    wanted = replace(wanted, placement=placement)
+    with prepare(client, dataset, wanted, report) as stretch:
+        steps = wanted.total_steps(dataset.rows("train"))
+        return Trained.of(train(stretch, wanted.start(10), steps))

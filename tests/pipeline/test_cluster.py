@@ -1,0 +1,202 @@
+"""Connecting: to what answers, within a time; and a local cluster that nobody else can reach."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import dask.config
+import psutil  # type: ignore[import-untyped]
+import pytest
+from dask.utils import key_split
+from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import cluster as clusters
+from pipeline.cluster import connect, task_group
+from pipeline.errors import PipelineError
+from tests.pipeline.workers import address_of, process_ids
+
+
+@contextmanager
+def running(workers: int) -> Iterator[LocalCluster]:
+    """Run a scheduler that is none of the project's."""
+    with LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    ) as cluster:
+        yield cluster
+
+
+@contextmanager
+def port(*, listening: bool) -> Iterator[int]:
+    """Hold a port at which nobody answers, or where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        if listening:
+            taken.listen()
+        yield taken.getsockname()[1]
+
+
+def refusal(address: str) -> tuple[str, float]:
+    """Return what connecting to an address ends with, and after how many seconds."""
+    start = time.monotonic()
+    with pytest.raises(PipelineError) as caught, connect(scheduler=address):
+        pytest.fail("connected to nobody")
+    return str(caught.value), time.monotonic() - start
+
+
+def test_a_scheduler_that_does_not_answer() -> None:
+    with port(listening=False) as refuses, port(listening=True) as is_silent:
+        addresses = [f"tcp://127.0.0.1:{number}" for number in (refuses, is_silent)]
+        with ThreadPoolExecutor() as pool:
+            refusals = list(pool.map(refusal, addresses))
+    for address, (message, seconds) in zip(addresses, refusals, strict=True):
+        assert seconds < 10
+        assert message == (
+            f"no Dask scheduler answers at {address!r} within 8 s; start one with "
+            "`dask scheduler`, or leave --scheduler out to use this machine"
+        )
+
+
+def test_the_dashboards_address_is_not_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 2.0)
+    with running(workers=1) as cluster:
+        assert cluster.scheduler is not None
+        dashboard = f"tcp://127.0.0.1:{cluster.scheduler.http_server.port}"
+        message, seconds = refusal(dashboard)
+    assert message.startswith(f"no Dask scheduler answers at {dashboard!r}")
+    assert seconds < 4
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "tcp://", "foo://127.0.0.1:1", "tcp://127.0.0.1:port", "127.0.0.1:"]
+)
+def test_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
+    with (
+        pytest.raises(PipelineError, match=f"no Dask scheduler answers at '{address}'"),
+        connect(scheduler=address),
+    ):
+        pytest.fail("connected to nobody")
+
+
+def test_a_scheduler_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.5)
+    with running(workers=0) as cluster:
+        address = cluster.scheduler_address
+        with pytest.raises(PipelineError) as caught, connect(scheduler=address):
+            pytest.fail("there is nobody to work")
+    assert str(caught.value) == (
+        f"the scheduler at {address} has no workers; start some with `dask worker {address}`"
+    )
+
+
+def test_a_scheduler_that_is_there_is_used_and_left_running() -> None:
+    with running(workers=2) as cluster, Client(cluster) as other:
+        with connect(scheduler=cluster.scheduler_address) as client:
+            assert client.scheduler_info()["id"] == other.scheduler_info()["id"]
+            assert client.submit(sum, [1, 2]).result() == 3
+        assert other.submit(sum, [2, 3]).result() == 5
+        assert len(other.scheduler_info()["workers"]) == 2
+
+
+def test_dasks_configuration_names_the_scheduler() -> None:
+    with running(workers=1) as cluster:
+        address = cluster.scheduler_address
+        with dask.config.set({"scheduler-address": address}):
+            with connect() as client:
+                assert address_of(client) == address
+            with connect(workers=1) as client:  # asked for workers of its own
+                assert address_of(client) != address
+
+
+def test_the_environment_names_the_scheduler() -> None:
+    code = (
+        "from pipeline.cluster import connect\n"
+        "with connect() as client: print(client.scheduler.address)"
+    )
+    with running(workers=1) as cluster:
+        address = cluster.scheduler_address
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            env=os.environ | {"DASK_SCHEDULER_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert (done.stdout.strip(), done.stderr) == (address, "")
+
+
+def listeners() -> dict[tuple[int, int], str]:
+    """Return the host of every socket that this process and its children listen at."""
+    here = psutil.Process()
+    return {
+        (process.pid, connection.laddr.port): connection.laddr.ip
+        for process in [here, *here.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def test_a_local_cluster_is_bound_to_loopback_and_ends_with_its_context() -> None:
+    before = listeners()
+    with connect(workers=2) as client:
+        new = {where: host for where, host in listeners().items() if where not in before}
+        assert len(new) >= 5  # the scheduler, its dashboard, a port a worker and a nanny
+        assert set(new.values()) == {"127.0.0.1"}
+        pids = process_ids(client).values()
+        assert len(set(pids)) == 2
+        assert not set(pids) & {os.getpid()}
+        workers = client.scheduler_info()["workers"].values()
+        assert [worker["nthreads"] for worker in workers] == [1, 1]
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert listeners().keys() <= before.keys()
+
+
+def test_the_dashboard_takes_another_port_where_its_own_is_taken(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with port(listening=True) as taken, caplog.at_level(logging.WARNING):
+        monkeypatch.setattr(clusters, "_DASHBOARD_PORT", taken)
+        with connect(workers=1) as client:
+            link = client.dashboard_link
+    assert f":{taken}/" not in link
+    assert link.startswith("http://127.0.0.1:")
+    assert not caplog.records
+
+
+def test_the_dashboard_takes_its_own_port_where_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with port(listening=False) as number:
+        pass
+    monkeypatch.setattr(clusters, "_DASHBOARD_PORT", number)
+    with connect(workers=1) as client:
+        assert client.dashboard_link == f"http://127.0.0.1:{number}/status"
+
+
+@given(noun=st.sampled_from(["hinge-load", "hinge-partial", "finite-difference"]))
+def test_groups_are_shown_by_name_and_never_meet(noun: str) -> None:
+    groups = {task_group(noun) for _ in range(100)}
+    assert len(groups) == 100
+    assert {key_split((group, 7)) for group in groups} == {noun}
+
+
+def test_groups_of_processes_of_one_machine_do_not_meet() -> None:
+    code = "from pipeline.cluster import task_group; print(task_group('a'))"
+    made = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    }
+    assert len(made) == 2

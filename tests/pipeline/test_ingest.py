@@ -1,0 +1,157 @@
+"""Ingest on the cluster: whole, once, whatever happens to its workers; or nothing at all."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.ingest import ingest
+from storage.dataset import open_dataset
+from storage.errors import DataError
+from storage.ingest import ShardSummary, ShardTask, plan_ingest
+from storage.schema import SPLITS, Layout, Split
+from storage.sources import Source
+from storage.synthetic import Synthetic
+from tests.pipeline.workers import busy_with, kill, process_ids, removals, until
+
+SOURCE = Synthetic(train_rows=2000, test_rows=400)
+LAYOUT = Layout(shard_rows=100, chunk_rows=50)
+
+
+@pytest.fixture(scope="module")
+def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return that of the source, stored in this process in shards of another size."""
+    from storage.ingest import finish, prepare, write_shard
+
+    plan = plan_ingest(SOURCE, str(tmp_path_factory.mktemp("plain") / "a.zarr"), Layout(701))
+    prepare(plan)
+    return finish(plan, [write_shard(plan, shard) for shard in plan.shards]).fingerprint
+
+
+def test_what_is_stored_is_the_source(client: Client, tmp_path: Path, fingerprint: str) -> None:
+    told: list[ShardSummary] = []
+    plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
+    dataset = ingest(client, plan, told.append)
+    assert dataset.fingerprint == fingerprint
+    assert sorted(summary.shard for summary in told) == sorted(plan.shards)
+    for split in SPLITS:
+        for stored, made in zip(
+            dataset.read(split, 0, dataset.rows(split)),
+            SOURCE.read(split, 0, SOURCE.rows(split)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(stored, made)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr"]
+
+
+def test_a_second_ingest_finds_it_done(client: Client, tmp_path: Path) -> None:
+    url = str(tmp_path / "a.zarr")
+    first = ingest(client, plan_ingest(SOURCE, url, LAYOUT))
+    told: list[ShardSummary] = []
+    again = ingest(client, plan_ingest(SOURCE, url, LAYOUT), told.append)
+    assert (again, told) == (first, [])
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A source that waits, for a file to be there or for a time, before each shard it reads."""
+
+    signs: Path
+    damaged: int | None = None
+    """Number of the first row of the shard that is not what it should be."""
+    waits: bool = False
+    base: Synthetic = field(default=SOURCE)
+
+    kind = Synthetic.kind
+    name = Synthetic.name
+
+    @property
+    def description(self) -> str:
+        return self.base.description
+
+    @property
+    def identity(self) -> Any:
+        return self.base.identity
+
+    def rows(self, split: Split) -> int:
+        return self.base.rows(split)
+
+    def read(self, split: Split, start: int, stop: int) -> Any:
+        (self.signs / f"{split}-{start}").touch()
+        if start == self.damaged:
+            # the other worker is by now in the middle of a shard, and has more before it
+            until(lambda: len(list(self.signs.iterdir())) > 1)
+            raise DataError("record 7: label 10, wanted 0 to 9")
+        if self.waits:
+            until((self.signs / "go").exists)
+        if self.damaged is not None:
+            time.sleep(0.2)  # as long as a shard takes that is still written when one fails
+        return self.base.read(split, start, stop)
+
+
+@pytest.mark.parametrize("damaged", [0, 900, 1900])
+def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged: int) -> None:
+    place, signs = tmp_path / "store", tmp_path / "signs"
+    signs.mkdir()
+    place.mkdir()
+    source: Source = Slow(signs, damaged)
+    plan = plan_ingest(source, str(place / "a.zarr"), LAYOUT)
+    with pytest.raises(DataError, match=r"^record 7: label 10, wanted 0 to 9$"):
+        ingest(client, plan)
+    assert list(place.iterdir()) == []
+    # what was under way has ended, so that nothing comes back
+    assert busy_with(client, "hinge-ingest") == []
+    client.run(time.sleep, 0.3)
+    assert list(place.iterdir()) == []
+
+
+def test_a_worker_killed_in_mid_ingest(client: Client, tmp_path: Path, fingerprint: str) -> None:
+    from threading import Thread
+
+    signs = tmp_path / "signs"
+    signs.mkdir()
+    plan = plan_ingest(Slow(signs, waits=True), str(tmp_path / "a.zarr"), LAYOUT)
+    found: list[str] = []
+    driver = Thread(target=lambda: found.append(ingest(client, plan).fingerprint))
+    driver.start()
+    pids = process_ids(client)
+    until(lambda: len(list(signs.iterdir())) >= 2)  # both are in the middle of a shard
+    address = busy_with(client, "hinge-ingest")[0]
+    kill(pids[address])
+    [removal] = until(lambda: removals(client, address))
+    assert "hinge-ingest" in str(removal["processing-tasks"])
+    (signs / "go").touch()
+    driver.join(60)
+    assert found == [fingerprint]
+    assert open_dataset(str(tmp_path / "a.zarr")).fingerprint == fingerprint
+
+
+def test_an_ingest_that_is_broken_off_is_gone_on_with(
+    client: Client, tmp_path: Path, fingerprint: str
+) -> None:
+    plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
+    written: list[ShardTask] = []
+
+    def stop_after_five(summary: ShardSummary) -> None:
+        written.append(summary.shard)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(client, plan, stop_after_five)
+    told: list[ShardSummary] = []
+    assert ingest(client, plan, told.append).fingerprint == fingerprint
+    assert set(written) <= {summary.shard for summary in told if summary.reused}
+
+
+def test_a_second_try_after_an_error_is_a_new_one(client: Client, tmp_path: Path) -> None:
+    signs = tmp_path / "signs"
+    signs.mkdir()
+    url = str(tmp_path / "a.zarr")
+    with pytest.raises(DataError):
+        ingest(client, plan_ingest(Slow(signs, damaged=0), url, LAYOUT))
+    assert ingest(client, plan_ingest(SOURCE, url, LAYOUT)).rows("train") == 2000

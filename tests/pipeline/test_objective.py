@@ -1,0 +1,145 @@
+"""The objective: the same bits as the kernels' formula, wherever its rows are summed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from distributed import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kernels.hinge import loss_and_gradient
+from kernels.partial import Evaluation
+from pipeline.actors import ActorPartials
+from pipeline.evaluation import in_tasks
+from pipeline.objective import Objective, Partials, here
+from pipeline.placement import place, plan_homes, workers_of
+from pipeline.shards import Shard, StoredShard, load_shard
+from storage.dataset import Dataset
+from storage.schema import Split
+from tests.pipeline.conftest import Store
+from tests.pipeline.workers import kill, process_ids, removals
+
+REG = 12.5
+ROWS = {
+    "all": None,
+    "one": np.array([1999]),
+    "across shards": np.array([700, 701, 702, 1401, 1402, 1403]),
+    "of one shard": np.arange(800, 900),
+    "backwards": np.arange(1999, -1, -3),
+    "again and again": np.array([5, 5, 5, 1500, 5, 1500, 0]),
+}
+EACH = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+BOTH_TYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+@pytest.fixture(scope="module", name="W")
+def some_weights() -> NDArray[np.float64]:
+    return np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
+
+
+def bits(evaluation: Evaluation) -> tuple[float, bytes]:
+    return evaluation.loss, evaluation.gradient.tobytes()
+
+
+def formula(
+    dataset: Dataset, W: NDArray[np.float64], rows: NDArray[np.int64] | None, dtype: str
+) -> tuple[float, bytes]:
+    images, labels = dataset.read("train", 0, dataset.rows("train"))
+    picked = slice(None) if rows is None else rows
+    loss, gradient = loss_and_gradient(
+        W, images[picked], labels[picked], mean=dataset.mean, reg=REG, dtype=dtype
+    )
+    return loss, gradient.tobytes()
+
+
+def resident(dataset: Dataset, split: Split = "train") -> list[Shard]:
+    return [load_shard(dataset, split, run.start, run.stop) for run in dataset.shards(split)]
+
+
+def stored(dataset: Dataset) -> list[Shard]:
+    return [StoredShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
+
+
+@pytest.mark.parametrize("shards", [resident, stored])
+@BOTH_TYPES
+@EACH
+def test_summed_here(
+    store: Store, W: NDArray[np.float64], rows: NDArray[np.int64] | None, dtype: str, shards: object
+) -> None:
+    dataset = store()
+    held = resident(dataset) if shards is resident else stored(dataset)
+    objective = Objective(here(held), dataset.mean, REG, dtype)
+    value = objective(W, rows)
+    assert bits(value) == formula(dataset, W, rows, dtype)
+    assert value.rows == (2000 if rows is None else len(rows))
+
+
+@pytest.fixture(scope="module")
+def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, Partials]]:
+    dataset = store()
+    homes = plan_homes(dataset.shards("train"), workers_of(cluster))
+    placed = place(cluster, dataset, "train", homes)
+    with ActorPartials(cluster, dataset) as actors:
+        yield {"tasks": in_tasks(cluster, placed), "actors": actors}
+
+
+@pytest.mark.parametrize("way", ["tasks", "actors"])
+@BOTH_TYPES
+@EACH
+def test_summed_over_the_cluster(
+    over_the_cluster: dict[str, Partials],
+    store: Store,
+    W: NDArray[np.float64],
+    rows: NDArray[np.int64] | None,
+    dtype: str,
+    way: str,
+) -> None:
+    dataset = store()
+    objective = Objective(over_the_cluster[way], dataset.mean, REG, dtype)
+    assert bits(objective(W, rows)) == formula(dataset, W, rows, dtype)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, 1999), min_size=1, max_size=40))
+def test_any_rows_in_any_order(store: Store, W: NDArray[np.float64], rows: list[int]) -> None:
+    dataset, picked = store(), np.array(rows)
+    for held in (resident(dataset), stored(dataset)):
+        value = Objective(here(held), dataset.mean, REG)(W, picked)
+        assert bits(value) == formula(dataset, W, picked, "float32")
+
+
+def test_streaming_in_blocks_changes_nothing(
+    store: Store, W: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store()
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    for rows in ROWS.values():
+        value = Objective(here(stored(dataset)), dataset.mean, REG)(W, rows)
+        assert bits(value) == formula(dataset, W, rows, "float32")
+
+
+def test_accuracy_is_the_part_of_rows_with_their_highest_score_at_their_label(
+    store: Store, W: NDArray[np.float64]
+) -> None:
+    dataset = store()
+    images, labels = dataset.read("test", 0, dataset.rows("test"))
+    scores = (images - dataset.mean) @ W[:, :-1].T + W[:, -1]
+    value = Objective(here(resident(dataset, "test")), dataset.mean, dtype="float64")(W)
+    assert value.accuracy == np.mean(scores.argmax(axis=1) == labels)
+    assert value.rows == dataset.rows("test") == 400
+
+
+def test_a_worker_killed_between_loading_and_summing_changes_nothing(
+    client: Client, store: Store, W: NDArray[np.float64]
+) -> None:
+    dataset = store(100)
+    placed = place(
+        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
+    )
+    (address, pid), *_ = process_ids(client).items()
+    kill(pid)
+    value = Objective(in_tasks(client, placed), dataset.mean, REG)(W)
+    assert bits(value) == formula(dataset, W, None, "float32")
+    assert removals(client, address)

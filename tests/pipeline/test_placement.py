@@ -1,0 +1,239 @@
+"""The plan of who holds which rows, and that what is carried out is what was planned."""
+
+import tracemalloc
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kernels.hinge import fold
+from pipeline import placement, shards
+from pipeline.cluster import connect
+from pipeline.evaluation import in_tasks
+from pipeline.objective import Objective
+from pipeline.placement import Home, Worker, fits_one_worker, place, plan_homes, workers_of
+from pipeline.shards import ResidentShard, StoredShard, load_shard
+from pipeline.training import Method, Placement, resolve
+from storage.dataset import Dataset
+from storage.errors import DataError
+from storage.schema import PIXELS, Layout
+from tests.pipeline.conftest import Store
+from tests.pipeline.workers import kill, process_ids, until
+
+ROW = PIXELS + 1
+MEMORY = {rows: 2 * rows * ROW for rows in (10, 15, 100)}
+"""A worker's memory of which resident shards may take so many rows."""
+
+
+def runs(*stops: int) -> list[range]:
+    return [range(start, stop) for start, stop in pairwise((0, *stops))]
+
+
+def one(name: str, threads: int = 1, rows: int = 0) -> Worker:
+    return Worker(name, threads, MEMORY[rows] if rows else 0)
+
+
+# fmt: off
+PLANS = [
+    # shards, workers, each shard's worker (in capitals: streamed)
+    (runs(10), [one("a")], "a"),
+    (runs(10), [one("a"), one("b")], "b"),                       # its middle is the border
+    (runs(10, 20), [one("a"), one("b")], "ab"),
+    (runs(10, 20, 30), [one("a"), one("b")], "abb"),             # the odd one out
+    (runs(10, 20, 23), [one("a"), one("b")], "abb"),             # a short last shard
+    (runs(10, 20, 30, 40), [one("a"), one("b", 3)], "abbb"),     # by threads
+    (runs(10, 20, 30, 40), [one("a", 3), one("b")], "aaab"),
+    (runs(10, 20), [one("a"), one("b"), one("c"), one("d")], "bd"),  # more workers than shards
+    (runs(10, 20, 30), [one("a", rows=100)], "aaa"),
+    (runs(10, 20, 30), [one("a", rows=10)], "aAA"),              # one fits exactly
+    (runs(11, 20, 30), [one("a", rows=10)], "AaA"),              # a smaller one still may
+    (runs(10, 20, 30, 40), [one("a", rows=10), one("b", rows=100)], "aAbb"),
+    (runs(10, 20, 30, 40), [one("a", rows=15), one("b")], "aAbb"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("rows", "workers", "expected"), PLANS)
+def test_plans(rows: list[range], workers: list[Worker], expected: str) -> None:
+    homes = plan_homes(rows, workers)
+    names = [home.worker if home.resident else str(home.worker).upper() for home in homes]
+    assert "".join(map(str, names)) == expected
+
+
+WORKERS = st.lists(
+    st.tuples(st.integers(1, 8), st.sampled_from([0, 1000, 10**6, 10**8])), min_size=1, max_size=9
+).map(lambda given: [Worker(f"w{i}", *each) for i, each in enumerate(given)])
+SHARDS = st.tuples(st.integers(1, 20_000), st.integers(1, 4000)).map(
+    lambda sizes: Layout(sizes[1]).shards(sizes[0])
+)
+
+
+@given(rows=SHARDS, workers=WORKERS)
+def test_every_plan(rows: tuple[range, ...], workers: list[Worker]) -> None:
+    homes = plan_homes(rows, workers)
+    assert [range(home.start, home.stop) for home in homes] == list(rows)  # every row once
+    order = [worker.address for worker in workers]
+    places = [order.index(str(home.worker)) for home in homes]
+    assert places == sorted(places)  # neighbours lie together
+    total, threads = rows[-1].stop, sum(worker.threads for worker in workers)
+    for worker in workers:
+        own = [home for home in homes if home.worker == worker.address]
+        held = sum(home.stop - home.start for home in own if home.resident) * ROW
+        if worker.memory:
+            assert held <= worker.memory / 2
+        else:
+            assert all(home.resident for home in own)
+        for home in own:  # nothing is streamed that would have fitted beside all that is held
+            if not home.resident:
+                assert held + (home.stop - home.start) * ROW > worker.memory / 2
+        share = total * worker.threads / threads
+        longest = max(len(run) for run in rows)
+        assert abs(sum(home.stop - home.start for home in own) - share) <= longest
+
+
+# fmt: off
+FITS = [
+    (10, [one("a", rows=10)], True),
+    (11, [one("a", rows=10)], False),
+    (11, [one("a", rows=10), one("b", rows=15)], True),
+    (10**9, [one("a", rows=10), one("b")], True),  # no limit
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("rows", "workers", "fits"), FITS)
+def test_what_fits_one_worker(rows: int, workers: list[Worker], fits: bool) -> None:
+    assert fits_one_worker(rows, workers) is fits
+
+
+def test_automatic_placement(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(placement: Placement, method: Method) -> Placement:
+        return resolve(placement, method, 1000, client)
+
+    assert chosen(Placement.AUTO, Method.GD) is Placement.ALL_WORKERS
+    assert chosen(Placement.AUTO, Method.MINIBATCH) is Placement.ONE_WORKER
+    assert chosen(Placement.ALL_WORKERS, Method.MINIBATCH) is Placement.ALL_WORKERS
+    assert chosen(Placement.ONE_WORKER, Method.GD) is Placement.ONE_WORKER
+    monkeypatch.setattr(placement, "RESIDENT_FRACTION", 1e-6)
+    assert chosen(Placement.AUTO, Method.MINIBATCH) is Placement.ALL_WORKERS
+
+
+def test_the_workers_of_a_cluster(client: Client) -> None:
+    workers = workers_of(client)
+    assert [worker.address for worker in workers] == sorted(process_ids(client))
+    assert [worker.threads for worker in workers] == [1, 1]
+    assert all(worker.memory > 2**27 for worker in workers)
+
+
+def test_many_workers_are_all_seen() -> None:
+    with (
+        LocalCluster(
+            n_workers=7, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as many,
+        Client(many) as client,
+    ):
+        assert len(workers_of(client)) == 7  # Dask tells of five unless asked for more
+
+
+def test_shards_are_where_they_were_planned(client: Client, store: Store) -> None:
+    dataset = store(100)
+    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    placed = place(client, dataset, "train", homes)
+    assert {home.worker for home in homes} == set(process_ids(client))
+    where = client.who_has([future for _, future in placed])
+    for home, future in placed:
+        assert not isinstance(future, StoredShard)
+        assert list(where[future.key]) == [home.worker]
+
+
+def test_shards_are_let_go_of(client: Client, store: Store) -> None:
+    dataset = store(100)
+    placed = place(
+        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
+    )
+    keys = {future.key for _, future in placed if not isinstance(future, StoredShard)}
+    in_tasks(client, placed)(fold(np.zeros((10, 3073))), None)
+    assert keys <= set(client.who_has())
+    placed.clear()
+    until(lambda: not any(key[0].startswith("hinge-") for key in client.who_has()))
+
+
+def test_a_worker_killed_while_shards_are_loaded(client: Client, store: Store) -> None:
+    dataset = store(100)
+    (gone, pid), *_ = process_ids(client).items()
+    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    kill(pid)  # the plan names a worker that is no more when its shards are asked for
+    placed = place(client, dataset, "train", homes)
+    assert any(home.worker == gone for home, _ in placed)
+    value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+    assert (value.loss, value.rows) == (9.0, 2000)
+
+
+def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
+    dataset = store(500)
+    homes = [Home(None, 0, 500, True), Home(None, 500, 2001, True)]
+    with pytest.raises(IndexError, match="rows 500 to 2001 asked of a split of 2000 rows"):
+        place(client, dataset, "train", homes)
+
+
+def test_two_clusters_in_one_process_do_not_mix(client: Client, store: Store) -> None:
+    dataset = store()
+    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    with connect(workers=1) as newer:  # the one that Dask now takes for everybody's
+        placed = place(client, dataset, "train", homes)
+        value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+        assert (value.loss, value.rows) == (9.0, 2000)
+        assert newer.who_has() == {}
+
+
+def test_a_resident_shard_counts_its_bytes(store: Store) -> None:
+    shard = load_shard(store(), "train", 10, 30)
+    assert isinstance(shard, ResidentShard)
+    assert shard.__sizeof__() == 20 * ROW
+
+
+def peak_of_streaming(dataset: Dataset, rows: NDArray[np.int64] | None) -> int:
+    shard = StoredShard(dataset, "train", 0, dataset.rows("train"))
+    scorer = fold(np.zeros((10, 3073)), dataset.mean)
+    shard.partial(scorer, None if rows is None else rows[:10])  # compiled and opened
+    tracemalloc.start()
+    try:
+        assert shard.partial(scorer, rows).rows == (len(rows) if rows is not None else shard.stop)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_streamed_shard_takes_no_more_memory_than_a_few_blocks(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store(8000, "synthetic:8000")
+    monkeypatch.setattr(shards, "STREAM_ROWS", 250)
+    block = 250 * ROW
+    partial = 10 * PIXELS * 8
+    # Zarr holds a block as it is read, its parts while they are checked, and what it gives; two
+    # sums and the total are kept beside it
+    bound = 4 * block + 6 * partial
+    assert bound < 8000 * ROW / 4  # a shard held whole would break it
+    assert peak_of_streaming(dataset, None) < bound
+
+
+def test_picked_rows_are_streamed_in_blocks_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store(8000, "synthetic:8000")
+    rows = np.random.default_rng(0).integers(0, 8000, 8000)
+    monkeypatch.setattr(shards, "STREAM_ROWS", 250)
+    small = peak_of_streaming(dataset, rows[:500])
+    assert peak_of_streaming(dataset, rows) < 1.5 * small + 2**20
+
+
+def test_a_missing_store_is_a_data_error(client: Client, store: Store) -> None:
+    dataset = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
+    with pytest.raises(DataError, match="cannot open train/images"):
+        place(client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client)))

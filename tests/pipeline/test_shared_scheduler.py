@@ -1,0 +1,153 @@
+"""A scheduler that others use too: what they see, what they keep, and that nobody's data mix."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.cluster import connect
+from pipeline.evaluation import in_tasks
+from pipeline.ingest import ingest
+from pipeline.objective import Objective
+from pipeline.placement import place, plan_homes, workers_of
+from pipeline.training import Placement
+from storage.ingest import plan_ingest
+from storage.schema import Layout
+from storage.synthetic import Synthetic
+from tests.pipeline.conftest import Store
+from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
+from tests.pipeline.workers import address_of, prefixes, until
+
+BOTH = pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+BOTH_BUT_ACTORS = pytest.mark.parametrize(
+    "placement",
+    [
+        pytest.param(
+            Placement.ALL_WORKERS,
+            marks=pytest.mark.xfail(
+                run=False, reason="actors: keys and futures are not yet this client's alone"
+            ),
+        ),
+        Placement.ONE_WORKER,
+    ],
+)
+
+
+def test_the_dashboard_groups_work_by_what_it_is(
+    client: Client, store: Store, tmp_path: Path
+) -> None:
+    before = prefixes(client)
+    dataset = ingest(
+        client, plan_ingest(Synthetic(500, 100), str(tmp_path / "a.zarr"), Layout(100))
+    )
+    placed = place(
+        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
+    )
+    Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+    for placement in Placement.ALL_WORKERS, Placement.ONE_WORKER:
+        on_the_cluster(client, dataset, parameters("samples"), placement)
+    rows = {name for name in prefixes(client) if name.startswith("hinge")}
+    assert rows == {
+        f"hinge-{noun}" for noun in ("ingest", "load", "partial", "weights", "train", "actor")
+    }
+    assert prefixes(client).keys() - before.keys() <= rows
+
+
+@BOTH
+def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
+    on_the_cluster(client, store(), parameters("samples"), placement)
+
+    def actors(dask_worker: object) -> int:
+        return len(dask_worker.state.actors)  # type: ignore[attr-defined]
+
+    until(lambda: not any(key[0].startswith("hinge") for key in client.who_has()))
+    until(lambda: not any(client.run(actors).values()))
+
+
+def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) -> None:
+    class ReportError(Exception):
+        pass
+
+    def report(_step: int, _loss: float) -> None:
+        raise ReportError
+
+    with pytest.raises(ReportError):
+        on_the_cluster(client, store(), parameters("gd"), Placement.ALL_WORKERS, report)
+    until(lambda: not any(key[0].startswith("hinge") for key in client.who_has()))
+
+
+@BOTH
+def test_reports_come_in_order_and_up_to_the_last_step(
+    client: Client, store: Store, placement: Placement
+) -> None:
+    told: list[tuple[int, float]] = []
+    run = on_the_cluster(
+        client,
+        store(),
+        parameters("samples"),
+        placement,
+        lambda step, loss: told.append((step, loss)),
+    )
+    losses = np.frombuffer(run.losses).tolist()
+    steps = [step for step, _ in told]
+    assert steps == sorted(steps)
+    assert all(loss == losses[step - 1] for step, loss in told)
+    if placement is Placement.ALL_WORKERS:
+        assert steps == list(range(1, 13))
+
+
+TRAINS = """
+import sys
+from pipeline.cluster import connect
+from pipeline.training import Placement
+from storage.dataset import open_dataset
+from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
+
+_, address, url, placement = sys.argv
+dataset, wanted = open_dataset(url), parameters("samples", steps=60)
+expected = as_written_down(dataset, wanted)
+with connect(scheduler=address) as client:
+    for _ in range(3):
+        print(on_the_cluster(client, dataset, wanted, Placement(placement)) == expected)
+"""
+
+
+@BOTH_BUT_ACTORS
+def test_two_drivers_do_not_get_each_others_data(
+    client: Client, store: Store, placement: Placement
+) -> None:
+    """Two processes of one machine, which start alike, train on two stores at once."""
+    stores = [store(), store(701, "synthetic:1500")]
+    assert stores[0].fingerprint != stores[1].fingerprint
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAINS, address_of(client), dataset.url, placement],
+            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for dataset in stores
+    ]
+    said = [driver.communicate(timeout=60)[0].split() for driver in drivers]
+    assert said == [["True"] * 3] * 2
+
+
+@pytest.fixture
+def newer_client() -> Iterator[Client]:
+    """A client of another cluster, which Dask now takes for the process's own."""
+    with connect(workers=1) as client:
+        yield client
+
+
+@BOTH_BUT_ACTORS
+def test_a_run_on_the_older_of_two_clusters(
+    client: Client, store: Store, newer_client: Client, placement: Placement
+) -> None:
+    dataset, wanted = store(), parameters("gd")
+    assert on_the_cluster(client, dataset, wanted, placement) == as_written_down(dataset, wanted)
+    assert prefixes(newer_client) == {}

@@ -1,0 +1,61 @@
+"""What tests do to the workers of a cluster: look at them, and kill them."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from distributed import Client
+
+
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait for a condition and return what it gave; fail if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def address_of(client: Client) -> str:
+    """Return the address of the client's scheduler."""
+    return str(client.scheduler_info()["address"])
+
+
+def process_ids(client: Client) -> dict[str, int]:
+    """Return the process of each worker by its address."""
+    found: dict[str, int] = client.run(os.getpid)
+    return found
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def busy_with(client: Client, prefix: str) -> list[str]:
+    """Return the addresses of the workers that have a task of a prefix to do."""
+    return [
+        address
+        for address, keys in client.processing().items()
+        if any(str(key).strip("('\"").startswith(prefix) for key in keys)
+    ]
+
+
+def removals(client: Client, address: str) -> list[dict[str, Any]]:
+    """Return what the scheduler wrote down when it lost the worker."""
+    events = client.get_events(address)
+    return [event for _, event in events if event.get("action") == "remove-worker"]
+
+
+def prefixes(client: Client) -> dict[str, int]:
+    """Return how many tasks each row of the dashboard's progress page has ever had."""
+
+    def count(dask_scheduler: Any) -> dict[str, int]:
+        return {
+            name: sum(prefix.state_counts.values())
+            for name, prefix in dask_scheduler.task_prefixes.items()
+        }
+
+    counted: dict[str, int] = client.run_on_scheduler(count)
+    return counted
