@@ -17,19 +17,17 @@ _MEMORY = "memory_"
 
 def save(path: Path, state: DescentState) -> None:
     """Write `state` to `path` (.npz), in place of what was there."""
-    memory = {_MEMORY + name: value for name, value in state.memory._asdict().items()}
+    arrays: dict[str, Any] = {"step": state.step, "W": state.W, "losses": state.losses}
+    arrays |= {_MEMORY + name: value for name, value in state.memory._asdict().items()}
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        np.savez(
-            file,
-            step=state.step,
-            W=state.W,
-            losses=state.losses,
-            status=state.status.value,
-            **memory,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
+        try:
+            np.savez(file, status=state.status.value, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
 
 
 def load(path: Path, optimiser: Optimiser) -> DescentState:
@@ -38,14 +36,14 @@ def load(path: Path, optimiser: Optimiser) -> DescentState:
     Raises PipelineError if the file is no checkpoint of such a run.
     """
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             stored: dict[str, Any] = dict(file)
         W = stored["W"]
         template = optimiser.init(W)
         memory = type(template)(*(stored[_MEMORY + name] for name in template._fields))
         status = Status(str(stored["status"]))
         return DescentState(int(stored["step"]), W, memory, stored["losses"], status)
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
         raise PipelineError(
             f"{path} is no checkpoint of this run ({error}); start the run anew"
         ) from error

@@ -18,7 +18,8 @@ from pipeline.batches import Batches
 from pipeline.objective import Objective
 
 DIVERGED_FACTOR = 100.0
-"""A run has diverged when its loss is this many times that of its first step, or no number."""
+"""A run has diverged when its loss is no number, or more than this many times that of its first
+step (or than this, where that was below 1)."""
 
 
 class Status(StrEnum):
@@ -53,19 +54,24 @@ class StopRule:
     window: int
     """How many losses are averaged, so that a batch's chance does not count."""
     tolerance: float = 0.0
-    """Converged: two windows in turn differ by at most this part of the loss."""
+    """Converged: two windows in turn differ by at most this part of the loss; with 0, when all
+    the losses in them are one number."""
 
     def __call__(self, losses: Sequence[float]) -> Status:
         """Judge the run after its newest loss.
 
         >>> rule = StopRule(window=2)
-        >>> rule([9.0, 8.0, 7.0, 6.0]).value, rule([1.0, 2.0, 1.0, 2.0]).value
+        >>> rule([9.0, 8.0, 7.0, 6.0]).value, rule([6.0, 6.0, 6.0, 6.0]).value
         ('running', 'converged')
         """
-        if not losses[-1] <= DIVERGED_FACTOR * max(losses[0], 1.0):
+        loss = losses[-1]
+        if not (math.isfinite(loss) and loss <= DIVERGED_FACTOR * max(losses[0], 1.0)):
             return Status.DIVERGED
         if len(losses) < 2 * self.window or len(losses) % self.window:
             return Status.RUNNING
+        if not self.tolerance:  # a loss that goes to and fro may have equal windows
+            still = len(set(losses[-2 * self.window :])) == 1
+            return Status.CONVERGED if still else Status.RUNNING
         now = math.fsum(losses[-self.window :])
         before = math.fsum(losses[-2 * self.window : -self.window])
         converged = abs(now - before) <= self.tolerance * abs(before)
