@@ -1,0 +1,97 @@
+"""The same laws, and the notes' numbers, on CIFAR-10 itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.cluster import connect
+from pipeline.evaluation import in_tasks
+from pipeline.objective import Objective
+from pipeline.placement import place, plan_homes, workers_of
+from pipeline.training import Method, Placement, TrainingParameters
+from storage.dataset import Dataset
+from storage.schema import Split
+from tests.pipeline.conftest import Store
+from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parameters
+from tests.pipeline.workers import kill, process_ids, removals
+
+pytestmark = pytest.mark.real
+PLACEMENTS = [Placement.ALL_WORKERS, Placement.ONE_WORKER]
+
+
+def runs(client: Client, dataset: Dataset) -> dict[tuple[str, Placement], Trained]:
+    return {
+        (kind, placement): on_the_cluster(client, dataset, parameters(kind, **few), placement)
+        for kind, few in FEW.items()
+        for placement in PLACEMENTS
+    }
+
+
+FEW = {"gd": {"steps": 2}, "samples": {"steps": 20, "batch_size": 256}}
+
+
+def expected(dataset: Dataset) -> dict[tuple[str, Placement], Trained]:
+    written = {kind: as_written_down(dataset, parameters(kind, **few)) for kind, few in FEW.items()}
+    return {(kind, placement): written[kind] for kind in FEW for placement in PLACEMENTS}
+
+
+def test_two_workers(client: Client, store: Store, real_cifar10: Path) -> None:
+    dataset = store(7001, real_cifar10)
+    assert (dataset.name, dataset.rows("train")) == ("cifar10", 50_000)
+    assert runs(client, dataset) == expected(dataset)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard_rows", [500, 50_000])
+def test_other_shards(client: Client, store: Store, real_cifar10: Path, shard_rows: int) -> None:
+    dataset = store(shard_rows, real_cifar10)
+    assert runs(client, dataset) == expected(store(7001, real_cifar10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
+def test_other_clusters(store: Store, real_cifar10: Path, workers: int) -> None:
+    dataset = store(7001, real_cifar10)
+    with connect(workers=workers) as client:
+        assert runs(client, dataset) == expected(dataset)
+
+
+@pytest.mark.slow
+def test_the_notes_numbers_though_a_worker_is_killed(
+    client: Client, store: Store, real_cifar10: Path
+) -> None:
+    dataset = store(7001, real_cifar10)
+    (address, pid), *_ = process_ids(client).items()
+
+    def report(step: int, _loss: float) -> None:
+        if step == 100:
+            kill(pid)
+
+    wanted = TrainingParameters(steps=200, step_size=1e-7)
+    run = on_the_cluster(client, dataset, wanted, Placement.ALL_WORKERS, report)
+    assert removals(client, address)
+    W = np.frombuffer(run.W).reshape(10, 3073)
+    assert evaluate(client, dataset, "train", W)[0] == pytest.approx(4.69, abs=0.05)
+    assert evaluate(client, dataset, "test", W)[1] == pytest.approx(0.37, abs=0.01)
+
+
+@pytest.mark.slow
+def test_mini_batches_reach_what_they_should(
+    client: Client, store: Store, real_cifar10: Path
+) -> None:
+    dataset = store(7001, real_cifar10)
+    wanted = TrainingParameters(
+        method=Method.MINIBATCH, steps=3000, step_size=1e-7, reg=2.5e4, init="normal:1e-3"
+    )
+    run = on_the_cluster(client, dataset, wanted, Placement.ONE_WORKER)
+    W = np.frombuffer(run.W).reshape(10, 3073)
+    assert evaluate(client, dataset, "test", W)[1] >= 0.36
+
+
+def evaluate(client: Client, dataset: Dataset, split: Split, W: object) -> tuple[float, float]:
+    homes = plan_homes(dataset.shards(split), workers_of(client))
+    partials = in_tasks(client, place(client, dataset, split, homes))
+    value = Objective(partials, dataset.mean)(np.asarray(W))
+    return value.loss, value.accuracy

@@ -1,0 +1,156 @@
+"""One run, one result: the bits of the weights do not tell who computed them, or where."""
+
+import logging
+import threading
+
+import pytest
+from distributed import Client
+
+from pipeline import placement as placing
+from pipeline.cluster import connect
+from pipeline.placement import plan_homes, workers_of
+from pipeline.training import Placement
+from storage.dataset import Dataset
+from storage.schema import PIXELS
+from tests.pipeline.conftest import Store
+from tests.pipeline.runs import KINDS, Trained, as_written_down, on_the_cluster, parameters
+from tests.pipeline.workers import busy_with, kill, process_ids, removals, until
+
+PLACEMENTS = [Placement.ALL_WORKERS, Placement.ONE_WORKER]
+BOTH = pytest.mark.parametrize("placement", PLACEMENTS)
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(scope="session")
+def expected(store: Store) -> dict[tuple[str, str], Trained]:
+    """Every kind of run in either type, taken step by step in this process."""
+    return {
+        (kind, dtype): as_written_down(store(), parameters(kind, dtype=dtype))
+        for kind in KINDS
+        for dtype in ("float32", "float64")
+    }
+
+
+def test_the_runs_to_be_compared_differ(expected: dict[tuple[str, str], Trained]) -> None:
+    # the type decides a gradient only by the signs of margins, so W may be the same in both
+    assert len({run.W for run in expected.values()}) >= len(KINDS)
+    assert len({run.losses for run in expected.values()}) == len(expected)
+
+
+@pytest.mark.parametrize("memory", ["resident", "streamed"])
+@pytest.mark.parametrize(
+    ("shard_rows", "dtype"),
+    [(100, "float32"), (701, "float32"), (2000, "float32"), (701, "float64")],
+)
+@BOTH
+@EACH_KIND
+def test_shards_memory_and_placement_change_nothing(
+    client: Client,
+    store: Store,
+    expected: dict[tuple[str, str], Trained],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    placement: Placement,
+    shard_rows: int,
+    dtype: str,
+    memory: str,
+) -> None:
+    dataset = store(shard_rows)
+    if memory == "streamed":
+        keep_only(600, dataset, client, monkeypatch)
+    run = on_the_cluster(client, dataset, parameters(kind, dtype=dtype), placement)
+    assert run == expected[kind, dtype]
+
+
+def keep_only(rows: int, dataset: Dataset, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave each worker the memory for so many rows, so that the rest, or all, is streamed."""
+    workers = workers_of(client)
+    budget = rows * (PIXELS + 1) / workers[0].memory
+    monkeypatch.setattr(placing, "RESIDENT_FRACTION", budget)
+    homes = plan_homes(dataset.shards("train"), workers)
+    assert sum(home.stop - home.start for home in homes if home.resident) <= 2 * rows
+    assert not all(home.resident for home in homes)
+    assert not placing.fits_one_worker(dataset.rows("train"), workers)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_nothing(
+    store: Store, expected: dict[tuple[str, str], Trained], workers: int
+) -> None:
+    dataset = store(100)
+    with connect(workers=workers) as client:
+        assert len(workers_of(client)) == workers
+        runs = {
+            (kind, placement): on_the_cluster(client, dataset, parameters(kind), placement)
+            for kind in KINDS
+            for placement in PLACEMENTS
+        }
+    assert runs == {(kind, way): expected[kind, "float32"] for kind in KINDS for way in PLACEMENTS}
+
+
+@EACH_KIND
+def test_a_worker_killed_between_steps_of_all_workers_changes_nothing(
+    client: Client,
+    store: Store,
+    expected: dict[tuple[str, str], Trained],
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    (address, pid), *_ = process_ids(client).items()
+
+    def report(step: int, _loss: float) -> None:
+        if step == 3:
+            kill(pid)
+
+    with caplog.at_level(logging.WARNING, "pipeline.actors"):
+        run = on_the_cluster(client, store(), parameters(kind), Placement.ALL_WORKERS, report)
+    assert run == expected[kind, "float32"]
+    assert "a worker was lost" in caplog.text
+    assert removals(client, address)
+
+
+def test_a_worker_killed_within_a_step_of_all_workers_changes_nothing(
+    client: Client, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = parameters("gd", steps=150)
+    expected = as_written_down(store(), wanted)
+    (address, pid), *_ = process_ids(client).items()
+    timer = threading.Timer(0.0, kill, [pid])  # its thread is let run while the step is waited for
+
+    def report(step: int, _loss: float) -> None:
+        if step == 20:
+            timer.start()
+
+    with caplog.at_level(logging.WARNING, "pipeline.actors"):
+        run = on_the_cluster(client, store(), wanted, Placement.ALL_WORKERS, report)
+    assert run == expected
+    assert "a worker was lost" in caplog.text
+    assert removals(client, address)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("gd", 600), ("samples", 3000)])
+def test_the_one_worker_killed_in_mid_run_changes_nothing(
+    client: Client, store: Store, kind: str, steps: int
+) -> None:
+    wanted = parameters(kind, steps=steps)
+    expected = as_written_down(store(), wanted)
+    runs: list[Trained] = []
+    under_way = threading.Event()
+
+    def run() -> None:
+        runs.append(
+            on_the_cluster(
+                client, store(), wanted, Placement.ONE_WORKER, lambda *_: under_way.set()
+            )
+        )
+
+    driver = threading.Thread(target=run)
+    driver.start()
+    assert under_way.wait(30)
+    pids = process_ids(client)
+    [address] = busy_with(client, "hinge-train")
+    kill(pids[address])
+    driver.join(60)
+    [removal] = until(lambda: removals(client, address))
+    assert "hinge-train" in str(removal["processing-tasks"])
+    assert runs == [expected]
