@@ -175,7 +175,7 @@ def evaluate_task(
 ) -> Evaluation:
     """Evaluate the weights on all images of a split."""
     client, dataset = session.client, plan.dataset
-    homes = plan_homes(dataset.shards(split), workers_of(client))
+    homes = plan_homes(dataset.rows(split), workers_of(client))
     partials = in_tasks(client, place(client, dataset, split, homes))
     parameters = plan.parameters
     return Objective(partials, dataset.mean, parameters.reg, parameters.dtype)(state.W)

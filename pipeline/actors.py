@@ -46,7 +46,8 @@ class ShardActor:
 
     def partial(self, scorer: Scorer, rows: Rows | None) -> Partial:
         """Return the sums over the shards' rows, or over those of `rows` that they have."""
-        partials = self._pool.map(lambda shard: shard.partial(scorer, rows), self._shards)
+        in_turn = map if len(self._shards) == 1 else self._pool.map
+        partials = in_turn(lambda shard: shard.partial(scorer, rows), self._shards)
         total: Partial = reduce(Partial.combine, partials)
         return total
 
@@ -138,7 +139,7 @@ class ActorPartials:
     def _build(self) -> None:
         """Place the shards and make an actor of each worker's."""
         workers = workers_of(self._client)
-        homes = plan_homes(self._dataset.shards(self._split), workers)
+        homes = plan_homes(self._dataset.rows(self._split), workers)
         self._placed = place(self._client, self._dataset, self._split, homes)
         shards: dict[str | None, list[Any]] = defaultdict(list)
         for home, shard in self._placed:

@@ -1,5 +1,6 @@
-"""Which worker gets which shards, and which of them fit its memory: planned, then done."""
+"""Which worker gets which rows, and which of them fit its memory: planned, then done."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from storage.schema import PIXELS, Split
 
 RESIDENT_FRACTION = 0.5
 """The part of a worker's memory that resident shards may fill; Dask spills from 0.6 on."""
+
+MAX_SHARD_ROWS = 50_000
+"""Rows that one task loads, or loads again, at the most: 154 MB."""
 
 
 class Worker(NamedTuple):
@@ -36,36 +40,42 @@ class Home:
     """Whether it is held in the worker's memory, or read from the store as it is needed."""
 
 
-def plan_homes(shards: Sequence[range], workers: Sequence[Worker]) -> tuple[Home, ...]:
-    """Give each worker a run of neighbouring shards, by its share of all threads.
+def plan_homes(rows: int, workers: Sequence[Worker]) -> tuple[Home, ...]:
+    """Give every thread of every worker an equal run of the rows, in the workers' order.
 
-    Shards are resident as long as they fit `RESIDENT_FRACTION` of the worker's memory.
+    A run does not follow the store's shards, so that no thread waits for another. It is
+    resident as far as `RESIDENT_FRACTION` of the worker's memory goes, and the rest of it
+    streamed; both come in shards of at most `MAX_SHARD_ROWS`.
 
-    >>> two = [Worker("a", 1, 0), Worker("b", 1, 0)]
-    >>> [home.worker for home in plan_homes([range(0, 5), range(5, 10), range(10, 12)], two)]
-    ['a', 'b', 'b']
+    >>> [(home.worker, home.start, home.stop) for home in plan_homes(11, [Worker("a", 1, 0),
+    ...                                                                  Worker("b", 2, 0)])]
+    [('a', 0, 3), ('b', 3, 7), ('b', 7, 11)]
     """
-    rows = max(shard.stop for shard in shards)
     threads = sum(worker.threads for worker in workers)
-    held = dict.fromkeys(workers, 0)
-    homes = []
-    for shard in shards:
-        middle = (shard.start + shard.stop) / 2 / rows * threads
-        worker = _at_thread(middle, workers)
-        size = len(shard) * (PIXELS + 1)
-        resident = not worker.memory or held[worker] + size <= RESIDENT_FRACTION * worker.memory
-        held[worker] += size * resident
-        homes.append(Home(worker.address, shard.start, shard.stop, resident))
+    homes: list[Home] = []
+    thread = 0
+    for worker in workers:
+        room = _resident_rows(worker)
+        for _ in range(worker.threads):
+            start, stop = rows * thread // threads, rows * (thread + 1) // threads
+            held = start + min(stop - start, room)
+            homes += _homes(worker, start, held, resident=True)
+            homes += _homes(worker, held, stop, resident=False)
+            room -= held - start
+            thread += 1
     return tuple(homes)
 
 
-def _at_thread(place: float, workers: Sequence[Worker]) -> Worker:
-    """Return the worker that has thread number `place`, all threads in a row."""
-    for worker in workers:
-        place -= worker.threads
-        if place < 0:
-            return worker
-    return workers[-1]
+def _homes(worker: Worker, start: int, stop: int, *, resident: bool) -> list[Home]:
+    cuts = range(start, stop, MAX_SHARD_ROWS)
+    return [Home(worker.address, cut, min(cut + MAX_SHARD_ROWS, stop), resident) for cut in cuts]
+
+
+def _resident_rows(worker: Worker) -> int:
+    """Return how many rows a worker may hold."""
+    if not worker.memory:
+        return sys.maxsize
+    return int(RESIDENT_FRACTION * worker.memory) // (PIXELS + 1)
 
 
 def workers_of(client: Client) -> list[Worker]:
@@ -79,8 +89,7 @@ def workers_of(client: Client) -> list[Worker]:
 
 def fits_one_worker(rows: int, workers: Sequence[Worker]) -> bool:
     """Whether some worker can hold all rows."""
-    size = rows * (PIXELS + 1)
-    return any(not w.memory or size <= RESIDENT_FRACTION * w.memory for w in workers)
+    return any(rows <= _resident_rows(worker) for worker in workers)
 
 
 Placed = tuple[Home, Future[Any] | StoredShard]

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import count
 
 import numpy as np
-from distributed import Client, get_worker
+from distributed import Client, Future, get_worker
 from numpy.typing import NDArray
 
 from kernels.updates import Optimiser, gradient_descent
@@ -198,6 +198,8 @@ def _one_worker(
         yield stretch
     finally:
         client.unsubscribe_topic(run)
+        if isinstance(shard, Future):  # or an error's traceback would hold it
+            shard.release()
 
 
 def descend_task(

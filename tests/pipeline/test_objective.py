@@ -79,7 +79,7 @@ def test_summed_here(
 @pytest.fixture(scope="module")
 def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, Partials]]:
     dataset = store()
-    homes = plan_homes(dataset.shards("train"), workers_of(cluster))
+    homes = plan_homes(dataset.rows("train"), workers_of(cluster))
     placed = place(cluster, dataset, "train", homes)
     with ActorPartials(cluster, dataset) as actors:
         yield {"tasks": in_tasks(cluster, placed), "actors": actors}
@@ -135,9 +135,7 @@ def test_a_worker_killed_between_loading_and_summing_changes_nothing(
     client: Client, store: Store, W: NDArray[np.float64]
 ) -> None:
     dataset = store(100)
-    placed = place(
-        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
-    )
+    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
     (address, pid), *_ = process_ids(client).items()
     kill(pid)
     value = Objective(in_tasks(client, placed), dataset.mean, REG)(W)

@@ -2,11 +2,10 @@
 
 import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,22 +15,26 @@ from pipeline import placement, shards
 from pipeline.cluster import connect
 from pipeline.evaluation import in_tasks
 from pipeline.objective import Objective
-from pipeline.placement import Home, Worker, fits_one_worker, place, plan_homes, workers_of
+from pipeline.placement import (
+    MAX_SHARD_ROWS,
+    Home,
+    Worker,
+    fits_one_worker,
+    place,
+    plan_homes,
+    workers_of,
+)
 from pipeline.shards import ResidentShard, StoredShard, load_shard
 from pipeline.training import Method, Placement, resolve
 from storage.dataset import Dataset
 from storage.errors import DataError
-from storage.schema import PIXELS, Layout
+from storage.schema import PIXELS
 from tests.pipeline.conftest import Store
-from tests.pipeline.workers import kill, process_ids, until
+from tests.pipeline.workers import held, kill, process_ids, until
 
 ROW = PIXELS + 1
 MEMORY = {rows: 2 * rows * ROW for rows in (10, 15, 100)}
 """A worker's memory of which resident shards may take so many rows."""
-
-
-def runs(*stops: int) -> list[range]:
-    return [range(start, stop) for start, stop in pairwise((0, *stops))]
 
 
 def one(name: str, threads: int = 1, rows: int = 0) -> Worker:
@@ -40,60 +43,54 @@ def one(name: str, threads: int = 1, rows: int = 0) -> Worker:
 
 # fmt: off
 PLANS = [
-    # shards, workers, each shard's worker (in capitals: streamed)
-    (runs(10), [one("a")], "a"),
-    (runs(10), [one("a"), one("b")], "b"),                       # its middle is the border
-    (runs(10, 20), [one("a"), one("b")], "ab"),
-    (runs(10, 20, 30), [one("a"), one("b")], "abb"),             # the odd one out
-    (runs(10, 20, 23), [one("a"), one("b")], "abb"),             # a short last shard
-    (runs(10, 20, 30, 40), [one("a"), one("b", 3)], "abbb"),     # by threads
-    (runs(10, 20, 30, 40), [one("a", 3), one("b")], "aaab"),
-    (runs(10, 20), [one("a"), one("b"), one("c"), one("d")], "bd"),  # more workers than shards
-    (runs(10, 20, 30), [one("a", rows=100)], "aaa"),
-    (runs(10, 20, 30), [one("a", rows=10)], "aAA"),              # one fits exactly
-    (runs(11, 20, 30), [one("a", rows=10)], "AaA"),              # a smaller one still may
-    (runs(10, 20, 30, 40), [one("a", rows=10), one("b", rows=100)], "aAbb"),
-    (runs(10, 20, 30, 40), [one("a", rows=15), one("b")], "aAbb"),
+    # rows, workers, each shard's worker (in capitals: streamed) and first row
+    (10, [one("a")], "a0"),
+    (10, [one("a"), one("b")], "a0 b5"),
+    (11, [one("a"), one("b")], "a0 b5"),                          # the odd one out
+    (12, [one("a"), one("b", 3)], "a0 b3 b6 b9"),                 # a run for each thread
+    (2, [one("a"), one("b"), one("c"), one("d")], "b0 d1"),       # more threads than rows
+    (30, [one("a", rows=100)], "a0"),
+    (30, [one("a", rows=10)], "a0 A10"),                          # what fits, fits exactly
+    (40, [one("a", rows=10), one("b", rows=100)], "a0 A10 b20"),
+    (40, [one("a", 2, rows=15)], "a0 A15 A20"),                   # the threads share the memory
+    (40, [one("a", 2, rows=100)], "a0 a20"),
+    (120_000, [one("a")], "a0 a50000 a100000"),                   # no task loads more
+    (120_000, [one("a", rows=10)], "a0 A10 A50010 A100010"),
 ]
 # fmt: on
 
 
 @pytest.mark.parametrize(("rows", "workers", "expected"), PLANS)
-def test_plans(rows: list[range], workers: list[Worker], expected: str) -> None:
+def test_plans(rows: int, workers: list[Worker], expected: str) -> None:
     homes = plan_homes(rows, workers)
     names = [home.worker if home.resident else str(home.worker).upper() for home in homes]
-    assert "".join(map(str, names)) == expected
+    starts = [home.start for home in homes]
+    assert " ".join(f"{name}{row}" for name, row in zip(names, starts, strict=True)) == expected
 
 
 WORKERS = st.lists(
     st.tuples(st.integers(1, 8), st.sampled_from([0, 1000, 10**6, 10**8])), min_size=1, max_size=9
 ).map(lambda given: [Worker(f"w{i}", *each) for i, each in enumerate(given)])
-SHARDS = st.tuples(st.integers(1, 20_000), st.integers(1, 4000)).map(
-    lambda sizes: Layout(sizes[1]).shards(sizes[0])
-)
 
 
-@given(rows=SHARDS, workers=WORKERS)
-def test_every_plan(rows: tuple[range, ...], workers: list[Worker]) -> None:
+@given(rows=st.integers(1, 200_000), workers=WORKERS)
+def test_every_plan(rows: int, workers: list[Worker]) -> None:
     homes = plan_homes(rows, workers)
-    assert [range(home.start, home.stop) for home in homes] == list(rows)  # every row once
+    stops = [home.stop for home in homes]
+    assert [home.start for home in homes] == [0, *stops[:-1]]  # every row once, in order
+    assert stops[-1] == rows
+    assert all(home.start < home.stop <= home.start + MAX_SHARD_ROWS for home in homes)
     order = [worker.address for worker in workers]
     places = [order.index(str(home.worker)) for home in homes]
     assert places == sorted(places)  # neighbours lie together
-    total, threads = rows[-1].stop, sum(worker.threads for worker in workers)
+    threads = sum(worker.threads for worker in workers)
     for worker in workers:
         own = [home for home in homes if home.worker == worker.address]
-        held = sum(home.stop - home.start for home in own if home.resident) * ROW
-        if worker.memory:
-            assert held <= worker.memory / 2
-        else:
-            assert all(home.resident for home in own)
-        for home in own:  # nothing is streamed that would have fitted beside all that is held
-            if not home.resident:
-                assert held + (home.stop - home.start) * ROW > worker.memory / 2
-        share = total * worker.threads / threads
-        longest = max(len(run) for run in rows)
-        assert abs(sum(home.stop - home.start for home in own) - share) <= longest
+        share = sum(home.stop - home.start for home in own)
+        assert abs(share - rows * worker.threads / threads) <= 1
+        held = sum(home.stop - home.start for home in own if home.resident)
+        room = worker.memory // 2 // ROW if worker.memory else rows
+        assert held == min(share, room)  # as much as fits, and no more
 
 
 # fmt: off
@@ -142,7 +139,7 @@ def test_many_workers_are_all_seen() -> None:
 
 def test_shards_are_where_they_were_planned(client: Client, store: Store) -> None:
     dataset = store(100)
-    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    homes = plan_homes(dataset.rows("train"), workers_of(client))
     placed = place(client, dataset, "train", homes)
     assert {home.worker for home in homes} == set(process_ids(client))
     where = client.who_has([future for _, future in placed])
@@ -152,21 +149,19 @@ def test_shards_are_where_they_were_planned(client: Client, store: Store) -> Non
 
 
 def test_shards_are_let_go_of(client: Client, store: Store) -> None:
-    dataset = store(100)
-    placed = place(
-        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
-    )
-    keys = {future.key for _, future in placed if not isinstance(future, StoredShard)}
+    dataset, before = store(100), held(client)
+    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
+    keys = {future.key for _, future in placed if isinstance(future, Future)}
     in_tasks(client, placed)(fold(np.zeros((10, 3073))), None)
-    assert keys <= set(client.who_has())
+    assert keys <= held(client)
     placed.clear()
-    until(lambda: not any(key[0].startswith("hinge-") for key in client.who_has()))
+    until(lambda: held(client) <= before)
 
 
 def test_a_worker_killed_while_shards_are_loaded(client: Client, store: Store) -> None:
     dataset = store(100)
     (gone, pid), *_ = process_ids(client).items()
-    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    homes = plan_homes(dataset.rows("train"), workers_of(client))
     kill(pid)  # the plan names a worker that is no more when its shards are asked for
     placed = place(client, dataset, "train", homes)
     assert any(home.worker == gone for home, _ in placed)
@@ -183,7 +178,7 @@ def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
 
 def test_two_clusters_in_one_process_do_not_mix(client: Client, store: Store) -> None:
     dataset = store()
-    homes = plan_homes(dataset.shards("train"), workers_of(client))
+    homes = plan_homes(dataset.rows("train"), workers_of(client))
     with connect(workers=1) as newer:  # the one that Dask now takes for everybody's
         placed = place(client, dataset, "train", homes)
         value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
@@ -236,4 +231,4 @@ def test_picked_rows_are_streamed_in_blocks_too(
 def test_a_missing_store_is_a_data_error(client: Client, store: Store) -> None:
     dataset = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
     with pytest.raises(DataError, match="cannot open train/images"):
-        place(client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client)))
+        place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))

@@ -91,7 +91,7 @@ def test_mini_batches_reach_what_they_should(
 
 
 def evaluate(client: Client, dataset: Dataset, split: Split, W: object) -> tuple[float, float]:
-    homes = plan_homes(dataset.shards(split), workers_of(client))
+    homes = plan_homes(dataset.rows(split), workers_of(client))
     partials = in_tasks(client, place(client, dataset, split, homes))
     value = Objective(partials, dataset.mean)(np.asarray(W))
     return value.loss, value.accuracy

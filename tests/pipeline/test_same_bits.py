@@ -67,7 +67,7 @@ def keep_only(rows: int, dataset: Dataset, client: Client, monkeypatch: pytest.M
     workers = workers_of(client)
     budget = rows * (PIXELS + 1) / workers[0].memory
     monkeypatch.setattr(placing, "RESIDENT_FRACTION", budget)
-    homes = plan_homes(dataset.shards("train"), workers)
+    homes = plan_homes(dataset.rows("train"), workers)
     assert sum(home.stop - home.start for home in homes if home.resident) <= 2 * rows
     assert not all(home.resident for home in homes)
     assert not placing.fits_one_worker(dataset.rows("train"), workers)

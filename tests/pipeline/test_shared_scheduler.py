@@ -1,5 +1,6 @@
 """A scheduler that others use too: what they see, what they keep, and that nobody's data mix."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,13 +16,13 @@ from pipeline.evaluation import in_tasks
 from pipeline.ingest import ingest
 from pipeline.objective import Objective
 from pipeline.placement import place, plan_homes, workers_of
-from pipeline.training import Placement
+from pipeline.training import Placement, prepare
 from storage.ingest import plan_ingest
 from storage.schema import Layout
 from storage.synthetic import Synthetic
 from tests.pipeline.conftest import Store
 from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
-from tests.pipeline.workers import address_of, prefixes, until
+from tests.pipeline.workers import address_of, held, prefixes, until
 
 BOTH = pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
 BOTH_BUT_ACTORS = pytest.mark.parametrize(
@@ -45,9 +46,7 @@ def test_the_dashboard_groups_work_by_what_it_is(
     dataset = ingest(
         client, plan_ingest(Synthetic(500, 100), str(tmp_path / "a.zarr"), Layout(100))
     )
-    placed = place(
-        client, dataset, "train", plan_homes(dataset.shards("train"), workers_of(client))
-    )
+    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
     Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
     for placement in Placement.ALL_WORKERS, Placement.ONE_WORKER:
         on_the_cluster(client, dataset, parameters("samples"), placement)
@@ -60,13 +59,9 @@ def test_the_dashboard_groups_work_by_what_it_is(
 
 @BOTH
 def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
+    before = held(client)
     on_the_cluster(client, store(), parameters("samples"), placement)
-
-    def actors(dask_worker: object) -> int:
-        return len(dask_worker.state.actors)  # type: ignore[attr-defined]
-
-    until(lambda: not any(key[0].startswith("hinge") for key in client.who_has()))
-    until(lambda: not any(client.run(actors).values()))
+    until(lambda: held(client) <= before)
 
 
 def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) -> None:
@@ -76,9 +71,28 @@ def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) ->
     def report(_step: int, _loss: float) -> None:
         raise ReportError
 
+    before = held(client)
     with pytest.raises(ReportError):
         on_the_cluster(client, store(), parameters("gd"), Placement.ALL_WORKERS, report)
-    until(lambda: not any(key[0].startswith("hinge") for key in client.who_has()))
+    gc.collect()  # the error's traceback and its frames hold each other
+    until(lambda: held(client) <= before)
+
+
+def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
+    client: Client, store: Store
+) -> None:
+    before, wanted = held(client), parameters("gd", placement=Placement.ONE_WORKER)
+
+    def run() -> None:
+        with prepare(client, store(), wanted, lambda *_: None) as stretch:
+            stretch(wanted.start(10), 2)
+            assert held(client) - before
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError) as caught:
+        run()
+    until(lambda: held(client) <= before)
+    assert caught.traceback  # which holds the run's frames, but not its rows
 
 
 @BOTH

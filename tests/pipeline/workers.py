@@ -48,6 +48,16 @@ def removals(client: Client, address: str) -> list[dict[str, Any]]:
     return [event for _, event in events if event.get("action") == "remove-worker"]
 
 
+def held(client: Client) -> set[Any]:
+    """Return the keys of the project's results that workers hold, and of their actors."""
+
+    def actors(dask_worker: Any) -> list[Any]:
+        return list(dask_worker.state.actors)
+
+    keys = {*client.who_has(), *(key for own in client.run(actors).values() for key in own)}
+    return {key for key in keys if str(key[0]).startswith("hinge-")}
+
+
 def prefixes(client: Client) -> dict[str, int]:
     """Return how many tasks each row of the dashboard's progress page has ever had."""
 
