@@ -111,19 +111,17 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """The user, with a Prefect server that stays up and a Dask cluster of two workers."""
     home = tmp_path_factory.mktemp("home")
-    with (
-        starting_server(home / ".prefect") as server,
-        subprocess.Popen(
+    with starting_server(home / ".prefect") as server:
+        api = server.wait()
+        with subprocess.Popen(
             [sys.executable, "-c", CLUSTER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-        ) as cluster,
-    ):
-        assert cluster.stdout is not None
-        address = cluster.stdout.readline().strip()
-        yield User(home, server.wait(), address)
-        cluster.communicate(timeout=30)
+        ) as cluster:
+            assert cluster.stdout is not None
+            yield User(home, api, cluster.stdout.readline().strip())
+            cluster.communicate(timeout=30)
 
 
 Command = Callable[..., Finished]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.console import Console, to_json
@@ -44,6 +44,8 @@ def refuse(constant: str) -> None:
 
 
 @given(JSON)
+@example(math.nan)
+@example({"losses": [9.0, -math.inf]})
 def test_whatever_a_result_holds_the_json_is_valid_and_says_the_same(value: Any) -> None:
     assert json.loads(to_json(value), parse_constant=refuse) == plain(value)
 

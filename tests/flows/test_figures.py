@@ -41,6 +41,15 @@ def test_of_noisy_batches_the_running_mean_is_drawn_over_them(tmp_path: Path) ->
     assert 0 < height < 0.4 * picture.shape[0]  # the mean of 50 is 7 times calmer
 
 
+def test_the_running_mean_is_as_high_as_what_it_is_the_mean_of(tmp_path: Path) -> None:
+    losses = 9 - 4 * np.linspace(0, 1, 400)
+    heights = [
+        np.median(blue_points(drawn(tmp_path / "loss.png", losses, window))[:, 0])
+        for window in (1, 20)
+    ]
+    assert abs(heights[0] - heights[1]) < 40
+
+
 @pytest.mark.parametrize(
     "losses",
     [

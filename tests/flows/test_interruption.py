@@ -19,8 +19,8 @@ from tests.flows.conftest import Command, User, until
 from tests.flows.test_console import read_terminal
 
 METHODS: dict[str, list[object]] = {
-    "gd": ["--steps", 400, "--checkpoint-every", 20],
-    "minibatch": ["--steps", 6000, "--checkpoint-every", 300, "--batch-size", 16],
+    "gd": ["--steps", 200, "--checkpoint-every", 10],
+    "minibatch": ["--steps", 4000, "--checkpoint-every", 200, "--batch-size", 16],
 }
 
 
