@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
+from pipeline import cluster as clusters
 from pipeline.cluster import connect
 from pipeline.ingest import ingest
 from storage.dataset import Dataset
@@ -14,6 +15,18 @@ from storage.schema import Layout
 from storage.sources import open_source
 
 Store = Callable[..., Dataset]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fight_for_the_dashboards_port() -> Iterator[None]:
+    """Take any port: test runs beside this one want the usual one too.
+
+    Where another process takes it between Dask's look and its listening, Tornado leaves a
+    socket to the garbage collector, which is a warning, and so an error, in some later test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters, "_DASHBOARD_PORT", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ class Slow:
         if self.waits:
             until((self.signs / "go").exists)
         if self.damaged is not None:
-            time.sleep(0.2)  # as long as a shard takes that is still written when one fails
+            time.sleep(0.1)  # as long as a shard takes that is still written when one fails
         return self.base.read(split, start, stop)
 
 
@@ -105,7 +105,7 @@ def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged
     assert list(place.iterdir()) == []
     # what was under way has ended, so that nothing comes back
     assert busy_with(client, "hinge-ingest") == []
-    client.run(time.sleep, 0.3)
+    client.run(time.sleep, 0.2)
     assert list(place.iterdir()) == []
 
 
