@@ -212,6 +212,7 @@ class _LocalServer:
         try:
             return not _try_lock(state)
         finally:
+            fcntl.flock(state, fcntl.LOCK_UN)  # a child forked just now has the descriptor too
             os.close(state)
 
     def _answers(self) -> bool:
@@ -318,5 +319,5 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "it ended without a word"

@@ -18,7 +18,7 @@ from distributed import Client, LocalCluster, Security, rpc
 
 from pipeline.errors import PipelineError
 
-CONNECT_SECONDS = 8.0
+CONNECT_SECONDS = 5.0
 """How long a scheduler may take to answer, and it to have a first worker."""
 
 _DASHBOARD_PORT = 8787

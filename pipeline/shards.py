@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.hinge import Scorer, hinge_partial
+from kernels.hinge import Scorer, fold, hinge_partial
 from kernels.partial import Partial
 from storage.dataset import Dataset
-from storage.schema import Split
+from storage.schema import PIXELS, Split
 
 STREAM_ROWS = 2_000
 """Rows of a streamed shard in memory at a time: 6 MB."""
@@ -85,8 +85,13 @@ class StoredShard:
 
 
 def load_shard(dataset: Dataset, split: Split, start: int, stop: int) -> ResidentShard:
-    """Read the rows from `start` to `stop` into memory."""
-    return ResidentShard(start, stop, *dataset.read(split, start, stop))
+    """Read the rows from `start` to `stop` into memory.
+
+    The kernel is loaded too, or compiled, so that the first step is as quick as the others.
+    """
+    shard = ResidentShard(start, stop, *dataset.read(split, start, stop))
+    shard.partial(fold(np.zeros((len(dataset.classes), PIXELS + 1))), np.array([start]))
+    return shard
 
 
 def _within(shard: Shard, rows: Rows) -> Rows:
