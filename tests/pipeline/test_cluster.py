@@ -64,8 +64,8 @@ def test_a_scheduler_that_does_not_answer() -> None:
     for address, (message, seconds) in zip(addresses, refusals, strict=True):
         assert seconds < 10
         assert message == (
-            f"no Dask scheduler answers at {address!r} within 8 s; start one with "
-            "`dask scheduler`, or leave --scheduler out to use this machine"
+            f"no Dask scheduler answers at {address!r} within {clusters.CONNECT_SECONDS:g} s; "
+            "start one with `dask scheduler`, or leave --scheduler out to use this machine"
         )
 
 

@@ -186,3 +186,4 @@ def test_gradient_descent_with_a_small_step_never_rises(store: Store) -> None:
     assert end.losses[0] == 9.0  # every margin is 1
     assert np.all(np.diff(end.losses) < 0)
     assert end.losses[-1] < 8.5
+    assert len(end.losses) == end.step == 25
