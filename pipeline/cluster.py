@@ -92,7 +92,7 @@ def _local(workers: int) -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,  # an error reaches the driver, which tells of it
             dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}",
         )
     # the driver talks to the workers itself: half the way of a step through the scheduler
