@@ -23,6 +23,10 @@ CONNECT_SECONDS = 5.0
 
 _DASHBOARD_PORT = 8787
 
+_LOST_WORKER_TIMEOUT = "7 days"
+"""A worker that dies is started again by its nanny. Dask would have it 15 s later by the clock:
+one that starts slowly, or has died again just then, would be given up for good."""
+
 
 @contextmanager
 def connect(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Client]:
@@ -96,7 +100,11 @@ def _local(workers: int) -> Iterator[Client]:
             dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}",
         )
     # the driver talks to the workers itself: half the way of a step through the scheduler
-    with cluster, Client(cluster, direct_to_workers=True) as client:
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT}),
+        cluster,
+        Client(cluster, direct_to_workers=True) as client,
+    ):
         yield client
 
 

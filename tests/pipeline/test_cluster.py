@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import dask.config
 import psutil  # type: ignore[import-untyped]
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from pipeline import cluster as clusters
 from pipeline.cluster import connect, task_group
 from pipeline.errors import PipelineError
-from tests.pipeline.workers import address_of, process_ids
+from pipeline.placement import workers_of
+from tests.pipeline.workers import address_of, kill, process_ids, until
 
 
 @contextmanager
@@ -162,6 +164,24 @@ def test_a_local_cluster_is_bound_to_loopback_and_ends_with_its_context() -> Non
         assert [worker["nthreads"] for worker in workers] == [1, 1]
     assert not any(psutil.pid_exists(pid) for pid in pids)
     assert listeners().keys() <= before.keys()
+
+
+@pytest.mark.slow
+def test_a_worker_that_keeps_dying_comes_back() -> None:
+    with connect(workers=2) as client:
+        survivor, dying = process_ids(client)
+        first = time.monotonic()
+        while time.monotonic() < first + 16:  # dead, too, when Dask looks after 15 s
+            [pid] = client.run(os.getpid, workers=[dying]).values()
+            kill(pid)
+            known = {survivor, dying}
+            [dying] = until(partial(newcomers, client, known))
+        client.wait_for_workers(2, timeout=30)
+        assert survivor in process_ids(client)
+
+
+def newcomers(client: Client, known: set[str]) -> set[str]:
+    return {worker.address for worker in workers_of(client)} - known
 
 
 def test_the_dashboard_takes_another_port_where_its_own_is_taken(
