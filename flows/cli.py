@@ -1,5 +1,6 @@
 """The command `hinge`. What a command needs is imported when it runs, so that help is quick."""
 
+import io
 import math
 import os
 import sys
@@ -29,7 +30,15 @@ _WHERE_A_RUN_MAY_DIFFER = {
 
 def main() -> None:
     """Run the command that was typed, and exit: 0 done, 1 the run failed, 2 bad usage or input."""
-    sys.exit(run_command(sys.argv[1:]))
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not have all letters
+    status = run_command(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -39,13 +48,16 @@ def run_command(arguments: Sequence[str]) -> int:
         status: int = hinge.main(
             list(arguments) or ["--help"], prog_name="hinge", standalone_mode=False
         )
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "hinge"
-        return _complain(f"{error.format_message()} (`{command} --help` says more)")
     except click.ClickException as error:
-        return _complain(error.format_message())
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        more = f" (`{context.command_path if context else 'hinge'} --help` says more)"
+        return _complain(error.format_message() + more)
     except INPUT_ERRORS as error:
         return _complain(str(error))
+    except OSError as error:  # a full disk, or a reader of standard output who has seen enough
+        return (
+            EXIT_DONE if isinstance(error, BrokenPipeError) else _complain(str(error), EXIT_FAILED)
+        )
     except (click.Abort, KeyboardInterrupt) as error:
         what_next = str(error.__cause__ or error)
         print("hinge: interrupted" + (what_next and f"; {what_next}"), file=sys.stderr)
@@ -53,9 +65,9 @@ def run_command(arguments: Sequence[str]) -> int:
     return status
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, status: int = EXIT_USAGE) -> int:
     print(f"hinge: {' '.join(message.split())}", file=sys.stderr)
-    return EXIT_USAGE
+    return status
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -84,6 +96,7 @@ _output = _options(
         type=click.Path(path_type=Path, file_okay=False),
         default="runs",
         show_default=True,
+        callback=lambda _context, _option, runs: runs.expanduser(),
         help="Where runs are kept.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),

@@ -23,7 +23,7 @@ _CONNECT_SECONDS = 10.0
 
 _SYNTHETIC = """
 ****************************************************************************************
-*  These are NOT the CIFAR-10 images. {reason}
+*  These are NOT the CIFAR-10 images, which could not be downloaded (see above).
 *  What follows is trained on SYNTHETIC images of the same shapes: it shows that the
 *  pipeline works, and its numbers mean nothing else. For the real ones, name a directory
 *  or .tar.gz of CIFAR-10: HINGE_CIFAR10=... make demo
@@ -69,7 +69,8 @@ def _source() -> str:
     try:
         return str(download(BINARY_URL, BINARY_MD5, cache, timeout=_CONNECT_SECONDS))
     except DataError as error:
-        print(_SYNTHETIC.format(reason=str(error).split(". ")[0] + "."), flush=True)
+        print(error, file=sys.stderr)
+        print(_SYNTHETIC, flush=True)
         return "synthetic"
 
 

@@ -16,7 +16,7 @@ from flows.session import Session, flow_session
 from pipeline.ingest import ingest
 from storage.dataset import Dataset, open_dataset
 from storage.ingest import IngestPlan, ShardSummary, plan_ingest
-from storage.schema import Layout
+from storage.schema import SPLITS, Layout
 from storage.sources import Source, open_source
 
 
@@ -73,7 +73,9 @@ def open_task(source: str, limit: int | None, workdir: Path, session: Session) -
 def write_task(plan: IngestPlan, session: Session) -> tuple[Dataset, dict[str, int]]:
     """Write the shards on the cluster and publish the store."""
     if plan.complete:
-        return open_dataset(plan.location.url), {"written": 0, "reused": 0}
+        dataset = open_dataset(plan.location.url)
+        there = sum(len(dataset.shards(split)) for split in SPLITS)
+        return dataset, {"written": 0, "reused": there}
     counts = {"written": 0, "reused": 0}
     with session.console.progress("ingest", len(plan.shards)) as advance:
 

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -54,7 +55,7 @@ class Run:
 
         Raises PipelineError if there is none.
         """
-        for path in (runs / name, Path(name)):
+        for path in (runs / name, Path(name).expanduser()):
             if (path / "result.json").is_file():
                 return cls(path)
         raise PipelineError(f"no run {name!r} in {runs}; `ls {runs}` shows the runs that are there")
@@ -76,9 +77,8 @@ class Run:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `result.json`, whole or not at all."""
-        written = self.path / "result.json.tmp"
-        written.write_text(to_json(record) + "\n")
-        written.replace(self.path / "result.json")
+        with _replacing(self.path / "result.json") as written:
+            written.write_text(to_json(record) + "\n")
 
     @property
     def checkpoint(self) -> Path:
@@ -87,14 +87,26 @@ class Run:
 
     def write_weights(self, W: NDArray[np.float64]) -> None:
         """Write the weights (C, D + 1) as `weights.npy`."""
-        np.save(self.path / "weights.npy", W)
+        with _replacing(self.path / "weights.npy") as written, written.open("wb") as file:
+            np.save(file, W)
 
     def write_losses(self, losses: NDArray[np.float64]) -> None:
         """Write the loss curve as `loss.csv`: the step and the loss before it."""
-        with (self.path / "loss.csv").open("w", newline="") as file:
+        with _replacing(self.path / "loss.csv") as written, written.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "loss"])
             writer.writerows(enumerate(losses.tolist()))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write what then takes the place of `path`, whole or not at all."""
+    written = path.with_name(f"{path.name}.tmp")
+    try:
+        yield written
+        written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def check_runs(runs: Path) -> None:

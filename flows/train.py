@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
 
 from flows.figures import draw_loss_curve
 from flows.record import Run, circumstances, now, weights_sha256
@@ -209,12 +210,13 @@ def _early_end_recorded(run: Run, record: dict[str, Any], store: str) -> Iterato
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):
         run.write_record(record | {"status": "interrupted", "finished": now()})
         command = shlex.join(["hinge", "train", "--store", store, "--resume", str(run.path)])
         raise KeyboardInterrupt(f"`{command}` goes on") from None
     except Exception as error:
-        run.write_record(record | {"status": "failed", "error": str(error), "finished": now()})
+        with suppress(OSError):  # of a full disk, say: then that is the error to tell of
+            run.write_record(record | {"status": "failed", "error": str(error), "finished": now()})
         raise
 
 

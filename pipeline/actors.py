@@ -10,16 +10,16 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import reduce
-from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
-from distributed import Client, get_worker
+from distributed import Client, KilledWorker, get_worker
 
 from kernels.hinge import Scorer
 from kernels.partial import Partial
+from pipeline.cluster import task_group
 from pipeline.errors import PipelineError
 from pipeline.placement import Placed, place, plan_homes, workers_of
 from pipeline.shards import Rows, Shard
@@ -33,7 +33,6 @@ REPLACEMENT_SECONDS = 5.0
 """How long to wait for a lost worker's successor before going on without it."""
 
 _PATIENCE_SECONDS = 1.0
-_generations = count()
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +59,7 @@ class ActorPartials:
         self._dataset = dataset
         self._split = split
         self._actors: dict[str, Any] = {}
+        self._futures: list[Any] = []  # or the scheduler would let go of the actors
         self._placed: list[Placed] = []
         self._build()
 
@@ -73,7 +73,7 @@ class ActorPartials:
             if partials is not None:
                 return partials
             _log.warning("a worker was lost; its shards are read anew and the step taken again")
-            self._rebuild()
+            self._try_to_rebuild()
         raise PipelineError(
             f"workers were lost {MAX_REBUILDS} times in one step; look at their logs, and give "
             "them more memory or the run fewer of them"
@@ -89,11 +89,17 @@ class ActorPartials:
         _traceback: TracebackType | None,
     ) -> None:
         """Let go of the actors and the shards."""
+        self._release()
+
+    def _release(self) -> None:
         self._actors.clear()
+        self._futures.clear()
         self._placed.clear()
 
     def _call(self, scorer: Scorer, rows: Rows | None) -> list[Partial] | None:
         """Call all actors at once; None if a worker is lost."""
+        if not self._actors:
+            return None
         try:
             calls = [
                 (address, actor.partial(scorer, rows)) for address, actor in self._actors.items()
@@ -102,7 +108,7 @@ class ActorPartials:
         except _WorkerLostError:
             return None
         except (OSError, RuntimeError):  # what Dask says of an actor it cannot reach
-            if self._lost():
+            if self._lost(_PATIENCE_SECONDS):  # the scheduler may notice a little after us
                 return None
             raise
 
@@ -112,24 +118,32 @@ class ActorPartials:
             try:
                 result: Partial = call.result(timeout=_PATIENCE_SECONDS)
             except TimeoutError:
+                if call.done():  # it is the actor's own error
+                    raise
                 if address in self._lost():
                     raise _WorkerLostError from None
             else:
                 return result
 
-    def _lost(self) -> set[str]:
-        """Return the workers of actors that the scheduler knows no more."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS  # it may notice a little after us
+    def _lost(self, patience: float = 0.0) -> set[str]:
+        """Return the workers of actors that the scheduler knows no more, within some seconds."""
+        deadline = time.monotonic() + patience
         while True:
             lost = self._actors.keys() - {worker.address for worker in workers_of(self._client)}
-            if lost or time.monotonic() > deadline:
+            if lost or time.monotonic() >= deadline:
                 return lost
             time.sleep(0.05)
 
-    def _rebuild(self) -> None:
-        wanted = len(self._actors)
-        self._actors.clear()
-        self._placed.clear()
+    def _try_to_rebuild(self) -> None:
+        """Build the actors anew; another worker that is lost meanwhile leaves none."""
+        try:
+            self._rebuild(len(self._actors))
+        except (OSError, RuntimeError, CancelledError, KilledWorker) as error:
+            _log.warning("a worker was lost again: %s", error)
+            self._release()
+
+    def _rebuild(self, wanted: int) -> None:
+        self._release()
         deadline = time.monotonic() + REPLACEMENT_SECONDS
         while len(workers_of(self._client)) < wanted and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -144,18 +158,20 @@ class ActorPartials:
         shards: dict[str | None, list[Any]] = defaultdict(list)
         for home, shard in self._placed:
             shards[home.worker].append(shard)
+        group = task_group("hinge-actor")
         futures = {
-            address: self._client.submit(
+            str(address): self._client.submit(
                 ShardActor,
                 own,
                 actor=True,
                 workers=[address],
                 allow_other_workers=True,  # a lost one would else break the scheduler
-                key=(f"hinge-actor-{next(_generations)}", address),
+                key=(group, address),
             )
             for address, own in shards.items()
         }
-        self._actors = {str(address): future.result() for address, future in futures.items()}
+        self._actors = {address: future.result() for address, future in futures.items()}
+        self._futures = list(futures.values())
 
 
 class _WorkerLostError(Exception):

@@ -23,10 +23,6 @@ CONNECT_SECONDS = 5.0
 
 _DASHBOARD_PORT = 8787
 
-_LOST_WORKER_TIMEOUT = "7 days"
-"""A worker that dies is started again by its nanny. Dask would have it 15 s later by the clock:
-one that starts slowly, or has died again just then, would be given up for good."""
-
 
 @contextmanager
 def connect(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Client]:
@@ -87,25 +83,27 @@ async def _identity(address: str) -> None:
 
 @contextmanager
 def _local(workers: int) -> Iterator[Client]:
-    environment = {"distributed.nanny.pre-spawn-environ": _worker_environment()}
-    with dask.config.set(environment), warnings.catch_warnings():
-        # another command may have taken the port since we looked; Dask then takes a third
-        warnings.filterwarnings("ignore", "Port .* is already in use")
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            silence_logs=logging.CRITICAL,  # an error reaches the driver, which tells of it
-            dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}",
-        )
-    # the driver talks to the workers itself: half the way of a step through the scheduler
-    with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT}),
-        cluster,
-        Client(cluster, direct_to_workers=True) as client,
-    ):
-        yield client
+    settings = {
+        "distributed.nanny.pre-spawn-environ": _worker_environment(),
+        # So long after a death Dask looks whether the worker is back, and else gives up its
+        # nanny: one that had died a second time just then would never come back.
+        "distributed.deploy.lost-worker-timeout": "1 day",
+    }
+    with dask.config.set(settings):
+        with warnings.catch_warnings():
+            # another command may have taken the port since we looked; Dask then takes a third
+            warnings.filterwarnings("ignore", "Port .* is already in use")
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                silence_logs=logging.CRITICAL,  # an error reaches the driver, which tells of it
+                dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}",
+            )
+        # the driver talks to the workers itself: half the way of a step through the scheduler
+        with cluster, Client(cluster, direct_to_workers=True) as client:
+            yield client
 
 
 def _worker_environment() -> dict[str, str]:

@@ -25,18 +25,6 @@ from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
 from tests.pipeline.workers import address_of, held, prefixes, until
 
 BOTH = pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
-BOTH_BUT_ACTORS = pytest.mark.parametrize(
-    "placement",
-    [
-        pytest.param(
-            Placement.ALL_WORKERS,
-            marks=pytest.mark.xfail(
-                run=False, reason="actors: keys and futures are not yet this client's alone"
-            ),
-        ),
-        Placement.ONE_WORKER,
-    ],
-)
 
 
 def test_the_dashboard_groups_work_by_what_it_is(
@@ -131,7 +119,7 @@ with connect(scheduler=address) as client:
 """
 
 
-@BOTH_BUT_ACTORS
+@BOTH
 def test_two_drivers_do_not_get_each_others_data(
     client: Client, store: Store, placement: Placement
 ) -> None:
@@ -158,7 +146,7 @@ def newer_client() -> Iterator[Client]:
         yield client
 
 
-@BOTH_BUT_ACTORS
+@BOTH
 def test_a_run_on_the_older_of_two_clusters(
     client: Client, store: Store, newer_client: Client, placement: Placement
 ) -> None:
