@@ -43,6 +43,7 @@ def record_of(run: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_leaves_no_worker_and_goes_on_to_the_same_bits(
     user: User, hinge: Command, store: Path, method: str, tmp_path: Path

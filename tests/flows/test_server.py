@@ -223,6 +223,7 @@ def test_nothing_on_standard_output_and_nothing_outside_the_home(
     assert (home / STATE).with_suffix(".log").read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_fresh_database_is_the_one_that_prefect_makes(used_home: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", MIGRATE], env=environment(tmp_path), check=True)
     assert schema(used_home / "prefect.db") == schema(tmp_path / "prefect.db")

@@ -129,6 +129,7 @@ def test_a_worker_killed_within_a_step_of_all_workers_changes_nothing(
     assert removals(client, address)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "steps"), [("gd", 600), ("samples", 3000)])
 def test_the_one_worker_killed_in_mid_run_changes_nothing(
     client: Client, store: Store, kind: str, steps: int

@@ -119,6 +119,7 @@ with connect(scheduler=address) as client:
 """
 
 
+@pytest.mark.slow
 @BOTH
 def test_two_drivers_do_not_get_each_others_data(
     client: Client, store: Store, placement: Placement
