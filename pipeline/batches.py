@@ -7,13 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.errors import PipelineError
+from pipeline.shards import Rows
 from pipeline.streams import Purpose, stream
 
-Rows = NDArray[np.int64]
 Batches = Callable[[int], Rows | None]
 
 

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from kernels.partial import Evaluation
 from kernels.updates import gradient_descent
-from pipeline.batches import Rows
 from pipeline.descent import DescentState, Recipe, Status, StopRule, descend
 from pipeline.objective import Objective, here
-from pipeline.shards import load_shard
+from pipeline.shards import Rows, load_shard
 from tests.pipeline.conftest import Store
 
 NEVER = StopRule(window=1000)
