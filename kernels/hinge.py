@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from kernels import loops, vector
-from kernels.partial import Partial, finalize
+from kernels.partial import LossSum, Partial, finalize, squared_norm
 
 MAX_CLASSES = 128
 """The factor of a row's own class is -(C - 1) at the lowest, and is kept in int8."""
@@ -150,9 +150,9 @@ class _Sums(NamedTuple):
     def partial(self, shape: tuple[int, ...], rows: int, correct: int, overflows: int) -> Partial:
         """Return the sums without the padding, the limbs joined to one integer."""
         classes, columns = shape
-        loss = sum(int(limb) << (i * loops.LIMB_BITS) for i, limb in enumerate(self.limbs))
+        losses = LossSum.of_limbs(self.limbs, overflows, rows)
         gradient = self.gradient[:classes, :columns]
-        return Partial(gradient, self.indicators[:classes], loss, overflows, rows, correct)
+        return Partial(gradient, self.indicators[:classes], losses, correct)
 
 
 def loss_and_gradient(
@@ -193,7 +193,7 @@ def loss_and_gradient(
         gradient[:, :-1] += 2.0 * reg * W[:, :-1]
     if not np.all(losses < loops.LARGEST_LOSS):
         return math.inf, gradient
-    return math.fsum(losses) / len(pixels) + reg * loops.squared_norm(W), gradient
+    return math.fsum(losses) / len(pixels) + reg * squared_norm(W), gradient
 
 
 def data_gradient(

@@ -176,8 +176,8 @@ def _add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
     """The same integers as `_add_gradient` on any processor.
 
-    Short sums in int16 take twice as many pixels an instruction; 255 C 14 < 2^15 for up to
-    9 wrong classes, so the number of rows a short sum may take depends on C.
+    Short sums in int16 take twice as many pixels an instruction; 255 (C - 1) 14 < 2^15 for
+    C = 10, so the number of rows a short sum may take depends on C.
     """
     columns = gradient.shape[1]
     short_rows = max(1, 32767 // (255 * (gradient.shape[0] - 1)))  # padded, C is up to 130
@@ -244,13 +244,12 @@ def partial(
 
 
 @njit(cache=True, nogil=True)
-def squared_norm(W: Any) -> float:
-    """Return the sum of squares of `W` (C, D + 1) float64 without its last column.
+def squared_norm(W: Any, columns: int) -> float:
+    """Return the sum of squares of the first columns of `W` (C, D + 1) float64.
 
     Four sums a class, then the classes in turn: quick, and one order for all processors.
     """
     total = 0.0
-    columns = W.shape[1] - 1
     for j in range(W.shape[0]):
         a = b = c = d = 0.0
         whole = columns - columns % 4

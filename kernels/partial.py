@@ -1,6 +1,7 @@
 """`Partial`: what a block of rows adds to the loss and its gradient, as exact integers.
 
-It is the one value that crosses the cluster. Integers add up to the same total in any
+It is the value that crosses the cluster, or its `LossSum` alone where no gradient is wanted.
+Integers add up to the same total in any
 order and in any grouping, so the number of workers, the size of a shard and a worker's
 death cannot change a bit of the result; what is rounded is rounded once, in `finalize`.
 """
@@ -18,6 +19,44 @@ LOSS_UNIT_BITS = loops.LIMB_BITS * (loops.LOSS_LIMBS // 2)
 """Losses are summed in units of 2^-80."""
 
 
+@dataclass(frozen=True)
+class LossSum:
+    """The losses of a set of rows, summed; `LossSum()` and `combine` make them a monoid."""
+
+    loss: int = 0
+    """Sum of the rows' losses in units of 2^-80, without the rows that overflow."""
+    overflows: int = 0
+    """Rows whose loss is not finite or at least 2^80."""
+    rows: int = 0
+    """How many rows were summed."""
+
+    @classmethod
+    def of_limbs(cls, limbs: NDArray[np.int64], overflows: int, rows: int) -> Self:
+        """Join the limbs (`loops.LOSS_LIMBS`,) of a compiled sum."""
+        loss = sum(int(limb) << (i * loops.LIMB_BITS) for i, limb in enumerate(limbs))
+        return cls(loss, int(overflows), rows)
+
+    def combine(self, other: "LossSum") -> "LossSum":
+        """Return the sum over both sets of rows.
+
+        >>> LossSum(3, 0, 1).combine(LossSum(4, 1, 2))
+        LossSum(loss=7, overflows=1, rows=3)
+        """
+        return LossSum(
+            self.loss + other.loss, self.overflows + other.overflows, self.rows + other.rows
+        )
+
+    @property
+    def mean(self) -> float:
+        """The mean loss of a row; inf where a row's is no usable number.
+
+        Raises ValueError if no row was summed.
+        """
+        if self.rows == 0:
+            raise ValueError("the mean over no rows is not defined; sum at least one row")
+        return math.inf if self.overflows else self.loss / (self.rows << LOSS_UNIT_BITS)
+
+
 @dataclass(frozen=True, eq=False)
 class Partial:
     """The sums over a set of rows; `Partial.zero` and `combine` make them a monoid."""
@@ -26,41 +65,29 @@ class Partial:
     """`sum_i k_i (outer) image_i` (C, D): int32 for a block, int64 once combined."""
     indicators: NDArray[np.int64]
     """`sum_i k_i` (C,)."""
-    loss: int
-    """Sum of the rows' losses in units of 2^-80, without the rows that overflow."""
-    overflows: int
-    """Rows whose loss is not finite or at least 2^80."""
-    rows: int
-    """How many rows were summed."""
+    losses: LossSum
+    """The rows' losses, and how many rows they are."""
     correct: int
     """How many of them have their highest score at their label."""
 
     @classmethod
     def zero(cls, classes: int, columns: int) -> Self:
         """Return the sums over no row."""
-        return cls(
-            gradient=np.zeros((classes, columns), np.int64),
-            indicators=np.zeros(classes, np.int64),
-            loss=0,
-            overflows=0,
-            rows=0,
-            correct=0,
-        )
+        gradient = np.zeros((classes, columns), np.int64)
+        return cls(gradient, np.zeros(classes, np.int64), LossSum(), 0)
 
     def combine(self, other: "Partial") -> "Partial":
         """Return the sums over both sets of rows.
 
-        >>> one = Partial(np.ones((2, 3), np.int32), np.array([1, -1]), 5, 0, 1, 1)
+        >>> one = Partial(np.ones((2, 3), np.int32), np.array([1, -1]), LossSum(5, 0, 1), 1)
         >>> both = one.combine(one).combine(Partial.zero(2, 3))
-        >>> both.rows, both.loss, both.gradient.sum()
-        (2, 10, np.int64(12))
+        >>> both.losses, both.gradient.sum()
+        (LossSum(loss=10, overflows=0, rows=2), np.int64(12))
         """
         return Partial(
             gradient=np.add(self.gradient, other.gradient, dtype=np.int64),
             indicators=self.indicators + other.indicators,
-            loss=self.loss + other.loss,
-            overflows=self.overflows + other.overflows,
-            rows=self.rows + other.rows,
+            losses=self.losses.combine(other.losses),
             correct=self.correct + other.correct,
         )
 
@@ -80,29 +107,44 @@ class Evaluation:
 
 
 def finalize(
-    total: Partial, W: NDArray[np.float64], mean: NDArray[np.float64], *, reg: float = 0.0
+    total: Partial,
+    W: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    *,
+    reg: float = 0.0,
+    reg_bias: bool = False,
 ) -> Evaluation:
     """Turn sums into the loss, its subgradient and the accuracy.
 
     `W` (C, D + 1) are the weights the sums were taken at, `mean` (D,) the mean image.
     1/N comes first, so that rows repeated any number of times give the same bits; then the
     mean, once, as a correction of rank one; then the regulariser
-    `reg * ||W without bias||^2`, whose gradient is `2 reg W`.
+    `reg * ||W without bias||^2`, whose gradient is `2 reg W`; with `reg_bias` the bias counts
+    in its norm as well.
 
     Raises ValueError if no row was summed.
     """
-    if total.rows == 0:
-        raise ValueError("the mean over no rows is not defined; sum at least one row")
+    loss, rows = total.losses.mean, total.losses.rows
     gradient = np.empty(W.shape)
     pixels, bias = gradient[:, :-1], gradient[:, -1:]
-    np.divide(total.indicators[:, None], total.rows, out=bias)
-    np.divide(total.gradient, total.rows, out=pixels)
+    np.divide(total.indicators[:, None], rows, out=bias)
+    np.divide(total.gradient, rows, out=pixels)
     pixels -= bias * mean
-    loss = total.loss / (total.rows << LOSS_UNIT_BITS)
     if reg:
-        loss += reg * float(loops.squared_norm(W))
+        columns = W.shape[1] if reg_bias else W.shape[1] - 1
+        loss += reg * squared_norm(W, bias=reg_bias)
         with np.errstate(over="ignore"):  # the loss says so
-            pixels += 2.0 * reg * W[:, :-1]
-    if total.overflows:
-        loss = math.inf
-    return Evaluation(loss, gradient, total.correct / total.rows, total.rows)
+            gradient[:, :columns] += 2.0 * reg * W[:, :columns]
+    if total.losses.overflows:
+        loss = math.inf  # whatever the regulariser is: it may be no number
+    return Evaluation(loss, gradient, total.correct / rows, rows)
+
+
+def squared_norm(W: NDArray[np.float64], *, bias: bool = False) -> float:
+    """Return `||W||^2` of weights (C, D + 1), without the bias or with it.
+
+    >>> W = np.array([[1.0, 2.0, 3.0]])
+    >>> squared_norm(W), squared_norm(W, bias=True)
+    (5.0, 14.0)
+    """
+    return float(loops.squared_norm(W, W.shape[1] if bias else W.shape[1] - 1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.hinge import data_gradient, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import Partial, finalize
+from kernels.partial import LossSum, Partial, finalize
 
 W = np.zeros((3, 5))
 IMAGES = np.zeros((2, 4), np.uint8)
@@ -69,7 +69,7 @@ def test_finalize_no_rows() -> None:
         Partial.zero(3, 4),
         hinge_partial(fold(W), IMAGES, LABELS, rows=LABELS[:0].astype(int)),
     ):
-        assert (total.rows, total.loss, total.gradient.shape) == (0, 0, (3, 4))
+        assert (total.losses, total.gradient.shape) == (LossSum(), (3, 4))
         with pytest.raises(ValueError, match=r"^the mean over no rows is not defined; sum at"):
             finalize(total, W, np.zeros(4))
 

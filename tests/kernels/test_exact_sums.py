@@ -51,7 +51,7 @@ def test_loss_is_the_exact_sum_of_the_rows_losses(
                 loss += float(margin)
         exact += Fraction(floor(Fraction(loss) * 2**80), 2**80)
     total = hinge_partial(Scorer(weights, np.zeros(3, dtype)), images, labels, delta=delta)
-    assert Fraction(total.loss, 2**80) == exact
+    assert Fraction(total.losses.loss, 2**80) == exact
     assert finalize(total, np.zeros((3, 65)), np.zeros(64)).loss == float(exact / len(rows))
 
 
@@ -62,7 +62,7 @@ def test_every_bit_of_a_loss_is_kept(loss: float) -> None:
     scorer = offsets_only([0.0, loss], np.float64)
     images, labels = np.zeros((5, 64), np.uint8), np.zeros(5, np.uint8)
     total = hinge_partial(scorer, images, labels, delta=0.0)
-    assert Fraction(total.loss, 2**80) == 5 * Fraction(loss)
+    assert Fraction(total.losses.loss, 2**80) == 5 * Fraction(loss)
 
 
 @pytest.mark.parametrize("offset", [2.0**80, 1e30, inf, -inf, nan])
@@ -70,7 +70,7 @@ def test_a_loss_too_large_is_counted_and_not_summed(offset: float) -> None:
     images, labels = np.zeros((3, 64), np.uint8), np.array([0, 1, 0], np.uint8)
     total = hinge_partial(offsets_only([0.0, offset], np.float64), images, labels)
     usual = {inf: 1, -inf: 2, nan: 0}.get(offset, 1)  # rows that lose nothing
-    assert (total.overflows, total.loss) == (3 - usual, 0)
+    assert (total.losses.overflows, total.losses.loss) == (3 - usual, 0)
     assert finalize(total, np.zeros((2, 65)), np.zeros(64)).loss == inf
 
 

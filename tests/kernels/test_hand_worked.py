@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernels.hinge import data_gradient, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import finalize
+from kernels.partial import LossSum, finalize
 
 # Three classes, two pixels, two images; the bias is the last column.
 W = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 1.0], [-1.0, 1.0, 0.0]])
@@ -70,9 +70,9 @@ def test_partial_holds_the_integers() -> None:
     total = hinge_partial(fold(W), IMAGES, LABELS, predictions=predictions)
     np.testing.assert_array_equal(total.gradient, 2 * GRADIENT[:, :2])
     np.testing.assert_array_equal(total.indicators, [-1, 2, -1])
-    assert total.loss == 15 << 80
+    assert total.losses == LossSum(15 << 80, overflows=0, rows=2)
     # Image 0 is taken for class 1 (score 3), image 1 for class 0: neither is right.
-    assert (total.rows, total.correct, total.overflows) == (2, 0, 0)
+    assert total.correct == 0
     np.testing.assert_array_equal(predictions, [1, 0])
 
 
@@ -81,7 +81,7 @@ def test_rows_are_taken_as_named() -> None:
     predictions = np.zeros(3, np.uint8)
     rows = np.array([1, 0, 1])
     total = hinge_partial(fold(W), IMAGES, LABELS, rows=rows, predictions=predictions)
-    assert (total.loss, total.rows) == (27 << 80, 3)
+    assert total.losses == LossSum(27 << 80, 0, 3)
     np.testing.assert_array_equal(total.gradient, [[2, -8], [8, 4], [-10, 4]])
     np.testing.assert_array_equal(total.indicators, [0, 3, -3])
     np.testing.assert_array_equal(predictions, [0, 1, 0])

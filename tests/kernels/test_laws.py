@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kernels import loops, vector
 from kernels.hinge import Scorer, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import Partial
+from kernels.partial import LossSum, Partial
 from tests.kernels.cases import Case, cases
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -45,7 +45,7 @@ def assert_same(a: Partial, b: Partial) -> None:
     """Hold every field of two sums to be the same integers."""
     np.testing.assert_array_equal(a.gradient, b.gradient)
     np.testing.assert_array_equal(a.indicators, b.indicators)
-    assert (a.loss, a.overflows, a.rows, a.correct) == (b.loss, b.overflows, b.rows, b.correct)
+    assert (a.losses, a.correct) == (b.losses, b.correct)
 
 
 def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
@@ -151,7 +151,7 @@ def test_sums_are_those_of_the_scores(tiles: bool, data: st.DataObject) -> None:
     np.testing.assert_array_equal(total.indicators, factors.sum(0))
     np.testing.assert_array_equal(predictions, s.argmax(1))
     assert total.correct == np.sum(s.argmax(1) == labels)
-    assert total.rows == len(images)
+    assert total.losses.rows == len(images)
 
 
 @given(data=st.data())
@@ -226,7 +226,10 @@ def test_zero_is_neutral_and_combine_is_associative() -> None:
     rng = np.random.default_rng(0)
     parts = [
         Partial(
-            rng.integers(-9, 9, (2, 3)), rng.integers(-9, 9, 2), *map(int, rng.integers(9, size=4))
+            rng.integers(-9, 9, (2, 3)),
+            rng.integers(-9, 9, 2),
+            LossSum(*map(int, rng.integers(9, size=3))),
+            int(rng.integers(9)),
         )
         for _ in range(3)
     ]
@@ -238,5 +241,5 @@ def test_zero_is_neutral_and_combine_is_associative() -> None:
 
 
 def test_combined_blocks_do_not_wrap_in_int32() -> None:
-    block = Partial(np.full((2, 3), 2**31 - 1, np.int32), np.zeros(2, np.int64), 0, 0, 1, 0)
+    block = Partial(np.full((2, 3), 2**31 - 1, np.int32), np.zeros(2, np.int64), LossSum(rows=1), 0)
     np.testing.assert_array_equal(block.combine(block).gradient, 2**32 - 2)

@@ -198,7 +198,7 @@ def peak_of_streaming(dataset: Dataset, rows: NDArray[np.int64] | None) -> int:
     shard.partial(scorer, None if rows is None else rows[:10])  # compiled and opened
     tracemalloc.start()
     try:
-        assert shard.partial(scorer, rows).rows == (len(rows) if rows is not None else shard.stop)
+        assert shard.partial(scorer, rows).losses.rows == (len(rows) if rows is not None else shard.stop)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
