@@ -1,29 +1,27 @@
-"""One actor a worker sums over the worker's shards: the quick way of a synchronous step.
+"""One actor a worker goes over the worker's shards: the quick way of a synchronous step.
 
 A step of training is shorter than the scheduling of a task. So each worker holds an actor
-with the bytes of its shards; a step calls them all at once with the weights and gets a
-`Partial` back from each. The weights live with the caller, so a lost worker costs the time
-to place its shards anew, and the step is taken again, to the same bits.
+with the bytes of its shards; a step calls them all at once with the weights and gets one
+sum back from each. The weights live with the caller, so a lost worker costs the time to
+place its shards anew, and the step is taken again, to the same bits.
 """
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import reduce
 from types import TracebackType
 from typing import Any, Self
 
-from distributed import Client, KilledWorker, get_worker
+from distributed import KilledWorker, get_worker
 
-from kernels.hinge import Scorer
-from kernels.partial import Partial
 from pipeline.cluster import task_group
 from pipeline.errors import PipelineError
-from pipeline.placement import Placed, place, plan_homes, workers_of
-from pipeline.shards import Rows, Shard
-from storage.dataset import Dataset
+from pipeline.objective import I, S
+from pipeline.placement import Placements, workers_of
+from pipeline.shards import Shard
 from storage.schema import Split
 
 MAX_REBUILDS = 5
@@ -37,41 +35,39 @@ _log = logging.getLogger(__name__)
 
 
 class ShardActor:
-    """Sums over one worker's shards, in as many threads as the worker has."""
+    """Goes over one worker's shards, in as many threads as the worker has."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._pool = ThreadPoolExecutor(max(1, get_worker().state.nthreads))
 
-    def partial(self, scorer: Scorer, rows: Rows | None) -> Partial:
-        """Return the sums over the shards' rows, or over those of `rows` that they have."""
+    def call(self, function: Callable[[Shard, I], S], inputs: I) -> S:
+        """Return the sum of `function(shard, inputs)` over the shards."""
         in_turn = map if len(self._shards) == 1 else self._pool.map
-        partials = in_turn(lambda shard: shard.partial(scorer, rows), self._shards)
-        total: Partial = reduce(Partial.combine, partials)
-        return total
+        sums = in_turn(lambda shard: function(shard, inputs), self._shards)
+        return reduce(lambda a, b: a.combine(b), sums)
 
 
-class ActorPartials:
-    """The actors of all workers, as the objective's `Partials`; a context manager."""
+class Actors:
+    """The actors of all workers, as the objective's `OverShards`; a context manager."""
 
-    def __init__(self, client: Client, dataset: Dataset, split: Split = "train") -> None:
-        self._client = client
-        self._dataset = dataset
+    def __init__(self, placements: Placements, split: Split = "train") -> None:
+        self._placements = placements
+        self._client = placements.client
         self._split = split
         self._actors: dict[str, Any] = {}
         self._futures: list[Any] = []  # or the scheduler would let go of the actors
-        self._placed: list[Placed] = []
         self._build()
 
-    def __call__(self, scorer: Scorer, rows: Rows | None = None) -> list[Partial]:
-        """Return each actor's sums.
+    def __call__(self, function: Callable[[Shard, I], S], inputs: I, /) -> list[S]:
+        """Return each actor's sum.
 
         Raises PipelineError if workers are lost again and again.
         """
         for _ in range(MAX_REBUILDS):
-            partials = self._call(scorer, rows)
-            if partials is not None:
-                return partials
+            sums = self._call(function, inputs)
+            if sums is not None:
+                return sums
             _log.warning("a worker was lost; its shards are read anew and the step taken again")
             self._try_to_rebuild()
         raise PipelineError(
@@ -88,21 +84,20 @@ class ActorPartials:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Let go of the actors and the shards."""
+        """Let go of the actors."""
         self._release()
 
     def _release(self) -> None:
         self._actors.clear()
         self._futures.clear()
-        self._placed.clear()
 
-    def _call(self, scorer: Scorer, rows: Rows | None) -> list[Partial] | None:
+    def _call(self, function: Callable[[Shard, I], S], inputs: I) -> list[S] | None:
         """Call all actors at once; None if a worker is lost."""
         if not self._actors:
             return None
         try:
             calls = [
-                (address, actor.partial(scorer, rows)) for address, actor in self._actors.items()
+                (address, actor.call(function, inputs)) for address, actor in self._actors.items()
             ]
             return [self._result(address, call) for address, call in calls]
         except _WorkerLostError:
@@ -112,18 +107,16 @@ class ActorPartials:
                 return None
             raise
 
-    def _result(self, address: str, call: Any) -> Partial:
+    def _result(self, address: str, call: Any) -> Any:
         """Wait for one actor, but not for ever for a worker that is gone."""
         while True:
             try:
-                result: Partial = call.result(timeout=_PATIENCE_SECONDS)
+                return call.result(timeout=_PATIENCE_SECONDS)
             except TimeoutError:
                 if call.done():  # it is the actor's own error
                     raise
                 if address in self._lost():
                     raise _WorkerLostError from None
-            else:
-                return result
 
     def _lost(self, patience: float = 0.0) -> set[str]:
         """Return the workers of actors that the scheduler knows no more, within some seconds."""
@@ -144,6 +137,7 @@ class ActorPartials:
 
     def _rebuild(self, wanted: int) -> None:
         self._release()
+        self._placements.forget(self._split)
         deadline = time.monotonic() + REPLACEMENT_SECONDS
         while len(workers_of(self._client)) < wanted and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -151,12 +145,9 @@ class ActorPartials:
         self._build()
 
     def _build(self) -> None:
-        """Place the shards and make an actor of each worker's."""
-        workers = workers_of(self._client)
-        homes = plan_homes(self._dataset.rows(self._split), workers)
-        self._placed = place(self._client, self._dataset, self._split, homes)
+        """Make an actor of each worker's shards."""
         shards: dict[str | None, list[Any]] = defaultdict(list)
-        for home, shard in self._placed:
+        for home, shard in self._placements.shards(self._split):
             shards[home.worker].append(shard)
         group = task_group("hinge-actor")
         futures = {

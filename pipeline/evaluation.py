@@ -1,41 +1,43 @@
-"""The objective over a whole split in Dask tasks, one a shard: for once, not for every step."""
+"""Going over a split's shards in Dask tasks, one a shard: for once, not for every step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 from distributed import Client
 
-from kernels.hinge import Scorer
-from kernels.partial import Partial
 from pipeline.cluster import task_group
-from pipeline.objective import Partials
+from pipeline.objective import I, OverShards, S
 from pipeline.placement import Placed
-from pipeline.shards import Rows, Shard
+from pipeline.shards import Shard
 
 
-def in_tasks(client: Client, placed: Sequence[Placed]) -> Partials:
-    """Sum over the placed shards, each where its bytes are."""
+def in_tasks(client: Client, placed: Sequence[Placed]) -> OverShards:
+    """Go over the placed shards, each where its bytes are.
 
-    def partials(scorer: Scorer, rows: Rows | None) -> list[Partial]:
-        group = task_group("hinge-partial")
+    The dashboard shows the tasks by the function's name: `hinge-partial`.
+    """
+
+    def over(function: Callable[[Shard, I], S], inputs: I, /) -> list[S]:
+        group = task_group(f"hinge-{function.__name__.replace('_', '-')}")
         # a task's result, not scattered data: that would be lost with the worker that has it
-        inputs = client.submit(_Inputs, scorer, rows, key=(task_group("hinge-weights"), 0))
+        sent = client.submit(_Sent, inputs, key=(task_group("hinge-inputs"), 0))
         futures = [
-            client.submit(shard_partial, shard, inputs, key=(group, number))
+            client.submit(_call, function, shard, sent, key=(group, number))
             for number, (_, shard) in enumerate(placed)
         ]
-        sums: list[Partial] = client.gather(futures)
+        sums: list[S] = client.gather(futures)
         return sums
 
-    return partials
+    return over
 
 
-@dataclass(frozen=True, eq=False)
-class _Inputs:
-    scorer: Scorer
-    rows: Rows | None
+@dataclass(frozen=True)
+class _Sent(Generic[I]):
+    """Keeps Dask from looking for tasks within the inputs."""
+
+    inputs: I
 
 
-def shard_partial(shard: Shard, inputs: _Inputs) -> Partial:
-    """Sum over one shard: a task."""
-    return shard.partial(inputs.scorer, inputs.rows)
+def _call(function: Callable[[Shard, I], S], shard: Shard, sent: _Sent[I]) -> S:
+    return function(shard, sent.inputs)

@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 from distributed import Client, Future
 
@@ -125,3 +126,38 @@ def place(client: Client, dataset: Dataset, split: Split, homes: Sequence[Home])
         if error := future.exception():
             raise error
     return placed
+
+
+class Placements:
+    """Where a data set's shards are: each split is placed when it is first asked for, and kept.
+
+    A context manager, which lets go of them.
+    """
+
+    def __init__(self, client: Client, dataset: Dataset) -> None:
+        self.client = client
+        self.dataset = dataset
+        self._placed: dict[Split, list[Placed]] = {}
+
+    def shards(self, split: Split) -> list[Placed]:
+        """Return the split's shards, spread over all workers; see `place` for what it raises."""
+        if split not in self._placed:
+            homes = plan_homes(self.dataset.rows(split), workers_of(self.client))
+            self._placed[split] = place(self.client, self.dataset, split, homes)
+        return self._placed[split]
+
+    def forget(self, split: Split) -> None:
+        """Have the split placed anew, over the workers that there are then."""
+        self._placed.pop(split, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Let go of the shards."""
+        self._placed.clear()

@@ -1,9 +1,9 @@
 """Shards: runs of a split's rows, as bytes in a worker's memory or read as they are needed."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,19 @@ STREAM_ROWS = 2_000
 Rows = NDArray[np.int64]
 
 
+class Block(NamedTuple):
+    """Some of a shard's rows, in memory."""
+
+    images: NDArray[np.uint8]
+    """(n, D)."""
+    labels: NDArray[np.uint8]
+    """(n,)."""
+    rows: Rows | None = None
+    """Which of them, in this order; None for all."""
+
+
 class Shard(Protocol):
-    """A run of rows that can be summed over."""
+    """A run of rows that can be gone through."""
 
     @property
     def start(self) -> int:
@@ -32,8 +43,19 @@ class Shard(Protocol):
         """Number after its last row."""
         ...
 
-    def partial(self, scorer: Scorer, rows: Rows | None = None) -> Partial:
-        """Sum over all its rows, or over those of `rows`, numbered in the split, that it has."""
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What a function of the shard has found out and may want again, by the function's name.
+
+        It may be gone at the next call, with the worker: then it is found out again.
+        """
+        ...
+
+    def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
+        """Yield all rows, or those of `rows`, numbered in the split, that it has: a block at least.
+
+        Blocks follow the order of the rows.
+        """
         ...
 
 
@@ -45,18 +67,19 @@ class ResidentShard:
     stop: int
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    memory: dict[str, Any] = field(default_factory=dict)
 
-    def partial(self, scorer: Scorer, rows: Rows | None = None) -> Partial:
-        """Sum over its rows; see `Shard`."""
+    def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
+        """Yield the rows as one block; see `Shard`."""
         own = None if rows is None else _within(self, rows) - self.start
-        return hinge_partial(scorer, self.images, self.labels, rows=own)
+        yield Block(self.images, self.labels, own)
 
     def __sizeof__(self) -> int:
         """Return its bytes, by which Dask places and counts it."""
         return int(self.images.nbytes + self.labels.nbytes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredShard:
     """A shard that stays in the store and is read a few rows at a time."""
 
@@ -64,24 +87,37 @@ class StoredShard:
     split: Split
     start: int
     stop: int
+    memory: dict[str, Any] = field(default_factory=dict)
 
-    def partial(self, scorer: Scorer, rows: Rows | None = None) -> Partial:
-        """Sum over its rows; see `Shard`."""
-        zero = Partial.zero(*scorer.weights.shape)
-        blocks = self._blocks() if rows is None else self._picked(_within(self, rows))
-        return reduce(
-            Partial.combine,
-            (hinge_partial(scorer, images, labels) for images, labels in blocks),
-            zero,
-        )
+    def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
+        """Yield `STREAM_ROWS` rows at a time; see `Shard`."""
+        if rows is None:
+            for start in range(self.start, self.stop, STREAM_ROWS):
+                stop = min(start + STREAM_ROWS, self.stop)
+                yield Block(*self.dataset.read(self.split, start, stop))
+        else:
+            own = _within(self, rows)
+            for start in range(0, max(1, len(own)), STREAM_ROWS):
+                some = own[start : start + STREAM_ROWS]
+                yield Block(*self.dataset.read_rows(self.split, some))
 
-    def _blocks(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        for start in range(self.start, self.stop, STREAM_ROWS):
-            yield self.dataset.read(self.split, start, min(start + STREAM_ROWS, self.stop))
 
-    def _picked(self, rows: Rows) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        for start in range(0, len(rows), STREAM_ROWS):
-            yield self.dataset.read_rows(self.split, rows[start : start + STREAM_ROWS])
+class Pass(NamedTuple):
+    """What `partial` takes: the weights, and over which rows (None for all)."""
+
+    scorer: Scorer
+    rows: Rows | None = None
+
+
+def partial(shard: Shard, inputs: Pass) -> Partial:
+    """Sum the loss and its gradient over a shard's rows, or over those of the given that it has."""
+    return reduce(
+        Partial.combine,
+        (
+            hinge_partial(inputs.scorer, images, labels, rows=rows)
+            for images, labels, rows in shard.blocks(inputs.rows)
+        ),
+    )
 
 
 def load_shard(dataset: Dataset, split: Split, start: int, stop: int) -> ResidentShard:
@@ -90,7 +126,7 @@ def load_shard(dataset: Dataset, split: Split, start: int, stop: int) -> Residen
     The kernel is loaded too, or compiled, so that the first step is as quick as the others.
     """
     shard = ResidentShard(start, stop, *dataset.read(split, start, stop))
-    shard.partial(fold(np.zeros((len(dataset.classes), PIXELS + 1))), np.array([start]))
+    partial(shard, Pass(fold(np.zeros((len(dataset.classes), PIXELS + 1))), np.array([start])))
     return shard
 
 

@@ -17,13 +17,13 @@ from distributed import Client, Future, get_worker
 from numpy.typing import NDArray
 
 from kernels.updates import Optimiser, gradient_descent
-from pipeline.actors import ActorPartials
+from pipeline.actors import Actors
 from pipeline.batches import Batches, ShuffledEpochs, UniformSamples, full_batch
 from pipeline.cluster import task_group
 from pipeline.descent import DescentState, Recipe, Report, Status, StopRule, descend
 from pipeline.errors import PipelineError
 from pipeline.objective import Objective, here
-from pipeline.placement import Home, fits_one_worker, place, workers_of
+from pipeline.placement import Home, Placements, fits_one_worker, place, workers_of
 from pipeline.shards import Shard
 from pipeline.weights import Init
 from storage.dataset import Dataset
@@ -163,8 +163,8 @@ def prepare(
 def _all_workers(
     client: Client, dataset: Dataset, parameters: TrainingParameters, report: Report
 ) -> Iterator[Stretch]:
-    with ActorPartials(client, dataset) as partials:
-        objective = Objective(partials, dataset.mean, parameters.reg, parameters.dtype)
+    with Placements(client, dataset) as placements, Actors(placements) as actors:
+        objective = Objective(actors, dataset.mean, parameters.reg, parameters.dtype)
         recipe = parameters.recipe(dataset.rows("train"))
         yield lambda state, until: descend(objective, recipe, state, until, report)
 

@@ -11,11 +11,12 @@ import pytest
 from distributed import Client
 
 from kernels.hinge import fold, hinge_partial
-from pipeline.actors import ActorPartials
+from pipeline.actors import Actors
 from pipeline.cluster import connect
 from pipeline.descent import DescentState
 from pipeline.ingest import ingest
 from pipeline.objective import Objective
+from pipeline.placement import Placements
 from pipeline.training import Method, Placement, TrainingParameters, prepare, train
 from storage.dataset import Dataset
 from storage.ingest import plan_ingest
@@ -58,7 +59,7 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
         scorer = fold(W, dataset.mean)
         list(threads.map(lambda half: hinge_partial(scorer, images[half], labels[half]), halves))
 
-    with ActorPartials(client, dataset) as partials:
+    with Placements(client, dataset) as placements, Actors(placements) as partials:
         objective = Objective(partials, dataset.mean)
         times = paired(lambda: objective(W), kernel, rounds=40)
         benchmark.pedantic(objective, args=(W,), rounds=10)

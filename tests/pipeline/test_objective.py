@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from kernels.hinge import loss_and_gradient
 from kernels.partial import Evaluation
-from pipeline.actors import ActorPartials
+from pipeline.actors import Actors
 from pipeline.evaluation import in_tasks
-from pipeline.objective import Objective, Partials, here
-from pipeline.placement import place, plan_homes, workers_of
+from pipeline.objective import Objective, OverShards, here
+from pipeline.placement import Placements, place, plan_homes, workers_of
 from pipeline.shards import Shard, StoredShard, load_shard
 from storage.dataset import Dataset
 from storage.schema import Split
@@ -77,11 +77,11 @@ def test_summed_here(
 
 
 @pytest.fixture(scope="module")
-def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, Partials]]:
+def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, OverShards]]:
     dataset = store()
     homes = plan_homes(dataset.rows("train"), workers_of(cluster))
     placed = place(cluster, dataset, "train", homes)
-    with ActorPartials(cluster, dataset) as actors:
+    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
         yield {"tasks": in_tasks(cluster, placed), "actors": actors}
 
 
@@ -89,7 +89,7 @@ def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, Partia
 @BOTH_TYPES
 @EACH
 def test_summed_over_the_cluster(
-    over_the_cluster: dict[str, Partials],
+    over_the_cluster: dict[str, OverShards],
     store: Store,
     W: NDArray[np.float64],
     rows: NDArray[np.int64] | None,

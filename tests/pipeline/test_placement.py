@@ -24,7 +24,7 @@ from pipeline.placement import (
     plan_homes,
     workers_of,
 )
-from pipeline.shards import ResidentShard, StoredShard, load_shard
+from pipeline.shards import Pass, ResidentShard, StoredShard, load_shard, partial
 from pipeline.training import Method, Placement, resolve
 from storage.dataset import Dataset
 from storage.errors import DataError
@@ -152,7 +152,7 @@ def test_shards_are_let_go_of(client: Client, store: Store) -> None:
     dataset, before = store(100), held(client)
     placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
     keys = {future.key for _, future in placed if isinstance(future, Future)}
-    in_tasks(client, placed)(fold(np.zeros((10, 3073))), None)
+    in_tasks(client, placed)(partial, Pass(fold(np.zeros((10, 3073)))))
     assert keys <= held(client)
     placed.clear()
     until(lambda: held(client) <= before)
@@ -195,10 +195,11 @@ def test_a_resident_shard_counts_its_bytes(store: Store) -> None:
 def peak_of_streaming(dataset: Dataset, rows: NDArray[np.int64] | None) -> int:
     shard = StoredShard(dataset, "train", 0, dataset.rows("train"))
     scorer = fold(np.zeros((10, 3073)), dataset.mean)
-    shard.partial(scorer, None if rows is None else rows[:10])  # compiled and opened
+    partial(shard, Pass(scorer, None if rows is None else rows[:10]))  # compiled and opened
     tracemalloc.start()
     try:
-        assert shard.partial(scorer, rows).losses.rows == (len(rows) if rows is not None else shard.stop)
+        summed = partial(shard, Pass(scorer, rows)).losses.rows
+        assert summed == (len(rows) if rows is not None else shard.stop)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
