@@ -24,7 +24,7 @@ VECTOR_BYTES = 64
 
 Rows are padded to a multiple of this many columns, so that none has a tail."""
 
-_I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
 
@@ -44,16 +44,19 @@ TILE_ROWS, TILE_CLASSES = (4, 5) if WIDE_REGISTERS else (2, 2)
 """Scores taken at once: as many as the registers hold. It does not change a bit of any."""
 
 
-def _load(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
+def load(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
+    """Load a value of type `kind` from an address that is an integer."""
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
 
-def _store(builder: Any, value: Any, address: Any, align: int) -> None:
+def store(builder: Any, value: Any, address: Any, align: int) -> None:
+    """Store a value at an address that is an integer."""
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
 
 
-def _shuffle(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(order)), list(order)))
+def shuffle(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
+    """Pick elements of two vectors by their place in both."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
 
 def _halved(builder: Any, vector: Any) -> Any:
@@ -61,10 +64,10 @@ def _halved(builder: Any, vector: Any) -> Any:
     width = vector.type.count
     while width > 1:
         width //= 2
-        low = _shuffle(builder, vector, vector, range(width))
-        high = _shuffle(builder, vector, vector, range(width, 2 * width))
+        low = shuffle(builder, vector, vector, range(width))
+        high = shuffle(builder, vector, vector, range(width, 2 * width))
         vector = builder.fadd(low, high)
-    return builder.extract_element(vector, _I32(0))
+    return builder.extract_element(vector, I32(0))
 
 
 def _fma(builder: Any, kind: Any) -> Any:
@@ -77,8 +80,14 @@ def _fma(builder: Any, kind: Any) -> Any:
     )
 
 
-def _accumulators(builder: Any, count: int, kind: Any) -> list[Any]:
-    """`count` zeroed stack slots, which LLVM turns into registers."""
+def spread(builder: Any, kind: Any, element: Any) -> Any:
+    """Return a vector with `element` at every place."""
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), element, I32(0))
+    return shuffle(builder, one, one, [0] * kind.count)
+
+
+def accumulators(builder: Any, count: int, kind: Any) -> list[Any]:
+    """Return `count` zeroed stack slots, which LLVM turns into registers."""
     zero = ir.Constant(kind, [0] * kind.count)
     slots = [cgutils.alloca_once(builder, kind) for _ in range(count)]
     for slot in slots:
@@ -110,21 +119,21 @@ def dot_product_tile(
     bytes_in = images.dtype.bitwidth == 8
     lanes = VECTOR_BYTES // itemsize
     vector = ir.VectorType(_FLOATS[itemsize], lanes)
-    source = ir.VectorType(_I8, lanes) if bytes_in else vector
+    source = ir.VectorType(I8, lanes) if bytes_in else vector
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         row_tuple, weight, weight_stride, columns, out, out_stride = arguments[2:]
         addresses = cgutils.unpack_tuple(builder, row_tuple)
         fma = _fma(builder, vector)
-        sums = [_accumulators(builder, TILE_CLASSES, vector) for _ in addresses]
-        with cgutils.for_range_slice(builder, _I64(0), columns, _I64(lanes)) as (column, _):
-            offset = builder.mul(column, _I64(1 if bytes_in else itemsize))
-            pixels = [_load(builder, builder.add(a, offset), source) for a in addresses]
+        sums = [accumulators(builder, TILE_CLASSES, vector) for _ in addresses]
+        with cgutils.for_range_slice(builder, I64(0), columns, I64(lanes)) as (column, _):
+            offset = builder.mul(column, I64(1 if bytes_in else itemsize))
+            pixels = [load(builder, builder.add(a, offset), source) for a in addresses]
             if bytes_in:
                 pixels = [builder.uitofp(p, vector) for p in pixels]
-            class_weight = builder.add(weight, builder.mul(column, _I64(itemsize)))
+            class_weight = builder.add(weight, builder.mul(column, I64(itemsize)))
             for j in range(TILE_CLASSES):
-                w = _load(builder, class_weight, vector, itemsize)
+                w = load(builder, class_weight, vector, itemsize)
                 class_weight = builder.add(class_weight, weight_stride)
                 for row, row_sums in zip(pixels, sums, strict=True):
                     slot = row_sums[j]
@@ -132,7 +141,7 @@ def dot_product_tile(
         for row_sums in sums:
             for j, slot in enumerate(row_sums):
                 total = _halved(builder, builder.load(slot))
-                _store(builder, total, builder.add(out, _I64(j * itemsize)), itemsize)
+                store(builder, total, builder.add(out, I64(j * itemsize)), itemsize)
             out = builder.add(out, out_stride)
         return context.get_dummy_value()
 
@@ -168,12 +177,12 @@ def _four_rows(builder: Any, rows: Sequence[Any]) -> list[Any]:
     `v` is number `p // 4 * 16 + v * 4 + p % 4`. `_pixel_order` undoes that.
     """
     halves = [
-        _shuffle(builder, rows[i], rows[i + 1], _interleaved(1, upper))
+        shuffle(builder, rows[i], rows[i + 1], _interleaved(1, upper))
         for upper in (False, True)
         for i in (0, 2)
     ]
     return [
-        _shuffle(builder, halves[i], halves[i + 1], _interleaved(2, upper))
+        shuffle(builder, halves[i], halves[i + 1], _interleaved(2, upper))
         for i in (0, 2)
         for upper in (False, True)
     ]
@@ -181,9 +190,9 @@ def _four_rows(builder: Any, rows: Sequence[Any]) -> list[Any]:
 
 def _pixel_order(builder: Any, sums: Sequence[Any]) -> Any:
     """Join four vectors of 16 sums and put them back in the order of the pixels."""
-    low = _shuffle(builder, sums[0], sums[1], range(32))
-    high = _shuffle(builder, sums[2], sums[3], range(32))
-    return _shuffle(
+    low = shuffle(builder, sums[0], sums[1], range(32))
+    high = shuffle(builder, sums[2], sums[3], range(32))
+    return shuffle(
         builder,
         low,
         high,
@@ -211,7 +220,7 @@ def outer_product_tile(
     next's; where the sums of the first class and column 0 are, and the bytes from one
     class's to the next's.
     """
-    sums16, bytes64 = ir.VectorType(_I32, 16), ir.VectorType(_I8, VECTOR_BYTES)
+    sums16, bytes64 = ir.VectorType(I32, 16), ir.VectorType(I8, VECTOR_BYTES)
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         if not BYTE_DOT_PRODUCT:  # never called then, but compiled with its caller
@@ -222,23 +231,22 @@ def outer_product_tile(
         dot = cgutils.get_or_insert_function(
             builder.module, dot_type, "llvm.x86.avx512.vpdpbusd.512"
         )
-        sums = [_accumulators(builder, 4, sums16) for _ in range(TILE_CLASSES)]
+        sums = [accumulators(builder, 4, sums16) for _ in range(TILE_CLASSES)]
         with cgutils.for_range(builder, groups) as loop:
-            group = builder.add(rows, builder.mul(loop.index, _I64(4 * 8)))
-            addresses = [_load(builder, builder.add(group, _I64(8 * i)), _I64, 8) for i in range(4)]
-            rows64 = [_load(builder, builder.add(a, column), bytes64) for a in addresses]
+            group = builder.add(rows, builder.mul(loop.index, I64(4 * 8)))
+            addresses = [load(builder, builder.add(group, I64(8 * i)), I64, 8) for i in range(4)]
+            rows64 = [load(builder, builder.add(a, column), bytes64) for a in addresses]
             pixels = [builder.bitcast(p, sums16) for p in _four_rows(builder, rows64)]
             group_factor = builder.add(factor, builder.mul(loop.index, factors_stride))
             for j, class_sums in enumerate(sums):
-                k = _load(builder, builder.add(group_factor, _I64(4 * j)), _I32)
-                k = builder.insert_element(ir.Constant(sums16, ir.Undefined), k, _I32(0))
-                k = _shuffle(builder, k, k, [0] * 16)
+                k = load(builder, builder.add(group_factor, I64(4 * j)), I32)
+                k = spread(builder, sums16, k)
                 for slot, four_rows in zip(class_sums, pixels, strict=True):
                     builder.store(builder.call(dot, [builder.load(slot), four_rows, k]), slot)
-        out = builder.add(out, builder.mul(column, _I64(4)))
+        out = builder.add(out, builder.mul(column, I64(4)))
         for class_sums in sums:
             total = _pixel_order(builder, [builder.load(slot) for slot in class_sums])
-            _store(builder, builder.add(_load(builder, out, total.type, 4), total), out, 4)
+            store(builder, builder.add(load(builder, out, total.type, 4), total), out, 4)
             out = builder.add(out, out_stride)
         return context.get_dummy_value()
 
