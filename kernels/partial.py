@@ -57,6 +57,16 @@ class LossSum:
         return math.inf if self.overflows else self.loss / (self.rows << LOSS_UNIT_BITS)
 
 
+class LossSums(tuple[LossSum, ...]):
+    """The losses of the same rows for several weights, one after another."""
+
+    __slots__ = ()
+
+    def combine(self, other: "LossSums") -> "LossSums":
+        """Return the sums over both sets of rows."""
+        return LossSums(a.combine(b) for a, b in zip(self, other, strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Partial:
     """The sums over a set of rows; `Partial.zero` and `combine` make them a monoid."""

@@ -14,6 +14,8 @@ class Purpose(IntEnum):
     WEIGHTS = 1
     SAMPLE = 2
     SHUFFLE = 3
+    TRIAL = 4
+    PERTURBATION = 5
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

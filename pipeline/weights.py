@@ -1,12 +1,14 @@
-"""Where a run's weights start."""
+"""Where a run's weights start, and the weights that a search draws."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.fixed_point import FixedPoint, fixed_point
 from pipeline.errors import PipelineError
 from pipeline.streams import Purpose, stream
 from storage.schema import PIXELS
@@ -14,14 +16,17 @@ from storage.schema import PIXELS
 
 @dataclass(frozen=True)
 class Init:
-    """A distribution of weights: `zeros`, or independent normals of standard deviation `scale`."""
+    """A distribution of weights, each drawn by itself.
+
+    `zeros`; `normal`, of standard deviation `scale`; `uniform`, from 0 to `scale`.
+    """
 
     kind: str
     scale: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `zeros` or `normal:SCALE`.
+        """Read `zeros`, `normal:SCALE` or `uniform:SCALE`.
 
         >>> Init.parse("normal:1e-3")
         Init(kind='normal', scale=0.001)
@@ -33,10 +38,10 @@ class Init:
             value = float(scale)
         except ValueError:
             value = math.nan
-        if kind != "normal" or not (math.isfinite(value) and value > 0):
+        if kind not in {"normal", "uniform"} or not (math.isfinite(value) and value > 0):
             raise PipelineError(
-                f"weights cannot start from {text!r}; write `zeros` or `normal:SCALE` with a "
-                "positive number, such as `normal:1e-3`"
+                f"weights cannot start from {text!r}; write `zeros`, or `normal:SCALE` or "
+                "`uniform:SCALE` with a positive number, such as `normal:1e-3`"
             )
         return cls(kind, value)
 
@@ -45,4 +50,20 @@ class Init:
         shape = (classes, PIXELS + 1)
         if self.kind == "zeros":
             return np.zeros(shape)
-        return self.scale * stream(seed, Purpose.WEIGHTS, 0).standard_normal(shape)
+        generator = stream(seed, Purpose.WEIGHTS, 0)
+        draw = generator.standard_normal if self.kind == "normal" else generator.random
+        return self.scale * draw(shape)
+
+
+def drawn(
+    seed: int, purpose: Purpose, numbers: Sequence[int], scale: float, classes: int
+) -> FixedPoint:
+    """Return normals of standard deviation `scale` (B, classes, D + 1), bias included.
+
+    Number t's are those of the stream of `purpose` and t, rounded to the unit of `scale`.
+    """
+    shape = (classes, PIXELS + 1)
+    normals = np.empty((len(numbers), *shape))
+    for place, number in enumerate(numbers):
+        stream(seed, purpose, number).standard_normal(out=normals[place])
+    return fixed_point(normals, scale)

@@ -56,15 +56,15 @@ def test_parameters_at_their_limits(given: dict[str, Any]) -> None:
 
 BAD_STARTS = [
     "", "one", "zeros:", "zeros:1", "normal", "normal:", "normal:x", "normal:0", "normal:-1",
-    "normal:inf", "normal:nan", "Normal:1", "uniform:1", "normal:1:2",
+    "normal:inf", "normal:nan", "Normal:1", "uniform", "uniform:-1", "normal:1:2",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", BAD_STARTS)
 def test_bad_starts(text: str) -> None:
     message = (
-        f"weights cannot start from {text!r}; write `zeros` or `normal:SCALE` with a "
-        "positive number, such as `normal:1e-3`"
+        f"weights cannot start from {text!r}; write `zeros`, or `normal:SCALE` or "
+        "`uniform:SCALE` with a positive number, such as `normal:1e-3`"
     )
     with pytest.raises(PipelineError) as caught:
         Init.parse(text)
@@ -83,6 +83,10 @@ def test_starts() -> None:
     assert abs(one.mean()) < 3e-5  # 5 standard errors
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
     assert one.tobytes() == Init.parse("normal:0.001").weights(10, seed=1).tobytes()
+    uniform = Init.parse("uniform:1e-3").weights(10, seed=1)
+    assert 0 <= uniform.min() < 1e-6
+    assert 0.999e-3 < uniform.max() < 1e-3
+    assert uniform.mean() == pytest.approx(0.5e-3, rel=0.02)
     np.testing.assert_array_equal(Init.parse("normal:2e-3").weights(10, seed=1), 2 * one)
 
 

@@ -1,0 +1,135 @@
+"""Random local search: the decisions and the weights of the plain loop, to the last bit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.actors import Actors
+from pipeline.errors import PipelineError
+from pipeline.local_search import GROUP, LocalSearch, SearchState, local_search
+from pipeline.objective import Objective, OverShards, here
+from pipeline.placement import Placements
+from pipeline.shards import StoredShard, load_shard
+from pipeline.streams import Purpose
+from pipeline.weights import drawn
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.workers import kill, process_ids
+
+PARAMETERS = LocalSearch(trials=3 * GROUP + 5, init_scale=1e-3, step_scale=1e-4, seed=2)
+
+
+class Searched(NamedTuple):
+    W: bytes
+    losses: list[float]
+    accepted: list[int]
+
+    @classmethod
+    def of(cls, state: SearchState) -> "Searched":
+        return cls(state.W.tobytes(), state.losses.tolist(), state.accepted.tolist())
+
+
+def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
+    """The notes' loop: a whole evaluation a try."""
+    rows = dataset.rows("train")
+    objective = Objective(here([load_shard(dataset, "train", 0, rows)]), dataset.mean, 0, "float64")
+    W, best = wanted.start(10), np.inf
+    losses, accepted = [], []
+    for number in range(wanted.trials):
+        step = drawn(wanted.seed, Purpose.PERTURBATION, [number], wanted.step_scale, 10)
+        tried = W + step.weights[0]
+        losses.append(objective(tried).loss)
+        if losses[-1] < best:
+            W, best = tried, losses[-1]
+            accepted.append(number)
+    return Searched(W.tobytes(), losses, accepted)
+
+
+def searched(over: OverShards, dataset: Dataset, wanted: LocalSearch) -> Searched:
+    state = SearchState.start(wanted, 10)
+    for after in local_search(over, dataset.mean, wanted, state):
+        state = after
+    return Searched.of(state)
+
+
+def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) -> None:
+    dataset = store()
+    expected = plain_loop(dataset, PARAMETERS)
+    assert len(expected.accepted) >= 8
+    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
+        assert searched(actors, dataset, PARAMETERS) == expected
+        # the actors remember; another search must not take it for its own
+        other = replace(PARAMETERS, seed=3)
+        assert searched(actors, dataset, other) == plain_loop(dataset, other)
+        assert searched(actors, dataset, PARAMETERS) == expected
+
+
+def test_shards_that_are_streamed_or_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = store()
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 170)
+    shards = [StoredShard(dataset, "train", start, start + 400) for start in range(0, 2000, 400)]
+    assert searched(here(shards), dataset, PARAMETERS) == plain_loop(dataset, PARAMETERS)
+
+
+def test_a_search_goes_on_from_any_group(store: Store) -> None:
+    dataset = store()
+    over = here([load_shard(dataset, "train", 0, 2000)])
+    states = list(local_search(over, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10)))
+    for state in states[:-1]:
+        fresh = here([load_shard(dataset, "train", 0, 2000)])
+        *_, last = local_search(fresh, dataset.mean, PARAMETERS, state)
+        assert Searched.of(last) == Searched.of(states[-1])
+
+
+def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
+    dataset = store()
+    _, pid = next(iter(process_ids(client).items()))
+    with Placements(client, dataset) as placements, Actors(placements) as actors:
+        state = SearchState.start(PARAMETERS, 10)
+        for number, after in enumerate(local_search(actors, dataset.mean, PARAMETERS, state)):
+            state = after
+            if number == 1:
+                kill(pid)
+    assert Searched.of(state) == plain_loop(dataset, PARAMETERS)
+
+
+def test_forgetting_what_was_accepted_would_be_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check is checked: a look from the weights before the last acceptance."""
+    monkeypatch.setattr(
+        "pipeline.local_search._moved", lambda seen, accepted: seen._replace(accepted=accepted)
+    )
+    dataset = store()
+    over = here([load_shard(dataset, "train", 0, 2000)])
+    assert searched(over, dataset, PARAMETERS) != plain_loop(dataset, PARAMETERS)
+
+
+@pytest.mark.slow
+def test_on_the_real_images_with_many_acceptances(
+    cluster: Client, store: Store, real_cifar10: Path
+) -> None:
+    dataset = store(7001, real_cifar10)
+    wanted = LocalSearch(trials=150)
+    expected = plain_loop(dataset, wanted)
+    assert len(expected.accepted) >= 30
+    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
+        assert searched(actors, dataset, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "at least 1 trial"),
+        ({"init_scale": 0.0}, "first weights must be a positive number, not 0.0"),
+        ({"step_scale": -1.0}, "step must be a positive number, not -1.0"),
+        ({"init_scale": 1.0, "step_scale": 1e-9}, "are lost beside weights of scale 1.0"),
+    ],
+)
+def test_bad_parameters(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        LocalSearch(**({"trials": 3} | changes))  # type: ignore[arg-type]

@@ -1,0 +1,112 @@
+"""Random search: each trial's loss is its own evaluation's, whatever it is taken with."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from pipeline.cluster import connect
+from pipeline.errors import PipelineError
+from pipeline.objective import Objective, here
+from pipeline.placement import Placements
+from pipeline.random_search import Block, RandomSearch, plan_blocks, search
+from pipeline.shards import StoredShard, load_shard
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.workers import kill, process_ids
+
+PARAMETERS = RandomSearch(trials=37, scale=1e-3, seed=5)
+
+
+def searched(client: Client, dataset: Dataset, blocks: Sequence[tuple[int, ...]]) -> list[Block]:
+    with Placements(client, dataset) as placements:
+        return list(search(placements, PARAMETERS, blocks))
+
+
+def losses_by_trial(blocks: Sequence[Block]) -> list[float]:
+    found = {
+        trial: loss
+        for block in blocks
+        for trial, loss in zip(block.trials, block.losses.tolist(), strict=True)
+    }
+    return [found[trial] for trial in sorted(found)]
+
+
+def one_after_another(dataset: Dataset) -> list[float]:
+    objective = Objective(here([load_shard(dataset, "train", 0, 2000)]), dataset.mean, 0, "float64")
+    return [objective(PARAMETERS.weights(trial, 10)).loss for trial in range(37)]
+
+
+def test_a_trials_loss_is_its_own_evaluations(cluster: Client, store: Store) -> None:
+    dataset = store()
+    blocks = searched(cluster, dataset, plan_blocks(37, 32))
+    assert [block.trials for block in blocks] == [tuple(range(32)), tuple(range(32, 37))]
+    assert losses_by_trial(blocks) == one_after_another(dataset)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100])
+def test_blocks_change_nothing(cluster: Client, store: Store, size: int) -> None:
+    got = searched(cluster, store(300), plan_blocks(37, size))
+    assert losses_by_trial(got) == one_after_another(store())
+
+
+def test_the_number_of_workers_changes_nothing(store: Store) -> None:
+    with connect(workers=1) as one:
+        got = searched(one, store(), plan_blocks(37, 20))
+    assert losses_by_trial(got) == one_after_another(store())
+
+
+def test_streamed_shards_change_nothing(
+    cluster: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def streamed(client: Client, dataset: Dataset, split: str, homes: object) -> object:
+        return [(None, StoredShard(dataset, "train", at, at + 500)) for at in range(0, 2000, 500)]
+
+    monkeypatch.setattr("pipeline.placement.place", streamed)
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 170)
+    got = searched(cluster, store(), plan_blocks(37, 20))
+    assert losses_by_trial(got) == one_after_another(store())
+
+
+def test_what_is_done_is_not_done_again() -> None:
+    assert plan_blocks(6, 2, done=[0, 1, 3]) == [(2, 4), (5,)]
+    assert plan_blocks(3, 2, done=[0, 1, 2]) == []
+
+
+def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
+    dataset = store()
+    _, pid = next(iter(process_ids(client).items()))
+
+    def kill_soon() -> None:
+        time.sleep(0.05)
+        kill(pid)
+
+    killer = threading.Thread(target=kill_soon)
+    killer.start()
+    got = searched(client, dataset, plan_blocks(37, 1))
+    killer.join()
+    assert losses_by_trial(got) == one_after_another(dataset)
+
+
+def test_other_seeds_and_trials_are_other_weights() -> None:
+    drawn = [RandomSearch(9, 1e-3, seed).weights(t, 10) for seed in (0, 1) for t in (0, 1)]
+    assert len({W.tobytes() for W in drawn}) == 4
+    assert np.std(drawn[0]) == pytest.approx(1e-3, rel=0.02)
+    assert abs(np.mean(drawn[0])) < 3e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "at least 1 trial, not 0"),
+        ({"scale": -1e-4}, "positive number, not -0.0001"),
+        ({"scale": float("nan")}, "positive number, not nan"),
+        ({"seed": -1}, "from 0 to 2\\^64 - 1, not -1"),
+    ],
+)
+def test_bad_parameters(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        RandomSearch(**({"trials": 3} | changes))  # type: ignore[arg-type]
