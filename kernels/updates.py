@@ -1,9 +1,13 @@
 """Update rules: an optimiser is `init`, which makes a state, and `update`, which takes a step.
 
 Both are pure, so a run is its weights and its state: it can be stopped, stored and gone on
-with anywhere. States hold arrays and numbers only.
+with anywhere. States are named tuples of arrays and numbers, or tuples of such.
+
+An optimiser is composed of transforms, each of which makes the gradient, or what became of
+it, more of a step: `descent(momentum(0.9), scaled(cosine(1e-7, 200)))`.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,18 +16,62 @@ from numpy.typing import NDArray
 
 Weights = NDArray[np.float64]
 
+LineSearch = Callable[[Weights, Weights], float]
+"""`line(W, direction) -> a`: the `a >= 0` at which the loss at `W - a direction` is lowest."""
+
+
+def no_line_search(_W: Weights, _direction: Weights) -> float:
+    """Stand for the line search where the objective has none.
+
+    Raises ValueError.
+    """
+    raise ValueError("this objective has no line search; give a step size")
+
+
+class Transform(NamedTuple):
+    """One part of an optimiser."""
+
+    init: Callable[[Weights], Any]
+    """`init(W) -> state` before the first step."""
+    update: Callable[[Weights, Any, Weights, LineSearch], tuple[Weights, Any]]
+    """`update(step, state, W, line) -> (step, state)`; its arguments are left as they are."""
+
 
 class Optimiser(NamedTuple):
     """The two functions of an update rule."""
 
     init: Callable[[Weights], Any]
     """`init(W) -> state` before the first step."""
-    update: Callable[[Weights, Any, Weights], tuple[Weights, Any]]
-    """`update(gradient, state, W) -> (W, state)`; its arguments are left as they are."""
+    update: Callable[..., tuple[Weights, Any]]
+    """`update(gradient, state, W, line=no_line_search) -> (W, state)`; its arguments are left as
+    they are."""
 
 
-class GradientDescentState(NamedTuple):
-    """Gradient descent remembers nothing."""
+def descent(*transforms: Transform) -> Optimiser:
+    """Return the rule `W <- W - step`, the step being the gradient after all transforms.
+
+    >>> optimiser = descent(momentum(0.5), scaled(constant(0.1)))
+    >>> W = np.array([[1.0, 2.0]])
+    >>> state = optimiser.init(W)
+    >>> for _ in range(2):
+    ...     W, state = optimiser.update(np.array([[2.0, 0.0]]), state, W)
+    >>> W  # 1 - 0.1 * 2 - 0.1 * (0.5 * 2 + 2)
+    array([[0.5, 2. ]])
+    """
+
+    def init(W: Weights) -> tuple[Any, ...]:
+        return tuple(transform.init(W) for transform in transforms)
+
+    def update(
+        gradient: Weights, state: tuple[Any, ...], W: Weights, line: LineSearch = no_line_search
+    ) -> tuple[Weights, tuple[Any, ...]]:
+        step, states = gradient, []
+        for transform, its_state in zip(transforms, state, strict=True):
+            step, new = transform.update(step, its_state, W, line)
+            states.append(new)
+        return W - step, tuple(states)
+
+    return Optimiser(init, update)
 
 
 def gradient_descent(step_size: float) -> Optimiser:
@@ -31,16 +79,114 @@ def gradient_descent(step_size: float) -> Optimiser:
 
     >>> optimiser = gradient_descent(0.5)
     >>> W = np.array([[1.0, 2.0]])
-    >>> optimiser.update(np.array([[2.0, 0.0]]), optimiser.init(W), W)
-    (array([[0., 2.]]), GradientDescentState())
+    >>> optimiser.update(np.array([[2.0, 0.0]]), optimiser.init(W), W)[0]
+    array([[0., 2.]])
+    """
+    return descent(scaled(constant(step_size)))
+
+
+class MomentumState(NamedTuple):
+    """What momentum remembers."""
+
+    velocity: Weights
+    """`v` (C, D + 1)."""
+
+
+def momentum(decay: float, *, nesterov: bool = False) -> Transform:
+    """Replace the gradient g by the velocity `v <- decay v + g`, or with Nesterov by `g + decay v`.
+
+    B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964;
+    I. Sutskever, J. Martens, G. Dahl and G. Hinton, "On the importance of initialization and
+    momentum in deep learning", ICML 2013.
     """
 
-    def init(_W: Weights) -> GradientDescentState:
-        return GradientDescentState()
+    def init(W: Weights) -> MomentumState:
+        return MomentumState(np.zeros_like(W))
 
     def update(
-        gradient: Weights, state: GradientDescentState, W: Weights
-    ) -> tuple[Weights, GradientDescentState]:
-        return W - step_size * gradient, state
+        step: Weights, state: MomentumState, _W: Weights, _line: LineSearch
+    ) -> tuple[Weights, MomentumState]:
+        velocity = decay * state.velocity + step
+        return (step + decay * velocity if nesterov else velocity), MomentumState(velocity)
 
-    return Optimiser(init, update)
+    return Transform(init, update)
+
+
+class ScaledState(NamedTuple):
+    """How many steps were taken."""
+
+    steps: int
+
+
+Schedule = Callable[[int], float]
+"""The step size of step number t, from 0."""
+
+
+def scaled(schedule: Schedule) -> Transform:
+    """Multiply by the step size."""
+
+    def init(_W: Weights) -> ScaledState:
+        return ScaledState(0)
+
+    def update(
+        step: Weights, state: ScaledState, _W: Weights, _line: LineSearch
+    ) -> tuple[Weights, ScaledState]:
+        steps = int(state.steps)
+        return schedule(steps) * step, ScaledState(steps + 1)
+
+    return Transform(init, update)
+
+
+class LineState(NamedTuple):
+    """The last step size."""
+
+    step_size: float
+
+
+def line_search() -> Transform:
+    """Multiply by the step size at which the loss along the step is lowest."""
+
+    def init(_W: Weights) -> LineState:
+        return LineState(0.0)
+
+    def update(
+        step: Weights, _state: LineState, W: Weights, line: LineSearch
+    ) -> tuple[Weights, LineState]:
+        step_size = line(W, step)
+        return step_size * step, LineState(step_size)
+
+    return Transform(init, update)
+
+
+def constant(step_size: float) -> Schedule:
+    """Return the schedule that never changes."""
+    return lambda _step: step_size
+
+
+def cosine(step_size: float, steps: int) -> Schedule:
+    """Return the schedule that falls from `step_size` to 0 in `steps` steps along a cosine.
+
+    I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
+
+    >>> [round(cosine(2.0, 4)(t), 6) for t in range(5)]
+    [2.0, 1.707107, 1.0, 0.292893, 0.0]
+    """
+    return lambda step: step_size * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+
+
+def inverse(step_size: float, half: int) -> Schedule:
+    """Return the schedule `step_size / (1 + t / half)`, which is halved after `half` steps.
+
+    >>> [inverse(6.0, 2)(t) for t in (0, 2, 4)]
+    [6.0, 3.0, 2.0]
+    """
+    return lambda step: step_size / (1 + step / half)
+
+
+def staircase(step_size: float, factor: float, every: int) -> Schedule:
+    """Return the schedule that is multiplied by `factor` every so many steps.
+
+    >>> [staircase(8.0, 0.5, 2)(t) for t in range(5)]
+    [8.0, 8.0, 4.0, 4.0, 2.0]
+    """
+    return lambda step: step_size * factor ** (step // every)
