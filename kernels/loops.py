@@ -48,7 +48,7 @@ else:
 
 
 @njit(cache=True, nogil=True)
-def _row_addresses(images: Any, rows: Any, addresses: Any) -> None:
+def row_addresses(images: Any, rows: Any, addresses: Any) -> None:
     """Write the addresses of `images[rows]`, repeating the last to the end."""
     base, stride = images.ctypes.data, images.strides[0]
     for i in range(len(addresses)):
@@ -56,7 +56,7 @@ def _row_addresses(images: Any, rows: Any, addresses: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _block_scores(images: Any, addresses: Any, n: Any, weights: Any, scores: Any) -> None:
+def block_scores(images: Any, addresses: Any, n: Any, weights: Any, scores: Any) -> None:
     """Write the dot products of the first `n` rows (rounded up to a tile) to `scores`."""
     columns, step, out_step = weights.shape[1], weights.strides[0], scores.strides[0]
     for i in range(0, n, _ROWS):
@@ -82,8 +82,8 @@ def scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
     block = np.empty((BLOCK_ROWS, weights.shape[0]), weights.dtype)
     for start in range(0, len(rows), BLOCK_ROWS):
         n = min(BLOCK_ROWS, len(rows) - start)
-        _row_addresses(images, rows[start : start + n], addresses)
-        _block_scores(images, addresses, n, weights, block)
+        row_addresses(images, rows[start : start + n], addresses)
+        block_scores(images, addresses, n, weights, block)
         for i in range(n):
             for j in range(len(offset)):
                 out[start + i, j] = block[i, j] + offset[j]
@@ -142,7 +142,7 @@ def examples(scores: Any, labels: Any, delta: Any, losses: Any, factors: Any) ->
 
 
 @njit(cache=True, nogil=True)
-def _add_loss(loss: Any, limbs: Any) -> bool:
+def add_loss(loss: Any, limbs: Any) -> bool:
     """Add one row's loss to the limbs; False if it is not finite or not below 2^80."""
     if not loss < LARGEST_LOSS:
         return False
@@ -155,7 +155,7 @@ def _add_loss(loss: Any, limbs: Any) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
+def add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
     """Add the block's `sum_i k_i (outer) image_i` to `gradient`, in the processor's tiles."""
     groups = (n + 3) // 4
     step, out_step = factors.strides[0], gradient.strides[0]
@@ -174,7 +174,7 @@ def _add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
-    """The same integers as `_add_gradient` on any processor.
+    """The same integers as `add_gradient` on any processor.
 
     Short sums in int16 take twice as many pixels an instruction; 255 (C - 1) 14 < 2^15 for
     C = 10, so the number of rows a short sum may take depends on C.
@@ -223,13 +223,13 @@ def partial(
     for start in range(0, len(rows), BLOCK_ROWS):
         n = min(BLOCK_ROWS, len(rows) - start)
         block_rows = rows[start : start + n]
-        _row_addresses(images, block_rows, addresses)
-        _block_scores(images, addresses, n, weights, block)
+        row_addresses(images, block_rows, addresses)
+        block_scores(images, addresses, n, weights, block)
         factors[:] = 0
         for i in range(n):
             label = labels[block_rows[i]]
             loss, predicted = margins(block[i], label, offset, delta, k)
-            if not _add_loss(loss, limbs):
+            if not add_loss(loss, limbs):
                 overflows += 1
             factors[i // 4, :, i % 4] = k
             for j in range(len(offset)):
@@ -237,7 +237,7 @@ def partial(
             correct += predicted == label
             predictions[start + i] = predicted
         if tiles:
-            _add_gradient(addresses, n, factors, gradient)
+            add_gradient(addresses, n, factors, gradient)
         else:
             _add_gradient_plain(images, block_rows, factors, gradient)
     return correct, overflows
