@@ -6,7 +6,7 @@ stay are imported (a quarter of the time), and a fresh database is migrated
 through SQLite's synchronous driver (2 s where the asynchronous one, a thread
 switch for each of 34,000 calls, takes 7 s).
 
-`STATE` is the file by which `flows.server` finds this process. An exclusive
+`STATE` is the file by which `flows.local_server` finds this process. An exclusive
 lock on it, held from before the first import until the process is gone,
 however it goes, says that the server is there; the process id in it, and once
 the server answers its URL, say where. Standard output and error are the log.

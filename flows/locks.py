@@ -1,0 +1,33 @@
+"""Locks on files that the kernel keeps (`flock`).
+
+They end with the process that holds them, however it goes, so that none can be stale.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+def open_lock(path: Path) -> int:
+    """Open the file to lock, made if it is not there, and return its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def lock_shared(descriptor: int) -> None:
+    """Take a lock that others may share, waiting for one who has it alone."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the exclusive lock if nobody else holds any."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def release(descriptor: int) -> None:
+    """Give the lock back and close the file."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked just now has the descriptor too
+    os.close(descriptor)
