@@ -74,8 +74,18 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
+    value = python_scalar(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def python_scalar(value: Any) -> Any:
+    """Return a NumPy scalar as what Python has for it, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def described_data(data: Mapping[str, Any]) -> str:
+    """Say in words what data a store holds, or a run was on (see `Dataset.describe`)."""
+    rows = data["rows"]
+    return f"{data['source']}, {rows['train']:,} + {rows['test']:,} images"

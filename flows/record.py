@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.console import to_json
+from flows.locks import open_lock, release, try_lock
+from flows.tables import Table, header_and_rows
 from pipeline.errors import PipelineError
 
 _PACKAGES = ("hinge", "numpy", "numba", "dask", "distributed", "zarr", "prefect")
@@ -42,7 +44,7 @@ class Run:
         """
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         check_runs(runs)
-        path = runs / f"{command}-{started}-{secrets.token_hex(4)}"
+        path = runs / f"{command.replace(' ', '-')}-{started}-{secrets.token_hex(4)}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
@@ -80,6 +82,32 @@ class Run:
         with _replacing(self.path / "result.json") as written:
             written.write_text(to_json(record) + "\n")
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the run to oneself while the block works on it; nobody has that of a dead process.
+
+        Raises PipelineError if another holds it, or nothing can be written to its directory.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise self._not_writable("no permission")
+        try:
+            lock = open_lock(self.path / ".lock")
+        except OSError as error:
+            raise self._not_writable(str(error.strerror)) from error
+        try:
+            if not try_lock(lock):
+                raise PipelineError(
+                    f"run {self.id} is under way in another process; wait for its end, or end it"
+                )
+            yield
+        finally:
+            release(lock)
+
+    def _not_writable(self, why: str) -> PipelineError:
+        return PipelineError(
+            f"run {self.id} cannot be gone on with: {self.path} cannot be written ({why})"
+        )
+
     @property
     def checkpoint(self) -> Path:
         """Where the state to go on from is kept."""
@@ -92,10 +120,16 @@ class Run:
 
     def write_losses(self, losses: NDArray[np.float64]) -> None:
         """Write the loss curve as `loss.csv`: the step and the loss before it."""
-        with _replacing(self.path / "loss.csv") as written, written.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["step", "loss"])
-            writer.writerows(enumerate(losses.tolist()))
+        self.write_table("loss.csv", {"step": range(len(losses)), "loss": losses})
+
+    def write_table(self, name: str, rows: Table) -> None:
+        """Write a table as the file `name` (CSV, the columns' names first); floats keep all bits.
+
+        Raises ValueError for a table whose rows do not match, and leaves what was there.
+        """
+        header, values = header_and_rows(rows)
+        with _replacing(self.path / name) as written, written.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *values])
 
 
 @contextmanager

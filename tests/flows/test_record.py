@@ -107,6 +107,23 @@ def test_weights_and_losses_are_read_back_by_others(tmp_path: Path) -> None:
     np.testing.assert_array_equal([float(loss) for _, loss in rows], losses)  # to the last bit
 
 
+def test_a_table_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, "search random")
+    assert run.id.startswith("search-random-")
+    trials = [{"trial": number, "loss": np.float64(0.1 + number)} for number in range(3)]
+    run.write_table("trials.csv", trials)
+    with (run.path / "trials.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [(int(row["trial"]), float(row["loss"])) for row in read] == [
+        (0, 0.1), (1, 0.1 + 1), (2, 0.1 + 2)
+    ]  # fmt: skip
+    before = (run.path / "trials.csv").read_bytes()
+    with pytest.raises(ValueError, match="row 1"):
+        run.write_table("trials.csv", [{"trial": 0}, {"loss": 9.0}])
+    assert (run.path / "trials.csv").read_bytes() == before
+    assert [path.name for path in run.path.iterdir()] == ["trials.csv"]
+
+
 def test_the_hash_is_of_the_float64_bytes_row_by_row() -> None:
     W = np.arange(6.0).reshape(2, 3)
     packed = bytes.fromhex(
