@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -70,6 +71,19 @@ def test_any_curve_can_be_drawn(tmp_path: Path, losses: list[float], window: int
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5  # axes and words at least
     if sum(loss < 1e100 for loss in losses) > 1 and window == 1:
         assert len(blue_points(picture)) > 10
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 12, 200])
+def test_steps_are_counted_in_whole_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _path: figures.append(figure))
+    draw_loss_curve(tmp_path / "loss.png", 9 - np.linspace(0, 1, steps), title="a run")
+    [figure] = figures
+    ticks = figure.axes[0].xaxis.get_ticklocs()
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+    assert np.any((ticks >= 0) & (ticks < steps))
 
 
 def test_a_diverging_curve_shows_its_beginning_too(tmp_path: Path) -> None:
