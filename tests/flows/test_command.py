@@ -5,7 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from flows import defaults
+from flows.cli import hinge as command_group
 from kernels import reference
+from pipeline.training import Method, TrainingParameters
 from storage.dataset import Dataset, open_dataset
 from storage.schema import CLASSES, SPLITS, Split
 from tests.flows.conftest import Command, Finished, User, end
@@ -282,7 +285,10 @@ def test_epochs_are_counted_in_steps(user: User, hinge: Command, store: Path) ->
     assert run.result["steps"] == 6  # 600 images are two batches of 256 and one of 88
 
 
-@pytest.mark.parametrize("given", [[], ["--help"], ["train", "--help"], ["ingest", "-h"]])
+@pytest.mark.parametrize(
+    "given",
+    [[], ["--help"], *([command, "--help"] for command in command_group.commands), ["train", "-h"]],
+)
 def test_help_imports_nothing_heavy(given: list[str]) -> None:
     shown = subprocess.run(
         [sys.executable, "-c", HELP, *given], capture_output=True, text=True, check=True
@@ -291,6 +297,15 @@ def test_help_imports_nothing_heavy(given: list[str]) -> None:
     assert shown.stdout.startswith("Usage: hinge ")
     assert "--help" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80
+
+
+def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
+    options = command_group.commands["train"].make_context("train", ["--store", "any"]).params
+    fields = asdict(TrainingParameters(steps=1))
+    shared = options.keys() & fields.keys() - {"steps"}
+    assert shared == fields.keys() - {"steps"}
+    assert {name: options[name] for name in shared} == {name: fields[name] for name in shared}
+    assert defaults.STEPS.keys() == defaults.CHECKPOINT_EVERY.keys() == set(Method)
 
 
 def test_help_of_train_names_every_option_of_the_issue(hinge: Command) -> None:

@@ -99,4 +99,4 @@ def read_terminal(descriptor: int) -> str:
                 shown += block
         except OSError:  # what Linux says of a terminal that nobody has open
             pass
-    return shown.decode()
+    return shown.decode(errors="replace")  # what is typed may flush half a letter away

@@ -1,5 +1,7 @@
 """The flows as Prefect has them: run without a command, found again on the server."""
 
+import base64
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,9 @@ from prefect.client.schemas.filters import (
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import temporary_settings
 
+from flows.figures import draw_loss_curve
 from flows.ingest import ingest_flow
-from flows.train import TrainingPlan, train_flow
+from flows.train import plan_training, train_flow
 from pipeline.errors import PipelineError
 from pipeline.training import Method, TrainingParameters
 from storage.errors import DataError
@@ -42,7 +45,8 @@ def flow_run_of(client: Any, runs: Path) -> Any:
     """The flow run whose results went to `runs`, once it has ended."""
 
     def ended() -> Any:
-        found = [run for run in client.read_flow_runs() if run.parameters["runs"] == str(runs)]
+        found = client.read_flow_runs()
+        found = [run for run in found if run.parameters.get("runs") == str(runs)]
         return [run for run in found if run.state.type in ENDED]
 
     [run] = until(ended, "the flow run", 20)
@@ -61,7 +65,13 @@ def task_runs_of(client: Any, flow_run: Any, number: int) -> dict[str, str]:
     return {run.name.rsplit("-", 1)[0]: run.state.type for run in until(ended, "tasks", 20)}
 
 
-def test_a_command_is_a_flow_run_with_its_tasks_and_a_table(
+def artifacts_of(client: Any, flow_run: Any) -> dict[str, Any]:
+    """The flow run's artifacts by their keys."""
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+    return {artifact.key: artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
+
+
+def test_a_command_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
     user: User, hinge: Command, store: Path, tmp_path: Path, prefect: Any
 ) -> None:
     given = ("train", "--store", store, "--steps", 3, "--scheduler", user.scheduler, "--json")
@@ -72,12 +82,55 @@ def test_a_command_is_a_flow_run_with_its_tasks_and_a_table(
     assert task_runs_of(prefect, flow_run, 4) == dict.fromkeys(
         ["train", "evaluate on train", "evaluate on test", "keep results"], "COMPLETED"
     )
-    [table] = prefect.read_artifacts(
-        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
-    )
-    assert (table.key, table.type) == ("training", "table")
-    assert result["run"] in table.description
-    assert str(result["test_accuracy"]) in table.data
+    shown = artifacts_of(prefect, flow_run)
+    assert shown.keys() == {"training", "loss"}
+    assert all(result["run"] in artifact.description for artifact in shown.values())
+    table = {row["result"]: row["value"] for row in json.loads(shown["training"].data)}
+    assert table["status"] == "done"
+    assert table["test_accuracy"] == result["test_accuracy"]
+    picture = shown["loss"].data.split("data:image/png;base64,")[1].removesuffix(")")
+    drawn = tmp_path / "runs" / result["run"] / "loss.png"
+    assert base64.b64decode(picture) == drawn.read_bytes()
+
+
+def test_a_training_run_is_named_by_its_method_and_data(
+    user: User, hinge: Command, store: Path, tmp_path: Path, prefect: Any
+) -> None:
+    given = ("train", "--store", store, "--scheduler", user.scheduler, "--json")
+    result = hinge(*given, "--steps", 2, "--method", "minibatch").result
+    assert flow_run_of(prefect, tmp_path / "runs").name == "minibatch on synthetic"
+    with pytest.raises(PipelineError, match="no run"):
+        train_flow(str(store), resume=result["run"], runs=str(tmp_path / "elsewhere"))
+    assert flow_run_of(prefect, tmp_path / "elsewhere").name == f"{result['run']}, resumed"
+    with pytest.raises(DataError):
+        train_flow("nothing.zarr", runs=str(tmp_path / "nowhere"))
+    assert flow_run_of(prefect, tmp_path / "nowhere").name == "gd on nothing.zarr"
+
+
+def test_the_picture_and_the_table_of_a_diverged_run_say_so(
+    user: User,
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    prefect: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    titles: list[str] = []
+
+    def noted(*given: Any, title: str, **more: Any) -> None:
+        titles.append(title)
+        draw_loss_curve(*given, title=title, **more)
+
+    monkeypatch.setattr("flows.train.draw_loss_curve", noted)
+    given = ("train", "--store", store, "--steps", 30, "--scheduler", user.scheduler)
+    assert hinge(*given, "--step-size", "1e300").status == 1
+    [title] = titles
+    assert title.endswith(", step size 1e+300, diverged")
+    shown = artifacts_of(prefect, flow_run_of(prefect, tmp_path / "runs"))
+    assert shown["loss"].description.endswith("diverged")
+    rows = {row["result"]: row["value"] for row in json.loads(shown["training"].data)}
+    assert rows["status"] == "diverged"
+    assert rows["loss"] in ("inf", "nan")
 
 
 def test_an_ingest_is_a_flow_run_too(
@@ -157,6 +210,6 @@ def test_a_run_to_go_on_with_has_the_parameters_it_was_given(
     """The enumerations too, by which the pipeline tells one method from another."""
     given = ("train", "--store", store, "--steps", 2, "--scheduler", user.scheduler, "--json")
     run = hinge(*given).result["run"]
-    plan = TrainingPlan.resumed(str(store), tmp_path / "runs", run)
+    plan = plan_training(str(store), tmp_path / "runs", TrainingParameters(steps=9), run)
     assert plan.parameters == TrainingParameters(steps=2)
     assert plan.parameters.method is Method.GD

@@ -146,6 +146,38 @@ def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_go_on(
     assert "done after" in resumed.out
 
 
+@pytest.mark.slow
+def test_a_run_is_one_process_s_until_it_is_told_to_end_and_then_another_s(
+    user: User, hinge: Command, store: Path, tmp_path: Path
+) -> None:
+    """SIGTERM, as from a batch system whose time is over: the same as the keyboard's."""
+    given = ("train", "--store", store, "--steps", 100_000, "--checkpoint-every", 20)
+    process = user.start(*given, "--workers", 1, cwd=tmp_path)
+    with process:
+        run = checkpoint_of(tmp_path / "runs").parent
+        second = hinge("train", "--store", store, "--resume", run.name)
+        assert second.status == 2
+        assert second.err == (
+            f"hinge: run {run.name} is under way in another process; wait for its end, or end it\n"
+        )
+        assert process.poll() is None
+        assert record_of(run)["status"] == "running"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` goes on"
+    )
+    assert record_of(run)["status"] == "interrupted"
+
+    parameters = record_of(run)["parameters"] | {"steps": state_of(run / "checkpoint.npz").step + 1}
+    (run / "result.json").write_text(json.dumps(record_of(run) | {"parameters": parameters}))
+    resumed = hinge("train", "--store", store, "--resume", run, "--scheduler", user.scheduler)
+    assert resumed.status == 0, resumed.err
+
+
 def _take_terminal(descriptor: int) -> None:
     """Make it the terminal of a session of this process's own, as a login does."""
     import fcntl

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from flows.cli import run_command
+from flows.record import Run
 from pipeline import checkpoints
 from pipeline.training import TrainingParameters
 from storage.dataset import open_dataset
@@ -332,7 +333,7 @@ def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: record.update(command="ingest"), ["no training run"]),
+        (lambda record: record.update(command="ingest"), ["no run of `hinge train`", "ingest"]),
         (lambda record: record.clear(), ["train-begun"]),
         (lambda record: record.pop("data"), ["train-begun", "data"]),
         (lambda record: record.pop("status"), ["train-begun", "status"]),
@@ -363,6 +364,22 @@ def test_a_record_that_no_run_can_be_gone_on_with_from(
 def test_a_damaged_record(hinge: Command, store: Path, begun: Path, content: str) -> None:
     (begun / "result.json").write_text(content)
     refused(hinge("train", "--store", store, "--resume", begun.name), "train-begun")
+
+
+def test_a_run_that_another_process_goes_on_with(hinge: Command, store: Path, begun: Path) -> None:
+    before = (begun / "result.json").read_text()
+    with Run(begun).held():
+        finished = hinge("train", "--store", store, "--resume", begun.name)
+    refused(finished, "train-begun", "under way in another process")
+    assert (begun / "result.json").read_text() == before
+
+
+def test_a_run_to_go_on_with_whose_directory_cannot_be_written(
+    hinge: Command, store: Path, begun: Path
+) -> None:
+    (begun / ".lock").mkdir()  # who is root can write whatever a permission says
+    finished = hinge("train", "--store", store, "--resume", begun.name)
+    refused(finished, "train-begun", "cannot be written")
 
 
 def cut_in_half(content: bytes) -> bytes:

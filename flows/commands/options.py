@@ -1,0 +1,81 @@
+"""The options that commands share, and what is refused of them at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WHERE_ANY_RUN_MAY_DIFFER = {"store", "resume", "workers", "scheduler", "runs", "as_json"}
+
+
+def joined(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Join some options to one decorator; they are listed in this order."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+store_option = click.option(
+    "--store", required=True, metavar="URL", help="The Zarr store: a path or a URL."
+)
+output_options = joined(
+    click.option(
+        "--runs",
+        type=click.Path(path_type=Path, file_okay=False),
+        default="runs",
+        show_default=True,
+        callback=lambda _context, _option, runs: runs.expanduser(),
+        help="Where runs are kept.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+)
+cluster_options = joined(
+    click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Worker processes of a cluster on this machine.  [default: one a core]",
+    ),
+    click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler."),
+)
+resume_option = click.option(
+    "--resume", metavar="RUN", help="Go on with a run that was interrupted."
+)
+
+
+def seed_option(decides: str) -> Callable[[F], F]:
+    """Make the option `--seed`; `decides` says in its help what hangs on it."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        metavar="N",
+        default=0,
+        show_default=True,
+        help=f"Decides {decides}.",
+    )
+
+
+def check_cluster(workers: int | None, scheduler: str | None) -> None:
+    """Refuse two answers to where the work is done."""
+    if workers and scheduler:
+        raise click.UsageError(
+            "--workers starts a cluster here and --scheduler uses another; give one of them"
+        )
+
+
+def refuse_changes(context: click.Context, *may_differ: str) -> None:
+    """Refuse options that would make a resumed run another run; those `may_differ` do not."""
+    for name in context.params.keys() - _WHERE_ANY_RUN_MAY_DIFFER - {*may_differ}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"a resumed run keeps its parameters; leave {option} out, or start a new run"
+            )

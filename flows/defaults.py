@@ -1,0 +1,19 @@
+"""What a training run does where the user has not said; by the method's name.
+
+Nothing is imported here: the command's help says these, and is to be quick.
+"""
+
+STEPS = {"gd": 200, "minibatch": 3000}
+"""Steps to take: some ten seconds of work on all images."""
+
+CHECKPOINT_EVERY = {"gd": 100, "minibatch": 1000}
+"""Steps between checkpoints: some seconds of work."""
+
+
+def by_method(values: dict[str, int]) -> str:
+    """Say the values in words.
+
+    >>> by_method(STEPS)
+    '200 for gd, 3000 for minibatch'
+    """
+    return ", ".join(f"{value} for {method}" for method, value in values.items())
