@@ -1,0 +1,196 @@
+"""The compiled loops over the margins of a line: hinges, exact sums, breakpoints.
+
+As in `kernels.loops`: compiled at the first call, cached on disk, and the interpreter lock
+released. `kernels.line` checks the arrays and is the way in. Shapes: n rows, C - 1 wrong
+classes, K step sizes; `margins` and `slopes` are (C - 1, n) float64, C-contiguous, so that a
+vector holds the same class of consecutive rows: every row is summed in the order of its
+classes, and no row waits for another.
+
+Numba's cache follows the date of this file, not that of `kernels.loops`, whose constants
+these are: after a change there, delete `__pycache__`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from kernels import loops
+
+BLOCK = 512
+"""Rows, or margins, worked on while the first-level cache holds them."""
+
+LIMBS = loops.LOSS_LIMBS + 1
+"""The limbs of `kernels.loops` and one more, to which `_carry` moves what the others hold.
+
+No number of rows overflows it, as none does the others between two carries."""
+
+_UNIT = float(2**loops.LIMB_BITS)
+_MASK = 2**loops.LIMB_BITS - 1
+
+
+@njit(cache=True, nogil=True)
+def differences(scores: Any, labels: Any, constant: float, out: Any) -> None:
+    """Write `scores[i, j] - scores[i, y_i] + constant` of the wrong classes to `out`."""
+    for i in range(len(labels)):
+        label = labels[i]
+        own = scores[i, label]
+        for j in range(label):
+            out[j, i] = scores[i, j] - own + constant
+        for j in range(label + 1, scores.shape[1]):
+            out[j - 1, i] = scores[i, j] - own + constant
+
+
+@njit(inline="always")
+def _split(x: Any) -> Any:
+    """Cut |x| < 2^80 into four limbs, highest first, without what is below 2^-80.
+
+    They have the sign of `x`: cut towards zero, every rest is exact. Cut downwards, as a loss
+    may be, the rest of a small negative number would be one that float64 has no room for.
+    """
+    x /= _UNIT
+    a = np.int64(x)
+    x = (x - a) * _UNIT
+    b = np.int64(x)
+    x = (x - b) * _UNIT
+    c = np.int64(x)
+    return a, b, c, np.int64((x - c) * _UNIT)
+
+
+@njit(cache=True, nogil=True)
+def _carry(limbs: Any) -> None:
+    """Leave every limb but the highest in 0..2^40 - 1; the number they stand for stays."""
+    for k in range(len(limbs) - 1):
+        limbs[k + 1] += limbs[k] >> loops.LIMB_BITS
+        limbs[k] &= _MASK
+
+
+@njit(cache=True, nogil=True)
+def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) -> None:
+    """Add the rows' losses at each step size to `limbs` (K, LIMBS) int64.
+
+    Rows whose loss is not finite or at least 2^80 are counted in `overflows` (K,) instead.
+    """
+    rows = margins.shape[1]
+    block = np.empty(BLOCK)
+    for start in range(0, rows, BLOCK):
+        stop = min(start + BLOCK, rows)
+        loss = block[: stop - start]
+        for k in range(len(steps)):
+            loss[:] = 0.0
+            for j in range(len(margins)):
+                _add_hinges(margins[j, start:stop], slopes[j, start:stop], steps[k], loss)
+            overflows[k] += _add_losses(loss, limbs[k])
+
+
+@njit(cache=True, nogil=True)
+def _add_hinges(margins: Any, slopes: Any, step: Any, loss: Any) -> None:
+    """Add one class's `max(0, margin + step * slope)` to the rows' losses."""
+    for i in range(len(loss)):
+        margin = margins[i] + step * slopes[i]
+        loss[i] += 0.0 if margin < 0.0 else margin  # this way about, no NaN is taken for 0
+
+
+@njit(cache=True, nogil=True)
+def _add_losses(losses: Any, limbs: Any) -> Any:
+    """Add losses to limbs; return how many are not finite or at least 2^80."""
+    a = b = c = d = overflows = 0
+    for i in range(len(losses)):
+        fits = losses[i] < loops.LARGEST_LOSS
+        overflows += not fits
+        limb = _split(losses[i] if fits else 0.0)
+        a, b, c, d = a + limb[0], b + limb[1], c + limb[2], d + limb[3]
+    _add_limbs(limbs, a, b, c, d)
+    return overflows
+
+
+@njit(cache=True, nogil=True)
+def _add_limbs(limbs: Any, a: Any, b: Any, c: Any, d: Any) -> None:
+    limbs[3] += a
+    limbs[2] += b
+    limbs[1] += c
+    limbs[0] += d
+    _carry(limbs)
+
+
+@njit(inline="always")
+def _usable(margin: Any, slope: Any) -> Any:
+    """Whether a margin counts in the sum of slopes; of minus infinity, 0 is all it adds."""
+    return (margin < np.inf) & (abs(slope) < loops.LARGEST_LOSS)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _positions(margins: Any, slopes: Any, positions: Any) -> None:
+    """Write where the margins are 0: the one division on which everything else rests.
+
+    NaN, which is neither before nor after any step size, where a margin does not count.
+    """
+    for i in range(len(margins)):
+        usable = _usable(margins[i], slopes[i])
+        positions[i] = -margins[i] / slopes[i] if usable else np.nan
+
+
+@njit(cache=True, nogil=True)
+def slopes(margins: Any, slopes: Any, steps: Any, limbs: Any, breakpoints: Any) -> Any:
+    """Add the right-hand slopes at each step size to `limbs` (K, LIMBS) int64.
+
+    Adds the breakpoints in (0, step] to `breakpoints` (K,); returns how many margins do not
+    count. The arrays are flat, (n (C - 1),).
+    """
+    overflows = 0
+    positions, parts = np.empty(BLOCK), np.empty((4, BLOCK), np.int64)
+    for start in range(0, len(margins), BLOCK):
+        stop = min(start + BLOCK, len(margins))
+        n = stop - start
+        _positions(margins[start:stop], slopes[start:stop], positions)
+        overflows += _split_slopes(margins[start:stop], slopes[start:stop], parts)
+        for k in range(len(steps)):
+            breakpoints[k] += _add_slopes(
+                positions[:n], slopes[start:stop], parts, steps[k], limbs[k]
+            )
+    return overflows
+
+
+@njit(cache=True, nogil=True)
+def _split_slopes(margins: Any, slopes: Any, parts: Any) -> Any:
+    """Write the slopes' limbs to `parts` (4, n); return how many do not count, and are 0."""
+    overflows = 0
+    for i in range(len(slopes)):
+        usable = _usable(margins[i], slopes[i])
+        overflows += not usable
+        parts[0, i], parts[1, i], parts[2, i], parts[3, i] = _split(slopes[i] if usable else 0.0)
+    return overflows
+
+
+@njit(cache=True, nogil=True)
+def _add_slopes(positions: Any, slopes: Any, parts: Any, step: Any, limbs: Any) -> Any:
+    """Add the slopes that are active at one step; return the breakpoints in (0, step]."""
+    a = b = c = d = breakpoints = 0
+    for i in range(len(positions)):
+        passed = positions[i] <= step
+        active = passed == (slopes[i] > 0.0)  # a rising margin from its 0 on, a falling one to it
+        a += parts[0, i] if active else 0
+        b += parts[1, i] if active else 0
+        c += parts[2, i] if active else 0
+        d += parts[3, i] if active else 0
+        breakpoints += passed & (positions[i] > 0.0)
+    _add_limbs(limbs, a, b, c, d)
+    return breakpoints
+
+
+@njit(cache=True, nogil=True)
+def breakpoints(margins: Any, slopes: Any, low: Any, high: Any, out: Any) -> Any:
+    """Write the position and jump of the breakpoints in (low, high] to `out` (2, n (C - 1)).
+
+    Returns how many they are. The arrays are flat.
+    """
+    found = 0
+    positions = np.empty(BLOCK)
+    for start in range(0, len(margins), BLOCK):
+        stop = min(start + BLOCK, len(margins))
+        _positions(margins[start:stop], slopes[start:stop], positions)
+        for i in range(stop - start):
+            if low < positions[i] <= high:
+                out[0, found], out[1, found] = positions[i], abs(slopes[start + i])
+                found += 1
+    return found

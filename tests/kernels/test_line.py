@@ -1,0 +1,426 @@
+"""The loss along a line: by hand, against the notes' loops, against a plain twin, and its laws."""
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import reduce
+from itertools import chain, pairwise
+from math import floor, inf, nan, trunc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kernels import line_loops, reference
+from kernels.hinge import fold, hinge_partial
+from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
+from kernels.partial import LossSum
+from tests.kernels.cases import Case, cases
+
+UNIT = 2**80
+
+
+# By hand.
+
+W = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 1.0], [-1.0, 1.0, 0.0]])
+V = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
+IMAGES = np.array([[2, 4], [3, 0]], np.uint8)
+LABELS = np.array([0, 2], np.uint8)
+# Scores of W for (2, 4, 1): 2, 3, 2; for (3, 0, 1): 3, 1, -3.
+# Scores of V for (2, 4, 1): 1, -2, 2; for (3, 0, 1): 1, -3, 0.
+# Image 0, of class 0: margins class 1: 3 - 2 + 1 = 2, by -2 - 1 = -3 a step: 0 at 2/3;
+#                              class 2: 2 - 2 + 1 = 1, by  2 - 1 =  1 a step: 0 at -1.
+# Image 1, of class 2: margins class 0: 3 + 3 + 1 = 7, by  1: 0 at -7;
+#                              class 1: 1 + 3 + 1 = 5, by -3: 0 at 5/3.
+# Step 0: losses 3 + 12 = 15, slope -3 + 1 + 1 - 3 = -4.
+# Step 1: losses (0 + 2) + (8 + 2) = 12, slope 1 + 1 - 3 = -1.
+# Step 2: losses (0 + 3) + (9 + 0) = 12, slope 2.
+# Step -8: losses (26 + 0) + (0 + 29) = 55, slope -3 - 3 = -6.
+STEPS = [0.0, 1.0, 2.0, -8.0]
+
+
+def by_hand() -> Line:
+    return along(fold(W, dtype=np.float64), fold(V, dtype=np.float64), IMAGES, LABELS)
+
+
+def test_by_hand() -> None:
+    line = by_hand()
+    assert (line.rows, line.margins.tolist()) == (2, [[2, 7], [1, 5]])
+    assert line.slopes.tolist() == [[-3, 1], [1, -3]]
+    assert losses(line, STEPS) == tuple(LossSum(n * UNIT, 0, 2) for n in (15, 12, 12, 55))
+    found = [SlopeSum(n * UNIT, k, 0, 2) for n, k in ((-4, 0), (-1, 1), (2, 2), (-6, 0))]
+    assert slopes(line, STEPS) == tuple(found)
+    assert [total.mean for total in found] == [-2, -0.5, 1, -3]
+    positions, jumps = breakpoints(line, -1.0, 5 / 3)  # -1 itself is out, 5/3 is in
+    assert (sorted(positions), jumps.tolist()) == ([2 / 3, 5 / 3], [3, 3])
+
+
+def test_at_a_breakpoint_the_slope_is_that_on_its_right() -> None:
+    # Margins 0 at 0, rising by 2, falling by 3, flat; and 0 at 1, rising by 5, falling by 7.
+    line = Line(np.array([[0.0, 0.0, 0.0, -5.0, 7.0]]), np.array([[2.0, -3.0, 0.0, 5.0, -7.0]]))
+    steps = [-0.5, -0.0, 0.0, 0.5, 1.0, 2.0]
+    expected = [-3 - 7, 2 - 7, 2 - 7, 2 - 7, 2 + 5, 2 + 5]
+    found = slopes(line, steps)
+    assert [total.slope for total in found] == [n * UNIT for n in expected]
+    assert [total.breakpoints for total in found] == [0, 0, 0, 0, 2, 2]
+
+
+# Against the notes' loops, and the exact difference of the loss.
+
+
+@given(case=cases(max_rows=3, max_columns=65, floats=False), data=st.data())
+def test_the_notes_loops_say_the_same(case: Case, data: st.DataObject) -> None:
+    line, V = line_of_case(case, data)
+    step = data.draw(st.integers(-40, 40), label="quarters") / 4
+    expected = reference.loss(
+        (case.W + step * V).tolist(), case.centred.tolist(), case.labels.tolist(), case.delta
+    )
+    assert losses(line, [step])[0].mean == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@given(case=cases(max_rows=3, max_columns=65, floats=False), data=st.data())
+def test_a_slope_is_the_loss_gained_up_to_the_next_breakpoint(
+    case: Case, data: st.DataObject
+) -> None:
+    # Margins and what they gain are multiples of 1/16 below 2^22: a breakpoint is at a ratio
+    # of integers below 2^26, and two that differ, or one and a quarter, by more than 2^-54.
+    line, V = line_of_case(case, data)
+    step, h = Fraction(data.draw(st.integers(-40, 40), label="quarters"), 4), Fraction(1, 2**60)
+    gained = exact_loss(case, V, step + h) - exact_loss(case, V, step)
+    assert Fraction(slopes(line, [float(step)])[0].slope, UNIT) == gained / h
+
+
+def line_of_case(case: Case, data: st.DataObject) -> tuple[Line, NDArray[np.float64]]:
+    """Draw a direction for a case, in eighths as its weights are; at times parallel to them."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="direction"))
+    V = rng.integers(-16, 17, case.W.shape) / 8
+    if data.draw(st.booleans(), label="towards 0"):
+        V = -case.W
+    scorer, direction = (fold(weights, case.mean, np.float64) for weights in (case.W, V))
+    return along(scorer, direction, case.images, case.labels, delta=case.delta), V
+
+
+def exact_loss(case: Case, V: NDArray[np.float64], step: Fraction) -> Fraction:
+    """The summed hinges at W + step V; the scores of both are exact, see `cases`."""
+    total = Fraction(0)
+    for x, y in zip(case.centred, case.labels, strict=True):
+        pairs = zip((case.W @ x).tolist(), (V @ x).tolist(), strict=True)
+        score = [Fraction(s) + step * Fraction(t) for s, t in pairs]
+        for j in range(len(score)):
+            if j != y:
+                total += max(Fraction(0), score[j] - score[y] + Fraction(case.delta))
+    return total
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(0, 600))
+def test_at_0_it_is_the_loss_of_the_pipeline_to_the_bit(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (rows, 70), dtype=np.uint8)
+    labels = rng.integers(0, 5, rows).astype(np.uint8)
+    scorer, direction = (
+        fold(rng.normal(scale=0.01, size=(5, 71)), rng.random(70) * 255, np.float64)
+        for _ in range(2)
+    )
+    line = along(scorer, direction, images, labels, delta=0.7)
+    assert losses(line, [0.0])[0] == hinge_partial(scorer, images, labels, delta=0.7).losses
+
+
+# Against a plain twin, to the bit.
+
+
+class Twin:
+    """What `kernels.line` says, a margin at a time; with a mistake in it if `fault` names one."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    def losses(self, line: Line, steps: list[float]) -> tuple[LossSum, ...]:
+        return tuple(self.loss(line, step) for step in steps)
+
+    def loss(self, line: Line, step: float) -> LossSum:
+        total = LossSum(rows=line.rows)
+        for margins, gains in zip(line.margins.T.tolist(), line.slopes.T.tolist(), strict=True):
+            loss = 0.0
+            for margin, gain in zip(margins, gains, strict=True):
+                value = margin + step * gain
+                loss += 0.0 if value < 0 else value
+            if loss < 2.0**80:
+                total = total.combine(LossSum(floor(Fraction(loss) * UNIT)))
+            elif self.fault != "overflows forgotten":
+                total = total.combine(LossSum(overflows=1))
+        return total
+
+    def slopes(self, line: Line, steps: list[float]) -> tuple[SlopeSum, ...]:
+        return tuple(self.slope(line, step) for step in steps)
+
+    def slope(self, line: Line, step: float) -> SlopeSum:
+        total = SlopeSum(rows=line.rows)
+        for margin, gain in self.margins(line):
+            if not (margin < inf and abs(gain) < 2.0**80):
+                total = total.combine(SlopeSum(overflows=1))
+                continue
+            position = self.position(margin, gain)
+            active = position <= step if gain > 0 else position > step
+            if self.fault == "left-hand":
+                active = position < step if gain > 0 else position >= step
+            if self.fault == "inactive at a tie":
+                active = position < step if gain > 0 else position > step
+            if self.fault == "sign of the margin":
+                value = margin + step * gain
+                active = value > 0 or (value == 0 and gain > 0)
+            cut = floor if self.fault == "cut downwards" else trunc
+            counted = 0 <= position <= step if self.fault == "0 counted" else 0 < position <= step
+            total = total.combine(
+                SlopeSum(cut(Fraction(gain) * UNIT) if active else 0, int(counted))
+            )
+        return total
+
+    def breakpoints(self, line: Line, low: float, high: float) -> list[tuple[float, float]]:
+        found = []
+        for margin, gain in self.margins(line):
+            if margin < inf and abs(gain) < 2.0**80:
+                position = self.position(margin, gain)
+                if low < position <= high or (self.fault == "[low" and position == low):
+                    found.append((position, gain if self.fault == "signed jump" else abs(gain)))
+        return sorted(found)
+
+    @staticmethod
+    def margins(line: Line) -> list[tuple[float, float]]:
+        return list(zip(line.margins.flat, line.slopes.flat, strict=True))
+
+    @staticmethod
+    def position(margin: float, gain: float) -> float:
+        """The quotient, rounded by Python's integers; out of reach where there is none."""
+        if gain == 0 or margin == -inf:
+            return inf if gain >= 0 else -inf
+        quotient = Fraction(-margin) / Fraction(gain)
+        try:
+            return float(quotient)
+        except OverflowError:
+            return inf if quotient > 0 else -inf
+
+
+def number(digits: int, exponent: int) -> float:
+    return math.ldexp(digits, exponent)
+
+
+INTEGERS = st.integers(-4, 4).map(float)
+FLOATS = st.builds(number, st.integers(-(2**53), 2**53), st.integers(-140, 20))
+EXTREMES = st.sampled_from([0.0, -0.0, 1e300, -1e300, 2.0**80, -(2.0**80), 5e-324, inf, -inf, nan])
+
+
+@st.composite
+def lines(draw: st.DrawFn, finite: bool = False) -> tuple[Line, list[float]]:
+    """Draw a line and some step sizes, of which many are at breakpoints."""
+    elements = draw(st.sampled_from([INTEGERS, FLOATS, INTEGERS | FLOATS | EXTREMES][: 3 - finite]))
+    classes, rows = draw(st.integers(1, 4)), draw(st.integers(0, 5))
+    values = draw(st.lists(elements, min_size=2 * classes * rows, max_size=2 * classes * rows))
+    margins, gains = np.array(values).reshape(2, classes, rows)
+    with np.errstate(all="ignore"):
+        positions = (-margins / gains).ravel()
+    positions = positions[np.isfinite(positions)]
+    near = np.concatenate([positions, np.nextafter(positions, inf), np.nextafter(positions, -inf)])
+    other = st.sampled_from([0.0, 1.0, -1.0, 1e-300, 1e300]) | FLOATS
+    steps = draw(st.lists(st.sampled_from(near.tolist()) | other if len(near) else other))
+    return Line(margins.copy(), gains.copy()), steps
+
+
+def assert_twins(a: Any, b: Any, line: Line, steps: list[float]) -> None:
+    assert a.losses(line, steps) == b.losses(line, steps)
+    assert a.slopes(line, steps) == b.slopes(line, steps)
+    for low, high in pairwise(steps):
+        assert a.breakpoints(line, low, high) == b.breakpoints(line, low, high)
+
+
+class Compiled:
+    """The kernel, with its breakpoints sorted."""
+
+    losses = staticmethod(losses)
+    slopes = staticmethod(slopes)
+
+    @staticmethod
+    def breakpoints(line: Line, low: float, high: float) -> list[tuple[float, float]]:
+        return sorted(zip(*(array.tolist() for array in breakpoints(line, low, high)), strict=True))
+
+
+@given(lines())
+@example((Line(np.array([[-1.0], [nan]]), np.array([[3.0], [1.0]])), [1 / 3, inf]))
+def test_the_plain_twin_says_the_same(drawn: tuple[Line, list[float]]) -> None:
+    line, steps = drawn
+    assert_twins(Compiled, Twin(), line, [step for step in steps if math.isfinite(step)])
+
+
+# 1/49 * 49 is not 1, so that the sign of 1/49 * 49 - 1 and the place of its 0 disagree.
+TELLING = Line(
+    np.array([[0.0, 1.0, -1.0, 1.0, inf]]), np.array([[-1.0, -1.0, 49.0, -(2.0**-70) / 3, 1.0]])
+)
+
+
+def test_the_faultless_twin_passes() -> None:
+    assert_twins(Compiled, Twin(), TELLING, [0.0, 1 / 49, 1.0])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "overflows forgotten",
+        "left-hand",
+        "inactive at a tie",
+        "sign of the margin",
+        "cut downwards",
+        "0 counted",
+        "[low",
+        "signed jump",
+    ],
+)
+def test_a_fault_fails(fault: str) -> None:
+    with pytest.raises(AssertionError):
+        assert_twins(Compiled, Twin(fault), TELLING, [0.0, 1 / 49, 1.0])
+
+
+def test_many_rows_are_the_twin_s_too() -> None:
+    rng = np.random.default_rng(3)
+    rows = 2 * line_loops.BLOCK + 77
+    line = Line(rng.normal(size=(3, rows)), rng.normal(size=(3, rows)))
+    assert_twins(Compiled, Twin(), line, [0.1, 0.2, *line.slopes[0, :3].tolist()])
+
+
+# Laws.
+
+
+@given(lines(finite=True))
+def test_breakpoints_are_all_that_changes_the_slope(drawn: tuple[Line, list[float]]) -> None:
+    line, steps = drawn
+    steps = sorted([*steps, 0.0])
+    for low, high in pairwise(steps):
+        (at_low, at_high), (_, jumps) = slopes(line, [low, high]), breakpoints(line, low, high)
+        assert at_high.slope - at_low.slope == sum(trunc(Fraction(d) * UNIT) for d in jumps)
+        if low >= 0:
+            assert at_high.breakpoints - at_low.breakpoints == len(jumps)
+    found = [total.slope for total in slopes(line, steps)]
+    assert found == sorted(found)  # convex
+
+
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_any_partition_in_any_order_is_the_same_sum(seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    line = Line(*rng.normal(size=(2, 3, data.draw(st.integers(0, 1_300), label="rows"))))
+    steps = [0.0, 0.3, -0.7, 5.0]
+    cuts = data.draw(st.lists(st.integers(0, line.rows), max_size=5), label="cuts")
+    parts = [
+        Line(
+            np.ascontiguousarray(line.margins[:, rows]), np.ascontiguousarray(line.slopes[:, rows])
+        )
+        for rows in np.split(rng.permutation(line.rows), sorted(cuts))
+    ]
+    for of in (losses, slopes):
+        assert combined(of, parts, steps) == of(line, steps)
+    found = [Compiled.breakpoints(part, 0.0, 2.0) for part in parts]
+    assert sorted(chain.from_iterable(found)) == Compiled.breakpoints(line, 0.0, 2.0)
+
+
+def combined(of: Callable[..., tuple[Any, ...]], parts: list[Line], steps: list[float]) -> Any:
+    """Sum over the parts, each step size for itself."""
+    columns = zip(*(of(part, steps) for part in parts), strict=True)
+    return tuple(reduce(lambda a, b: a.combine(b), column) for column in columns)
+
+
+@pytest.mark.parametrize("size", [2.0**-80, 1 - 2.0**-53, 2.0**80 - 2.0**27])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_every_bit_is_kept_of_many_rows(size: float, sign: int) -> None:
+    rows = 3 * line_loops.BLOCK
+    line = Line(np.full((1, rows), size), np.full((1, rows), sign * size))
+    exact = rows * int(Fraction(size) * UNIT)
+    assert losses(line, [0.0]) == (LossSum(exact, 0, rows),)
+    assert slopes(line, [0.0]) == (SlopeSum(sign * exact, 0, 0, rows),)
+
+
+def test_limbs_cannot_overflow() -> None:
+    # Between two carries a limb takes a block of numbers below 2^40, and what it has; the
+    # last has nothing but carries, 2^-40 of the limb below it.
+    sums = np.array([[2**40 - 1, 2**40 - 1, 2**40 - 1, 2**40 - 1, 0]])
+    line = Line(np.full((1, 5_000), 2.0**80 - 2.0**27), np.zeros((1, 5_000)))
+    line_loops.losses(line.margins, line.slopes, np.zeros(1), sums, np.zeros(1, np.int64))
+    assert (sums[0, :-1] >= 0).all()
+    assert (sums[0, :-1] < 2**40).all()
+    assert LossSum.of_limbs(sums[0], 0, 0).loss == 2**160 - 1 + 5_000 * (2**160 - 2**107)
+    assert line_loops.BLOCK * 2**40 < 2**62
+
+
+# What is no number is counted, and raises nothing.
+
+
+@pytest.mark.parametrize(
+    ("margin", "gain", "loss_overflows", "slope_overflows"),
+    [
+        (2.0**80, 0.0, 1, 0),  # the slope of a large loss is as good as any
+        (1.0, 2.0**82, 1, 1),
+        (1.0, -(2.0**82), 0, 1),
+        (inf, 1.0, 1, 1),
+        (-inf, -1.0, 0, 0),  # never lost anything, and never will
+        (-inf, inf, 1, 1),
+        (nan, 1.0, 1, 1),
+        (1.0, nan, 1, 1),
+        (-1.0, nan, 1, 1),
+    ],
+)
+def test_overflows(margin: float, gain: float, loss_overflows: int, slope_overflows: int) -> None:
+    line = Line(np.array([[0.5, margin, 0.25]]), np.array([[-0.5, gain, -0.5]]))
+    (loss,), (slope,) = losses(line, [0.25]), slopes(line, [0.25])
+    assert (loss.overflows, slope.overflows) == (loss_overflows, slope_overflows)
+    assert loss.mean == (inf if loss_overflows else 0.5 / 3)
+    assert math.isnan(slope.mean) == bool(slope_overflows)
+    if slope_overflows or margin < 0:  # the others' sums are whole
+        assert (loss.loss, slope.slope) == (UNIT // 2, -UNIT)
+    assert sorted(breakpoints(line, 0.0, 1e300)[0]) == [0.5, 1.0]
+
+
+def test_weights_out_of_range_raise_nothing() -> None:
+    W = np.array([[1e308, 1e308, 1e308], [-1e308, 0.0, inf], [nan, 0.0, 0.0]])
+    scorer, direction = fold(W, dtype=np.float64), fold(-W, dtype=np.float64)
+    line = along(scorer, direction, IMAGES, LABELS)
+    assert [total.overflows for total in losses(line, [0.0, 1.0])] == [2, 2]
+    assert slopes(line, [1.0])[0].overflows == 4
+
+
+# Errors.
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    scorer = fold(W, dtype=np.float64)
+    with pytest.raises(ValueError, match="float64, not"):
+        along(fold(W), fold(V), IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"direction of their shape.* not \(2, 2\)"):
+        along(scorer, fold(V[:2], dtype=np.float64), IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"labels must be in 0..2, not 3"):
+        along(scorer, scorer, IMAGES, LABELS + np.uint8(1))
+    with pytest.raises(ValueError, match=r"2 images need labels \(2,\) uint8, not \(1,\)"):
+        along(scorer, scorer, IMAGES, LABELS[:1])
+    with pytest.raises(ValueError, match="weights of 2 pixels need images"):
+        along(scorer, scorer, IMAGES[:, :1], LABELS)
+    unfit: list[NDArray[Any]] = [np.zeros(3), np.zeros((2, 3), np.float32), np.zeros((3, 2)).T]
+    for array in unfit:
+        with pytest.raises(ValueError, match=r"must be \(C - 1, n\) float64"):
+            Line(array, array)
+    with pytest.raises(ValueError, match=r"margins \(2, 3\).* slopes, not \(2, 4\)"):
+        Line(np.zeros((2, 3)), np.zeros((2, 4)))
+    for steps in ([nan], [inf], 1.0, [[1.0]]):
+        for of in (losses, slopes):
+            with pytest.raises(ValueError, match=r"must be \(K,\) finite numbers"):
+                of(by_hand(), steps)
+    with pytest.raises(ValueError, match="finite numbers"):
+        breakpoints(by_hand(), 0.0, inf)
+    with pytest.raises(ValueError, match="sum at least one row"):
+        _ = SlopeSum().mean
+
+
+def test_a_line_says_its_size_and_may_be_empty() -> None:
+    assert by_hand().__sizeof__() == 2 * 2 * 2 * 8
+    empty = Line(np.empty((9, 0)), np.empty((9, 0)))
+    assert losses(empty, [0.0]) == (LossSum(),)
+    assert slopes(empty, [0.0]) == (SlopeSum(),)
+    assert losses(by_hand(), []) == ()
+    assert slopes(by_hand(), []) == ()
