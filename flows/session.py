@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 
 from distributed import Client
@@ -17,6 +17,8 @@ from distributed import Client
 from flows.console import Console
 from flows.server import starting_server
 from pipeline.cluster import connect
+from pipeline.placement import Placements
+from storage.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Session:
 
     client: Client
     console: Console
+    _placements: dict[str, Placements] = field(default_factory=dict)
+
+    def placements(self, dataset: Dataset) -> Placements:
+        """Return where the data set's shards are, kept for all flows of the session."""
+        return self._placements.setdefault(dataset.url, Placements(self.client, dataset))
+
+    def close(self) -> None:
+        """Let go of all shards, before the cluster goes."""
+        self._placements.clear()
 
 
 _PREFECT_LOGGERS = ("prefect", "EventsWorker", "APILogWorker")
@@ -73,6 +84,7 @@ def _cluster(console: Console, workers: int | None, scheduler: str | None) -> It
             yield session
         finally:
             _current.reset(token)
+            session.close()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.defaults import CHECKPOINT_EVERY, STEPS
+from flows.evaluate import evaluate_task
 from flows.figures import draw_loss_curve
 from flows.lifecycle import Kind, Plan, data_name
 from flows.record import Run, weights_sha256
@@ -17,11 +18,8 @@ from kernels.partial import Evaluation
 from pipeline import checkpoints
 from pipeline.descent import DescentState, Status
 from pipeline.errors import PipelineError
-from pipeline.evaluation import in_tasks
-from pipeline.objective import Objective
-from pipeline.placement import place, plan_homes, workers_of
 from pipeline.training import Method, TrainingParameters, prepare, resolve, train
-from storage.schema import SPLITS, Split
+from storage.schema import SPLITS
 
 TrainingPlan = Plan[TrainingParameters]
 
@@ -94,7 +92,17 @@ def train_flow(
         plan.begun(session, _placement(plan, session)) as begun,
     ):
         state, timings = descend_task(session, plan, begun.run, start, checkpoint_every)
-        train_part, test_part = (evaluate_task(session, plan, state, split) for split in SPLITS)
+        train_part, test_part = (
+            evaluate_task(
+                session,
+                plan.dataset,
+                state.W,
+                split,
+                reg=plan.parameters.reg,
+                dtype=plan.parameters.dtype,
+            )
+            for split in SPLITS
+        )
         rate = (state.step - start.step) / timings["training"] if timings["training"] else 0.0
         results = _results(state, train_part, test_part) | {"steps_per_second": rate}
         keep_task(begun.run, plan, state, results)
@@ -117,8 +125,7 @@ def descend_task(
     with (
         session.console.progress("train", steps) as advance,
         prepare(
-            session.client,
-            plan.dataset,
+            session.placements(plan.dataset),
             plan.parameters,
             lambda step, loss: advance(step, f"loss {loss:.4f}"),
         ) as stretch,
@@ -132,18 +139,6 @@ def descend_task(
             checkpoint=lambda reached: checkpoints.save(run.checkpoint, reached),
         )
     return state, {"loading": loaded - clock, "training": time.perf_counter() - loaded}
-
-
-@task(name="evaluate", task_run_name="evaluate on {split}", cache_policy=NO_CACHE)
-def evaluate_task(
-    session: Session, plan: TrainingPlan, state: DescentState, split: Split
-) -> Evaluation:
-    """Evaluate the weights on all images of a split."""
-    client, dataset = session.client, plan.dataset
-    homes = plan_homes(dataset.rows(split), workers_of(client))
-    partials = in_tasks(client, place(client, dataset, split, homes))
-    parameters = plan.parameters
-    return Objective(partials, dataset.mean, parameters.reg, parameters.dtype)(state.W)
 
 
 @task(name="keep results", cache_policy=NO_CACHE)

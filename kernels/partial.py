@@ -8,7 +8,7 @@ death cannot change a bit of the result; what is rounded is rounded once, in `fi
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class LossSum:
 
     @classmethod
     def of_limbs(cls, limbs: NDArray[np.int64], overflows: int, rows: int) -> Self:
-        """Join the limbs (`loops.LOSS_LIMBS`,) of a compiled sum."""
+        """Join the limbs (`loops.LOSS_LIMBS`, or more,) of a compiled sum, the lowest first."""
         loss = sum(int(limb) << (i * loops.LIMB_BITS) for i, limb in enumerate(limbs))
         return cls(loss, int(overflows), rows)
 
@@ -57,14 +57,25 @@ class LossSum:
         return math.inf if self.overflows else self.loss / (self.rows << LOSS_UNIT_BITS)
 
 
-class LossSums(tuple[LossSum, ...]):
-    """The losses of the same rows for several weights, one after another."""
+class _Combinable(Protocol):
+    def combine(self, other: Self, /) -> Self: ...
+
+
+T = TypeVar("T", bound=_Combinable)
+
+
+class Sums(tuple[T, ...]):
+    """Several sums over the same rows, side by side: one for each of some weights, say."""
 
     __slots__ = ()
 
-    def combine(self, other: "LossSums") -> "LossSums":
-        """Return the sums over both sets of rows."""
-        return LossSums(a.combine(b) for a, b in zip(self, other, strict=True))
+    def combine(self, other: "Sums[T]", /) -> "Sums[T]":
+        """Return the sums over both sets of rows.
+
+        >>> Sums([LossSum(3, 0, 1), LossSum(5, 0, 1)]).combine(Sums([LossSum(1, 0, 2)] * 2))[1]
+        LossSum(loss=6, overflows=0, rows=3)
+        """
+        return Sums(a.combine(b) for a, b in zip(self, other, strict=True))
 
 
 @dataclass(frozen=True, eq=False)

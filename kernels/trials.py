@@ -15,7 +15,7 @@ from kernels import lanes, trial_loops
 from kernels.fixed_point import FixedPoint
 from kernels.hinge import fold
 from kernels.loops import LIMB_ROWS, LOSS_LIMBS
-from kernels.partial import LossSum, LossSums
+from kernels.partial import LossSum, Sums
 from kernels.vector import VECTOR_BYTES
 
 LANES = lanes.LANES
@@ -79,7 +79,7 @@ def pack(weights: FixedPoint, mean: NDArray[np.float64] | None = None) -> Trials
 
 def trial_losses(
     trials: Trials, images: NDArray[np.uint8], labels: NDArray[np.uint8], *, delta: float = 1.0
-) -> LossSums:
+) -> Sums[LossSum]:
     """Sum every trial's losses over the rows of images (n, D) and labels (n,), both uint8.
 
     Raises ValueError for a label without weights or arrays whose shapes or types do not fit.
@@ -89,7 +89,7 @@ def trial_losses(
     panels = _aligned(trials.panels)
     limbs = np.zeros((groups, LOSS_LIMBS, LANES), np.int64)
     overflows = np.zeros((groups, LANES), np.int64)
-    sums = LossSums([LossSum()] * trials.size)
+    sums = Sums([LossSum()] * trials.size)
     for start in range(0, len(images), LIMB_ROWS):
         some = slice(start, start + LIMB_ROWS)
         limbs[:], overflows[:] = 0, 0
@@ -116,7 +116,7 @@ def losses_of_scores(
     trials: Trials,
     *,
     delta: float = 1.0,
-) -> LossSums:
+) -> Sums[LossSum]:
     """Sum the losses of a group of trials whose scores are `(base + scores) unit + offsets`.
 
     `base` (n, C) float64 holds the scores, in whole units, of weights that all trials add to;
@@ -124,7 +124,7 @@ def losses_of_scores(
     """
     limbs = np.zeros((1, LOSS_LIMBS, LANES), np.int64)
     overflows = np.zeros((1, LANES), np.int64)
-    sums = LossSums([LossSum()] * trials.size)
+    sums = Sums([LossSum()] * trials.size)
     for start in range(0, len(labels), LIMB_ROWS):
         some = slice(start, start + LIMB_ROWS)
         limbs[:], overflows[:] = 0, 0
@@ -136,9 +136,9 @@ def losses_of_scores(
 
 def _sums(
     trials: Trials, limbs: NDArray[np.int64], overflows: NDArray[np.int64], rows: int
-) -> LossSums:
+) -> Sums[LossSum]:
     places = [divmod(trial, LANES) for trial in range(trials.size)]
-    return LossSums(LossSum.of_limbs(limbs[g, :, i], overflows[g, i], rows) for g, i in places)
+    return Sums(LossSum.of_limbs(limbs[g, :, i], overflows[g, i], rows) for g, i in places)
 
 
 def _check(trials: Trials, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kernels.fixed_point import FixedPoint, rounded, unit_of
 from kernels.hinge import Scorer, fold
 from kernels.hinge import scores as weight_scores
-from kernels.partial import LossSums
+from kernels.partial import LossSum, Sums
 from kernels.trials import LANES, Scores, Trials, losses_of_scores, pack
 from kernels.trials import scores as step_scores
 from pipeline.errors import PipelineError
@@ -172,7 +172,7 @@ class _Seen(NamedTuple):
     labels: NDArray[np.uint8]
 
 
-def losses_near(shard: Shard, look: Look) -> LossSums:
+def losses_near(shard: Shard, look: Look) -> Sums[LossSum]:
     """Sum the losses of a group's tries over one shard, all from the same accepted weights."""
     seen = _moved(_group(shard, look), look.accepted)
     shard.memory["losses_near"] = seen

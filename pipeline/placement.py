@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from distributed import Client, Future
 
@@ -129,10 +128,7 @@ def place(client: Client, dataset: Dataset, split: Split, homes: Sequence[Home])
 
 
 class Placements:
-    """Where a data set's shards are: each split is placed when it is first asked for, and kept.
-
-    A context manager, which lets go of them.
-    """
+    """Where a data set's shards are: each split is placed when it is first asked for, and kept."""
 
     def __init__(self, client: Client, dataset: Dataset) -> None:
         self.client = client
@@ -149,15 +145,3 @@ class Placements:
     def forget(self, split: Split) -> None:
         """Have the split placed anew, over the workers that there are then."""
         self._placed.pop(split, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        """Let go of the shards."""
-        self._placed.clear()

@@ -17,7 +17,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from kernels.partial import LossSums
+from kernels.partial import LossSum, Sums
 from kernels.trials import Trials, pack, trial_losses
 from pipeline.cluster import task_group
 from pipeline.errors import PipelineError
@@ -90,7 +90,7 @@ def search(
     ahead.extend(islice(submitted, BLOCKS_AHEAD))
     while ahead:
         block, futures = ahead.popleft()
-        sums = reduce(LossSums.combine, placements.client.gather(futures))
+        sums = reduce(Sums.combine, placements.client.gather(futures))
         ahead.extend(islice(submitted, 1))
         yield Block(block, np.array([losses.mean for losses in sums]))
 
@@ -117,10 +117,10 @@ def pack_task(
     return pack(drawn(parameters.seed, Purpose.TRIAL, block, parameters.scale, classes), mean)
 
 
-def trials_task(shard: Shard, trials: Trials) -> LossSums:
+def trials_task(shard: Shard, trials: Trials) -> Sums[LossSum]:
     """Sum the losses of a block's trials over one shard: a task."""
     return reduce(
-        LossSums.combine,
+        Sums.combine,
         (trial_losses(trials, block.images, block.labels) for block in shard.blocks()),
     )
 

@@ -26,7 +26,6 @@ from pipeline.objective import Objective, here
 from pipeline.placement import Home, Placements, fits_one_worker, place, workers_of
 from pipeline.shards import Shard
 from pipeline.weights import Init
-from storage.dataset import Dataset
 
 _REPORT_SECONDS = 0.2
 
@@ -149,21 +148,22 @@ def resolve(placement: Placement, method: Method, rows: int, client: Client) -> 
 
 @contextmanager
 def prepare(
-    client: Client, dataset: Dataset, parameters: TrainingParameters, report: Report
+    placements: Placements, parameters: TrainingParameters, report: Report
 ) -> Iterator[Stretch]:
     """Place the training rows and yield what takes the steps over them."""
-    rows = dataset.rows("train")
-    placement = resolve(parameters.placement, parameters.method, rows, client)
+    rows = placements.dataset.rows("train")
+    placement = resolve(parameters.placement, parameters.method, rows, placements.client)
     ways = {Placement.ALL_WORKERS: _all_workers, Placement.ONE_WORKER: _one_worker}
-    with ways[placement](client, dataset, parameters, report) as stretch:
+    with ways[placement](placements, parameters, report) as stretch:
         yield stretch
 
 
 @contextmanager
 def _all_workers(
-    client: Client, dataset: Dataset, parameters: TrainingParameters, report: Report
+    placements: Placements, parameters: TrainingParameters, report: Report
 ) -> Iterator[Stretch]:
-    with Placements(client, dataset) as placements, Actors(placements) as actors:
+    dataset = placements.dataset
+    with Actors(placements) as actors:
         objective = Objective(actors, dataset.mean, parameters.reg, parameters.dtype)
         recipe = parameters.recipe(dataset.rows("train"))
         yield lambda state, until: descend(objective, recipe, state, until, report)
@@ -171,8 +171,9 @@ def _all_workers(
 
 @contextmanager
 def _one_worker(
-    client: Client, dataset: Dataset, parameters: TrainingParameters, report: Report
+    placements: Placements, parameters: TrainingParameters, report: Report
 ) -> Iterator[Stretch]:
+    client, dataset = placements.client, placements.dataset
     rows = dataset.rows("train")
     resident = fits_one_worker(rows, workers_of(client))
     [(_, shard)] = place(client, dataset, "train", [Home(None, 0, rows, resident)])

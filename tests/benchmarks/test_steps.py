@@ -59,7 +59,7 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
         scorer = fold(W, dataset.mean)
         list(threads.map(lambda half: hinge_partial(scorer, images[half], labels[half]), halves))
 
-    with Placements(client, dataset) as placements, Actors(placements) as partials:
+    with Actors(Placements(client, dataset)) as partials:
         objective = Objective(partials, dataset.mean)
         times = paired(lambda: objective(W), kernel, rounds=40)
         benchmark.pedantic(objective, args=(W,), rounds=10)
@@ -87,7 +87,7 @@ def test_mini_batches(
     parameters = TrainingParameters(
         method=Method.MINIBATCH, steps=steps, batch_size=256, placement=placement
     )
-    with prepare(client, dataset, parameters, lambda _step, _loss: None) as stretch:
+    with prepare(Placements(client, dataset), parameters, lambda _step, _loss: None) as stretch:
         state = train(stretch, parameters.start(10), 100)  # reads caches, warms up
 
         def run() -> DescentState:

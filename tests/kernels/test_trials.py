@@ -56,7 +56,10 @@ def test_a_trials_loss_is_that_of_its_own_evaluation(
 
 
 def test_on_the_real_images(real_cifar10: Path) -> None:
-    records = np.fromfile(real_cifar10 / "data_batch_1.bin", np.uint8).reshape(-1, 3073)[:1500]
+    batches = sorted(real_cifar10.rglob("data_batch_1.bin"))
+    if not batches:
+        pytest.skip(f"{real_cifar10} is not a directory of the binary version")
+    records = np.fromfile(batches[0], np.uint8).reshape(-1, 3073)[:1500]
     images, labels = np.ascontiguousarray(records[:, 1:]), np.ascontiguousarray(records[:, 0])
     mean = images.mean(axis=0)
     normals = np.random.default_rng(0).normal(size=(33, 10, 3073))

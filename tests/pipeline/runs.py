@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from kernels.hinge import loss_and_gradient
 from pipeline.batches import Batches, ShuffledEpochs, UniformSamples
 from pipeline.descent import DescentState
+from pipeline.placement import Placements
 from pipeline.training import Method, Placement, TrainingParameters, prepare, train
 from storage.dataset import Dataset
 
@@ -71,6 +72,6 @@ def on_the_cluster(
     report: Any = lambda _step, _loss: None,
 ) -> Trained:
     wanted = replace(wanted, placement=placement)
-    with prepare(client, dataset, wanted, report) as stretch:
+    with prepare(Placements(client, dataset), wanted, report) as stretch:
         steps = wanted.total_steps(dataset.rows("train"))
         return Trained.of(train(stretch, wanted.start(10), steps))

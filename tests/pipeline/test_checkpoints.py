@@ -18,6 +18,7 @@ from pipeline.checkpoints import load, save
 from pipeline.descent import DescentState, Status, descend
 from pipeline.errors import PipelineError
 from pipeline.objective import Objective, here
+from pipeline.placement import Placements
 from pipeline.shards import load_shard
 from pipeline.training import Placement, TrainingParameters, prepare, train
 from tests.pipeline.conftest import Store
@@ -179,12 +180,12 @@ def test_a_run_resumed_on_the_cluster(
     steps = wanted.total_steps(2000)
     with (
         pytest.raises(InterruptedError),
-        prepare(client, dataset, wanted, lambda *_: None) as stretch,
+        prepare(Placements(client, dataset), wanted, lambda *_: None) as stretch,
     ):
         train(stretch, wanted.start(10), steps, checkpoint_every=2, checkpoint=checkpoint)
     state = load(path, wanted.optimiser())
     assert (saved, state.step, state.status) == ([2, 4], 4, Status.RUNNING)
-    with prepare(client, dataset, wanted, lambda *_: None) as stretch:
+    with prepare(Placements(client, dataset), wanted, lambda *_: None) as stretch:
         end = train(stretch, state, steps)
     assert Trained.of(end) == as_written_down(dataset, wanted)
 

@@ -60,7 +60,7 @@ def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) ->
     dataset = store()
     expected = plain_loop(dataset, PARAMETERS)
     assert len(expected.accepted) >= 8
-    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
+    with Actors(Placements(cluster, dataset)) as actors:
         assert searched(actors, dataset, PARAMETERS) == expected
         # the actors remember; another search must not take it for its own
         other = replace(PARAMETERS, seed=3)
@@ -88,7 +88,7 @@ def test_a_search_goes_on_from_any_group(store: Store) -> None:
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))
-    with Placements(client, dataset) as placements, Actors(placements) as actors:
+    with Actors(Placements(client, dataset)) as actors:
         state = SearchState.start(PARAMETERS, 10)
         for number, after in enumerate(local_search(actors, dataset.mean, PARAMETERS, state)):
             state = after
@@ -117,7 +117,7 @@ def test_on_the_real_images_with_many_acceptances(
     wanted = LocalSearch(trials=150)
     expected = plain_loop(dataset, wanted)
     assert len(expected.accepted) >= 30
-    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
+    with Actors(Placements(cluster, dataset)) as actors:
         assert searched(actors, dataset, wanted) == expected
 
 

@@ -81,7 +81,7 @@ def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, OverSh
     dataset = store()
     homes = plan_homes(dataset.rows("train"), workers_of(cluster))
     placed = place(cluster, dataset, "train", homes)
-    with Placements(cluster, dataset) as placements, Actors(placements) as actors:
+    with Actors(Placements(cluster, dataset)) as actors:
         yield {"tasks": in_tasks(cluster, placed), "actors": actors}
 
 

@@ -22,8 +22,7 @@ PARAMETERS = RandomSearch(trials=37, scale=1e-3, seed=5)
 
 
 def searched(client: Client, dataset: Dataset, blocks: Sequence[tuple[int, ...]]) -> list[Block]:
-    with Placements(client, dataset) as placements:
-        return list(search(placements, PARAMETERS, blocks))
+    return list(search(Placements(client, dataset), PARAMETERS, blocks))
 
 
 def losses_by_trial(blocks: Sequence[Block]) -> list[float]:

@@ -1,0 +1,132 @@
+"""The loss along a line in the space of weights, over all shards.
+
+Scores are linear in the weights, so two passes over the images give every margin as a linear
+function of the step size (`kernels.line`). The shards keep them: after that, no step size
+costs a pass over the images, and the exact minimum of the loss along the line is a few
+rounds away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.hinge import Scorer, fold
+from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
+from kernels.line_minimum import LineMinimum, minimum, penalty
+from kernels.partial import LossSum, Sums, squared_norm
+from pipeline.objective import Objective, total
+from pipeline.shards import Shard
+
+Floats = NDArray[np.float64]
+
+
+class Asked(NamedTuple):
+    """What the functions of a shard below take."""
+
+    scorer: Scorer
+    direction: Scorer
+    steps: Floats
+    """Step sizes (K,), or the two ends of an interval of them."""
+
+
+class Breakpoints(NamedTuple):
+    """Where margins cross 0, and what the slope gains there, both (k,) in no order."""
+
+    positions: Floats
+    jumps: Floats
+
+    def combine(self, other: "Breakpoints", /) -> "Breakpoints":
+        """Return those of both."""
+        return Breakpoints(
+            np.concatenate([self.positions, other.positions]),
+            np.concatenate([self.jumps, other.jumps]),
+        )
+
+
+def line_losses(shard: Shard, asked: Asked) -> Sums[LossSum]:
+    """Sum a shard's losses at each step size."""
+    return Sums(losses(_line(shard, asked), asked.steps))
+
+
+def line_slopes(shard: Shard, asked: Asked) -> Sums[SlopeSum]:
+    """Sum the slopes of a shard's losses at each step size."""
+    return Sums(slopes(_line(shard, asked), asked.steps))
+
+
+def line_breakpoints(shard: Shard, asked: Asked) -> Breakpoints:
+    """Return a shard's breakpoints between two step sizes."""
+    return Breakpoints(*breakpoints(_line(shard, asked), *asked.steps.tolist()))
+
+
+def _line(shard: Shard, asked: Asked) -> Line:
+    """Return the shard's margins along the line, which it remembers."""
+    scorers = (*asked.scorer, *asked.direction)
+    known, line = shard.memory.get("line", (None, None))
+    if known is None or not all(map(np.array_equal, known, scorers)):
+        shard.memory.pop("line", None)  # or there would be two in memory
+        parts = [
+            along(asked.scorer, asked.direction, block.images, block.labels)
+            for block in shard.blocks()
+        ]
+        line = parts[0] if len(parts) == 1 else _joined(parts)
+        shard.memory["line"] = scorers, line
+    return line  # type: ignore[no-any-return]
+
+
+def _joined(parts: Sequence[Line]) -> Line:
+    joined: list[Any] = [
+        np.concatenate(arrays, axis=1)
+        for arrays in zip(*((part.margins, part.slopes) for part in parts), strict=True)
+    ]
+    return Line(*joined)
+
+
+@dataclass(frozen=True, eq=False)
+class LossAlongLine:
+    """The objective at `W + a V`, as a function of the step size a."""
+
+    objective: Objective
+    W: Floats
+    """(C, D + 1)."""
+    V: Floats
+    """The direction (C, D + 1): of a descent, less the gradient."""
+
+    @cached_property
+    def _scorers(self) -> tuple[Scorer, Scorer]:
+        """Both in float64: a rounded direction would be another."""
+        mean = self.objective.mean
+        return fold(self.W, mean, np.float64), fold(self.V, mean, np.float64)
+
+    def __call__(self, steps: Floats) -> list[float]:
+        """Return the loss at each of the step sizes (K,), the regulariser included."""
+        sums = total(self.objective.over, line_losses, Asked(*self._scorers, np.asarray(steps)))
+        return [
+            summed.mean + self._regulariser(a)
+            for summed, a in zip(sums, np.asarray(steps).tolist(), strict=True)
+        ]
+
+    def _regulariser(self, a: float) -> float:
+        reg, bias = self.objective.reg, self.objective.reg_bias
+        return reg * squared_norm(self.W + a * self.V, bias=bias) if reg else 0.0
+
+    def minimum(self) -> LineMinimum:
+        """Return the step size, at least 0, at which the loss is lowest: exactly.
+
+        Raises ValueError where the loss or the direction is out of all range.
+        """
+        over, scorers = self.objective.over, self._scorers
+        reg, bias = self.objective.reg, self.objective.reg_bias
+        return minimum(
+            lambda steps: total(over, line_slopes, Asked(*scorers, steps)),
+            lambda low, high: total(over, line_breakpoints, Asked(*scorers, np.array([low, high]))),
+            penalty(self.W, self.V, reg, reg_bias=bias),
+        )
+
+
+def line_search(objective: Objective) -> Any:
+    """Return the objective's `kernels.updates.LineSearch`: it descends along a step."""
+    return lambda W, step: LossAlongLine(objective, W, -step).minimum().step_size
