@@ -18,7 +18,8 @@ from kernels.partial import Evaluation
 from pipeline import checkpoints
 from pipeline.descent import DescentState, Status
 from pipeline.errors import PipelineError
-from pipeline.training import Method, TrainingParameters, prepare, resolve, train
+from pipeline.parameters import Method, TrainingParameters
+from pipeline.training import prepare, resolve, train
 from storage.schema import SPLITS
 
 TrainingPlan = Plan[TrainingParameters]
@@ -99,6 +100,7 @@ def train_flow(
                 state.W,
                 split,
                 reg=plan.parameters.reg,
+                reg_bias=plan.parameters.reg_bias,
                 dtype=plan.parameters.dtype,
             )
             for split in SPLITS
@@ -151,7 +153,7 @@ def keep_task(run: Run, plan: TrainingPlan, state: DescentState, results: dict[s
     draw_loss_curve(
         run.path / "loss.png",
         state.losses,
-        title=f"{run.id}: {parameters.method}, step size {parameters.step_size:g}{diverged}",
+        title=f"{run.id}: {parameters.method}, step size {parameters.step_size}{diverged}",
         window=1 if parameters.method is Method.GD else 50,
     )
     described = f"Run {run.id} on {dataset.name} ({dataset.fingerprint[:12]})"

@@ -73,7 +73,7 @@ def scores(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.floating]:
             f"weights of {columns} pixels need images (n, {columns}) of uint8 or "
             f"{weights.dtype}, not {images.shape} of {images.dtype}"
         )
-    weights, images = _padded(weights, images)
+    weights, images = padded(weights, images)
     out = np.empty((len(images), len(scorer.offset)), weights.dtype)
     loops.scores(images, np.arange(len(images)), weights, scorer.offset, out)
     return out
@@ -99,7 +99,7 @@ def hinge_partial(
     Raises ValueError for a label without weights, rows outside the images, or arrays whose
     shapes or types do not fit.
     """
-    _check(scorer.weights, images, labels)
+    check(scorer.weights, images, labels)
     if images.dtype != np.uint8 or labels.dtype != np.uint8:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
     if rows is None:
@@ -115,7 +115,7 @@ def hinge_partial(
             f"predictions of {len(rows)} rows must be ({len(rows)},) uint8, "
             f"not {predictions.shape} {predictions.dtype}"
         )
-    weights, images = _padded(scorer.weights, images)
+    weights, images = padded(scorer.weights, images)
     parts = []
     for part in _safe_runs(len(rows), len(scorer.offset)):
         sums = _Sums.zero(weights)
@@ -237,14 +237,14 @@ def _inputs(
         raise ValueError(f"W must be (C, D + 1), not of shape {weights.shape}")
     columns = weights.shape[1] - 1
     pixels = pixels.reshape(len(pixels), math.prod(pixels.shape[1:]))
-    _check(weights[:, :-1], pixels, classes)
+    check(weights[:, :-1], pixels, classes)
     centre = np.zeros(columns) if mean is None else np.ravel(mean).astype(np.float64)
     if len(centre) != columns:
         raise ValueError(f"the mean has {len(centre)} pixels, the images have {columns}")
     return np.ascontiguousarray(weights), pixels, classes, centre
 
 
-def _padded(
+def padded(
     weights: NDArray[np.floating], images: NDArray[Any]
 ) -> tuple[NDArray[np.floating], NDArray[Any]]:
     """Fill classes and columns with zeros to whole tiles, and rows to one after the other.
@@ -262,7 +262,7 @@ def _padded(
     return np.ascontiguousarray(weights), np.ascontiguousarray(images)
 
 
-def _check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
+def check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
     """Raise ValueError unless the three fit together."""
     classes, columns = weights.shape
     if not 2 <= classes <= MAX_CLASSES:

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import loops, smoothed_loops, vector
-from kernels.hinge import Scorer, _check, _padded
+from kernels.hinge import Scorer, check, padded
 from kernels.partial import LossSum, squared_norm
 
 _LARGEST_FACTOR = 127 * 256 + 127
@@ -123,10 +123,10 @@ def smoothed_partial(
     """
     if not 0 < mu < math.inf:
         raise ValueError(f"mu must be above 0 and finite, not {mu}")
-    _check(scorer.weights, images, labels)
+    check(scorer.weights, images, labels)
     if images.dtype != np.uint8 or labels.dtype != np.uint8:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
-    weights, images = _padded(scorer.weights, images)
+    weights, images = padded(scorer.weights, images)
     grid, tiles = levels(len(scorer.offset)), tiles and vector.BYTE_DOT_PRODUCT
     settings = (weights.dtype.type(delta), float(mu), grid, tiles)
     parts = []

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kernels.updates import Optimiser
 from pipeline.batches import Batches
+from pipeline.line import line_search
 from pipeline.objective import Objective
 
 DIVERGED_FACTOR = 100.0
@@ -110,7 +111,7 @@ def descend(
         losses.append(value.loss)
         status = recipe.stop_rule(losses)
         if status is Status.RUNNING:
-            W, memory = recipe.optimiser.update(value.gradient, memory, W)
+            W, memory = recipe.optimiser.update(value.gradient, memory, W, line_search(objective))
             step += 1
             report(step, value.loss)
     return DescentState(step, W, memory, np.array(losses), status)

@@ -18,6 +18,7 @@ from kernels.hinge import Scorer, fold
 from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
 from kernels.line_minimum import LineMinimum, minimum, penalty
 from kernels.partial import LossSum, Sums, squared_norm
+from kernels.updates import LineSearch
 from pipeline.objective import Objective, total
 from pipeline.shards import Shard
 
@@ -127,6 +128,6 @@ class LossAlongLine:
         )
 
 
-def line_search(objective: Objective) -> Any:
-    """Return the objective's `kernels.updates.LineSearch`: it descends along a step."""
+def line_search(objective: Objective) -> LineSearch:
+    """Return the search for the lowest loss down along a step, over all rows."""
     return lambda W, step: LossAlongLine(objective, W, -step).minimum().step_size

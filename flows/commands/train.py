@@ -19,6 +19,21 @@ from flows.defaults import CHECKPOINT_EVERY, STEPS, by_method
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 
+class _StepSize(click.ParamType[Any]):
+    """A number, or the word `exact`."""
+
+    name = "step size"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """Return the number, or `exact` as it is."""
+        return value if value == "exact" else click.FLOAT.convert(value, parameter, context)
+
+
+STEP_SIZE = _StepSize()
+
+
 @click.command()
 @store_option
 @click.option(
@@ -50,28 +65,45 @@ from flows.errors import EXIT_DONE, EXIT_FAILED
 )
 @click.option(
     "--step-size",
-    type=float,
-    metavar="SIZE",
+    type=STEP_SIZE,
+    metavar="SIZE|exact",
     default=1e-7,
     show_default=True,
-    help="What the gradient is multiplied by; it does not change.",
+    help="What the gradient is multiplied by; `exact`: where the loss along it is lowest (gd).",
 )
+@click.option(
+    "--schedule",
+    metavar="SCHEDULE",
+    default="constant",
+    show_default=True,
+    help="How the step size falls: cosine:STEPS, inverse:STEPS or staircase:FACTOR:STEPS.",
+)
+@click.option(
+    "--momentum",
+    type=float,
+    metavar="PART",
+    default=0.0,
+    show_default=True,
+    help="The part of the last step's velocity that is kept.",
+)
+@click.option("--nesterov", is_flag=True, help="Momentum that looks ahead.")
 @click.option(
     "--reg",
     type=float,
     metavar="R",
     default=0.0,
     show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
+    help="R in the loss's R ||W||^2.",
 )
+@click.option("--reg-bias", is_flag=True, help="Take the bias into that norm, too.")
 @click.option(
     "--init",
-    metavar="zeros|normal:SCALE",
+    metavar="zeros|normal:SCALE|uniform:SCALE",
     default="zeros",
     show_default=True,
-    help="The weights to start from: zeros, or normals of this standard deviation.",
+    help="The weights to start from: zeros, normals of this deviation, or any from 0 to SCALE.",
 )
-@seed_option("the weights of `normal` and the rows of every batch")
+@seed_option("the weights it starts from and the rows of every batch")
 @click.option(
     "--tolerance",
     type=float,
@@ -121,7 +153,7 @@ def train(  # noqa: PLR0917
     from flows.console import Console
     from flows.session import command_session
     from flows.train import plan_training, train_flow
-    from pipeline.training import Method, Placement, TrainingParameters
+    from pipeline.parameters import Method, Placement, TrainingParameters
 
     check_cluster(workers, scheduler)
     if resume is not None:

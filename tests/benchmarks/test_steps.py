@@ -16,8 +16,9 @@ from pipeline.cluster import connect
 from pipeline.descent import DescentState
 from pipeline.ingest import ingest
 from pipeline.objective import Objective
+from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.placement import Placements
-from pipeline.training import Method, Placement, TrainingParameters, prepare, train
+from pipeline.training import prepare, train
 from storage.dataset import Dataset
 from storage.ingest import plan_ingest
 from storage.sources import open_source

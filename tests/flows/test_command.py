@@ -17,7 +17,7 @@ from PIL import Image
 from flows import defaults
 from flows.cli import hinge as command_group
 from kernels import reference
-from pipeline.training import Method, TrainingParameters
+from pipeline.parameters import Method, TrainingParameters
 from storage.dataset import Dataset, open_dataset
 from storage.schema import CLASSES, SPLITS, Split
 from tests.flows.conftest import Command, Finished, User, end

@@ -23,7 +23,7 @@ from flows.figures import draw_loss_curve
 from flows.ingest import ingest_flow
 from flows.train import plan_training, train_flow
 from pipeline.errors import PipelineError
-from pipeline.training import Method, TrainingParameters
+from pipeline.parameters import Method, TrainingParameters
 from storage.errors import DataError
 from tests.flows.conftest import Command, User, until
 

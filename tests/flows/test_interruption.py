@@ -14,7 +14,7 @@ import pytest
 from kernels.updates import gradient_descent
 from pipeline import checkpoints
 from pipeline.descent import DescentState
-from pipeline.training import TrainingParameters
+from pipeline.parameters import TrainingParameters
 from tests.flows.conftest import Command, User, until
 from tests.flows.test_console import read_terminal
 

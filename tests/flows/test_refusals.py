@@ -18,7 +18,7 @@ import pytest
 from flows.cli import run_command
 from flows.record import Run
 from pipeline import checkpoints
-from pipeline.training import TrainingParameters
+from pipeline.parameters import TrainingParameters
 from storage.dataset import open_dataset
 from tests.flows.conftest import Command, Finished, User, end
 

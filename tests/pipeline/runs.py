@@ -10,19 +10,29 @@ from numpy.typing import NDArray
 from kernels.hinge import loss_and_gradient
 from pipeline.batches import Batches, ShuffledEpochs, UniformSamples
 from pipeline.descent import DescentState
+from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.placement import Placements
-from pipeline.training import Method, Placement, TrainingParameters, prepare, train
+from pipeline.training import prepare, train
 from storage.dataset import Dataset
 
 GD = {"method": Method.GD, "steps": 6, "step_size": 2e-7, "reg": 10.0, "init": "normal:1e-3"}
 SAMPLES = GD | {"method": Method.MINIBATCH, "steps": 12, "batch_size": 96, "seed": 3}
 EPOCHS = {name: value for name, value in SAMPLES.items() if name != "steps"}
 EPOCHS |= {"epochs": 2, "batch_size": 450}
-KINDS: dict[str, dict[str, Any]] = {"gd": GD, "samples": SAMPLES, "epochs": EPOCHS}
+MOMENTUM = {"momentum": 0.9, "schedule": "staircase:0.5:2"}
+KINDS: dict[str, dict[str, Any]] = {
+    "gd": GD,
+    "samples": SAMPLES,
+    "epochs": EPOCHS,
+}
+WITH_MOMENTUM: dict[str, dict[str, Any]] = {
+    "gd with momentum": GD | MOMENTUM,
+    "samples with Nesterov's": SAMPLES | MOMENTUM | {"nesterov": True},
+}
 
 
 def parameters(kind: str, **changes: Any) -> TrainingParameters:
-    return TrainingParameters(**(KINDS[kind] | changes))
+    return TrainingParameters(**((KINDS | WITH_MOMENTUM)[kind] | changes))
 
 
 @dataclass(frozen=True)
@@ -45,13 +55,20 @@ def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
     rows = len(labels)
     W = wanted.start(10).W
     losses = []
-    for step in range(wanted.total_steps(rows)):
-        picked = _rows(wanted, rows)(step)
+    velocity = np.zeros_like(W)
+    for number in range(wanted.total_steps(rows)):
+        picked = _rows(wanted, rows)(number)
         loss, gradient = loss_and_gradient(
             W, images[picked], labels[picked], mean=dataset.mean, reg=wanted.reg, dtype=wanted.dtype
         )
         losses.append(loss)
-        W = W - wanted.step_size * gradient
+        velocity = wanted.momentum * velocity + gradient
+        step = gradient + wanted.momentum * velocity if wanted.nesterov else velocity
+        size = float(wanted.step_size)
+        if wanted.schedule != "constant":
+            assert wanted.schedule == "staircase:0.5:2"
+            size *= 0.5 ** (number // 2)
+        W = W - size * step
     return Trained(W.tobytes(), np.array(losses).tobytes(), len(losses), "done")
 
 

@@ -18,9 +18,10 @@ from pipeline.checkpoints import load, save
 from pipeline.descent import DescentState, Status, descend
 from pipeline.errors import PipelineError
 from pipeline.objective import Objective, here
+from pipeline.parameters import Placement, TrainingParameters
 from pipeline.placement import Placements
 from pipeline.shards import load_shard
-from pipeline.training import Placement, TrainingParameters, prepare, train
+from pipeline.training import prepare, train
 from tests.pipeline.conftest import Store
 from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parameters
 from tests.pipeline.workers import until

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.training import Method, TrainingParameters
+from pipeline.parameters import Method, Placement, TrainingParameters
+from pipeline.schedules import parse_schedule
 from pipeline.weights import Init
 
 # fmt: off
@@ -18,10 +19,14 @@ BAD = [
     ({"steps": -3}, "the steps must be at least 1, not -3"),
     ({"epochs": 0}, "the epochs must be at least 1, not 0"),
     ({"steps": 1, "batch_size": 0}, "the batch size must be at least 1, not 0"),
-    ({"steps": 1, "step_size": 0.0}, "the step size must be a positive number, not 0.0"),
-    ({"steps": 1, "step_size": -1.0}, "the step size must be a positive number, not -1.0"),
-    ({"steps": 1, "step_size": math.inf}, "the step size must be a positive number, not inf"),
-    ({"steps": 1, "step_size": math.nan}, "the step size must be a positive number, not nan"),
+    ({"steps": 1, "step_size": 0.0}, "the step size must be a positive number or `exact`, "
+     "not 0.0"),
+    ({"steps": 1, "step_size": -1.0}, "the step size must be a positive number or `exact`, "
+     "not -1.0"),
+    ({"steps": 1, "step_size": math.inf}, "the step size must be a positive number or `exact`, "
+     "not inf"),
+    ({"steps": 1, "step_size": math.nan}, "the step size must be a positive number or `exact`, "
+     "not nan"),
     ({"steps": 1, "reg": -0.5}, "the regulariser must be a number that is not negative, not -0.5"),
     ({"epochs": 1, "reg": math.nan}, "the regulariser must be a number that is not negative, "
      "not nan"),
@@ -30,6 +35,21 @@ BAD = [
     ({"steps": 1, "tolerance": -0.1}, "the tolerance must be from 0 to below 1, not -0.1"),
     ({"steps": 1, "tolerance": 1.0}, "the tolerance must be from 0 to below 1, not 1.0"),
     ({"steps": 1, "tolerance": math.nan}, "the tolerance must be from 0 to below 1, not nan"),
+    ({"steps": 1, "momentum": 1.0}, "the momentum must be from 0 to below 1, not 1.0"),
+    ({"steps": 1, "schedule": "linear"}, "no schedule is 'linear'; write constant, cosine:STEPS, "
+     "inverse:STEPS or staircase:FACTOR:STEPS, such as cosine:3000"),
+    ({"steps": 1, "batch_size": 64}, "the batch size is of minibatch; gd takes none"),
+    ({"steps": 1, "method": Method.LBFGS, "momentum": 0.5},
+     "the momentum is of gd and minibatch; lbfgs takes none"),
+    ({"steps": 1, "gap": 0.1}, "the gap is of smoothed; gd takes none"),
+    ({"steps": 1, "method": Method.MINIBATCH, "step_size": "exact"},
+     "the exact step size is that of all images; take method gd"),
+    ({"steps": 1, "step_size": "exact", "momentum": 0.5},
+     "the exact step size takes no momentum and no schedule"),
+    ({"steps": 1, "method": Method.SMOOTHED, "reg": 1.0}, "a lower bound needs a regulariser that "
+     "takes the bias; give --reg above 0 and --reg-bias"),
+    ({"steps": 1, "method": Method.LBFGS, "placement": Placement.ONE_WORKER},
+     "lbfgs takes its passes over all workers"),
     ({"steps": 1, "dtype": "float16"}, "the dtype must be float32 or float64, not float16"),
 ]  # fmt: skip
 # fmt: on
@@ -46,7 +66,14 @@ def test_bad_parameters(given: dict[str, Any], message: str) -> None:
     "given",
     [
         {"steps": 1},
-        {"epochs": 1, "batch_size": 1, "reg": 0.0, "seed": 0, "tolerance": 0.0},
+        {
+            "epochs": 1,
+            "method": Method.MINIBATCH,
+            "batch_size": 1,
+            "reg": 0.0,
+            "seed": 0,
+            "tolerance": 0.0,
+        },
         {"steps": 10**9, "step_size": 5e-324, "seed": 2**64 - 1, "tolerance": 0.999},
     ],
 )
@@ -123,3 +150,13 @@ def test_a_recipe_has_the_batches_of_its_method() -> None:
     for recipe, sizes in ((sampled, [4, 4, 4]), (shuffled, [4, 4, 2])):
         batches = [recipe.batches(step) for step in range(3)]
         assert [batch is not None and len(batch) for batch in batches] == sizes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "cosine", "cosine:0", "cosine:1.5", "cosine:x", "constant:1", "inverse:-3", "inverse:inf",
+     "staircase:0.1", "staircase:0:5", "staircase:0.1:5:6", "staircase:nan:5", "cosine:nan"],
+)  # fmt: skip
+def test_bad_schedules(text: str) -> None:
+    with pytest.raises(PipelineError, match="no schedule is"):
+        parse_schedule(text, 1.0)

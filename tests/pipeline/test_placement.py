@@ -15,6 +15,7 @@ from pipeline import placement, shards
 from pipeline.cluster import connect
 from pipeline.evaluation import in_tasks
 from pipeline.objective import Objective
+from pipeline.parameters import Method, Placement
 from pipeline.placement import (
     MAX_SHARD_ROWS,
     Home,
@@ -25,7 +26,7 @@ from pipeline.placement import (
     workers_of,
 )
 from pipeline.shards import Pass, ResidentShard, StoredShard, load_shard, partial
-from pipeline.training import Method, Placement, resolve
+from pipeline.training import resolve
 from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.schema import PIXELS

@@ -9,8 +9,8 @@ from distributed import Client
 from pipeline.cluster import connect
 from pipeline.evaluation import in_tasks
 from pipeline.objective import Objective
+from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.placement import place, plan_homes, workers_of
-from pipeline.training import Method, Placement, TrainingParameters
 from storage.dataset import Dataset
 from storage.schema import Split
 from tests.pipeline.conftest import Store

@@ -2,18 +2,28 @@
 
 import logging
 import threading
+from dataclasses import replace
+from itertools import pairwise
 
+import numpy as np
 import pytest
 from distributed import Client
 
 from pipeline import placement as placing
 from pipeline.cluster import connect
+from pipeline.parameters import Placement, TrainingParameters
 from pipeline.placement import plan_homes, workers_of
-from pipeline.training import Placement
 from storage.dataset import Dataset
 from storage.schema import PIXELS
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import KINDS, Trained, as_written_down, on_the_cluster, parameters
+from tests.pipeline.runs import (
+    KINDS,
+    WITH_MOMENTUM,
+    Trained,
+    as_written_down,
+    on_the_cluster,
+    parameters,
+)
 from tests.pipeline.workers import busy_with, kill, process_ids, removals, until
 
 PLACEMENTS = [Placement.ALL_WORKERS, Placement.ONE_WORKER]
@@ -156,3 +166,29 @@ def test_the_one_worker_killed_in_mid_run_changes_nothing(
     [removal] = until(lambda: removals(client, address))
     assert "hinge-train" in str(removal["processing-tasks"])
     assert runs == [expected]
+
+
+@BOTH
+@pytest.mark.parametrize("kind", WITH_MOMENTUM)
+def test_momentum_and_schedules(
+    client: Client, store: Store, kind: str, placement: Placement
+) -> None:
+    wanted = parameters(kind)
+    assert on_the_cluster(client, store(), wanted, placement) == as_written_down(store(), wanted)
+
+
+def test_the_exact_step_is_the_same_on_any_cluster_and_never_rises(
+    client: Client, store: Store
+) -> None:
+    wanted = TrainingParameters(steps=5, step_size="exact", init="normal:1e-3", reg=10.0)
+    runs = [
+        on_the_cluster(client, store(rows), wanted, placement)
+        for rows, placement in ((100, Placement.ALL_WORKERS), (701, Placement.ONE_WORKER))
+    ]
+    assert runs[0] == runs[1]
+    losses = np.frombuffer(runs[0].losses)
+    assert all(b < a for a, b in pairwise(losses.tolist()))
+    for step_size in (1e-8, 1e-7, 1e-6, 1e-5):
+        fixed = replace(wanted, steps=2, step_size=step_size)
+        _, second = np.frombuffer(as_written_down(store(), fixed).losses)
+        assert losses[1] <= second

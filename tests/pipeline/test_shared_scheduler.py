@@ -15,8 +15,9 @@ from pipeline.cluster import connect
 from pipeline.evaluation import in_tasks
 from pipeline.ingest import ingest
 from pipeline.objective import Objective
+from pipeline.parameters import Placement
 from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.training import Placement, prepare
+from pipeline.training import prepare
 from storage.ingest import plan_ingest
 from storage.schema import Layout
 from storage.synthetic import Synthetic
@@ -105,7 +106,7 @@ def test_reports_come_in_order_and_up_to_the_last_step(
 TRAINS = """
 import sys
 from pipeline.cluster import connect
-from pipeline.training import Placement
+from pipeline.parameters import Placement
 from storage.dataset import open_dataset
 from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
 
