@@ -53,9 +53,10 @@ def pack(weights: FixedPoint, mean: NDArray[np.float64] | None = None) -> Trials
     trials, classes, columns = weights.units.shape
     columns -= 1
     pixels = weights.units[..., :-1]
-    highest = 255 * np.sum(pixels, axis=-1, dtype=np.int64, where=pixels > 0)
-    lowest = 255 * np.sum(pixels, axis=-1, dtype=np.int64, where=pixels < 0)
-    if trials and not (highest.max() < 2**31 and lowest.min() >= -(2**31)):
+    total = np.sum(pixels, axis=-1, dtype=np.int64)
+    size = np.sum(np.abs(pixels, dtype=np.int32), axis=-1, dtype=np.int64)
+    # on white where weights are positive and black elsewhere, and the other way round
+    if trials and 255 * np.max([size + total, size - total]) // 2 >= 2**31:
         raise ValueError("scores of these weights on bytes may not fit 32 bits; take a larger unit")
     fill = (-trials % LANES, -classes % lanes.TILE_CLASSES, columns % 2)
     units = np.pad(pixels, [(0, more) for more in fill])

@@ -1,9 +1,7 @@
 """Steps of training over two worker processes, against the kernel alone in two threads."""
 
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,42 +10,14 @@ from distributed import Client
 
 from kernels.hinge import fold, hinge_partial
 from pipeline.actors import Actors
-from pipeline.cluster import connect
 from pipeline.descent import DescentState
-from pipeline.ingest import ingest
 from pipeline.objective import Objective
 from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.placement import Placements
 from pipeline.training import prepare, train
 from storage.dataset import Dataset
-from storage.ingest import plan_ingest
-from storage.sources import open_source
+from tests.benchmarks.conftest import WORKERS, Say
 from tests.benchmarks.paired import paired
-
-WORKERS = 2
-Say = Callable[[str], None]
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with connect(workers=WORKERS) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def dataset(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    directory = tmp_path_factory.mktemp("benchmark")
-    source = open_source("synthetic", workdir=Path(directory))
-    return ingest(client, plan_ingest(source, str(directory / "synthetic.zarr")))
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text}")
-
-    return say
 
 
 def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:

@@ -1,12 +1,19 @@
 """Print digests of what the kernels make of a few hundred rows; see `test_processors`."""
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kernels import vector
+from kernels.fixed_point import FixedPoint, fixed_point
 from kernels.hinge import fold, hinge_partial, scores
+from kernels.line import along, breakpoints, losses, slopes
 from kernels.partial import finalize
+from kernels.smoothed import smoothed_partial
+from kernels.trials import losses_of_scores, pack, trial_losses
+from kernels.trials import scores as trial_scores
 
 
 def main() -> None:
@@ -23,6 +30,30 @@ def main() -> None:
         value = finalize(hinge_partial(scorer, images, labels), W, mean, reg=0.1)
         for array in (scores(scorer, images), value.gradient, np.float64(value.loss)):
             print(hashlib.sha256(array.tobytes()).hexdigest())
+    for found in many(images, labels, mean), along_a_line(W, images, labels, mean):
+        print(hashlib.sha256(repr(found).encode()).hexdigest())
+    smooth = smoothed_partial(fold(W, mean), images, labels, mu=0.5)
+    print(hashlib.sha256(smooth.gradient.tobytes() + repr(smooth.smoothed).encode()).hexdigest())
+
+
+def many(*data: Any) -> tuple[object, ...]:
+    """Return the losses of some trials, together and from scores kept."""
+    images, labels, mean = data
+    weights = fixed_point(np.random.default_rng(8).normal(size=(18, 10, 3_073)), 1e-3)
+    group = pack(FixedPoint(weights.units[:16], weights.unit), mean)
+    kept = losses_of_scores(trial_scores(group, images), np.ones((300, 10)), labels, group)
+    return trial_losses(pack(weights, mean), images, labels), kept
+
+
+def along_a_line(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
+    """Return losses, slopes and breakpoints along a line."""
+    images, labels, mean = data
+    V = np.random.default_rng(9).normal(size=W.shape)
+    scorers = fold(W, mean, np.float64), fold(V, mean, np.float64)
+    line = along(*scorers, images, labels)
+    sizes = np.geomspace(1e-6, 1.0, 19)
+    positions, jumps = breakpoints(line, 1e-6, 1e-2)
+    return losses(line, sizes), slopes(line, sizes), positions.tolist(), jumps.tolist()
 
 
 if __name__ == "__main__":
