@@ -6,10 +6,9 @@ costs a pass over the images, and the exact minimum of the loss along the line i
 rounds away.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from kernels.line_minimum import LineMinimum, minimum, penalty
 from kernels.partial import LossSum, Sums, squared_norm
 from kernels.updates import LineSearch
 from pipeline.objective import Objective, total
-from pipeline.shards import Shard
+from pipeline.shards import Shard, joined
 
 Floats = NDArray[np.float64]
 
@@ -73,17 +72,12 @@ def _line(shard: Shard, asked: Asked) -> Line:
             along(asked.scorer, asked.direction, block.images, block.labels)
             for block in shard.blocks()
         ]
-        line = parts[0] if len(parts) == 1 else _joined(parts)
+        line = Line(
+            joined([part.margins for part in parts], axis=1),
+            joined([part.slopes for part in parts], axis=1),
+        )
         shard.memory["line"] = scorers, line
     return line  # type: ignore[no-any-return]
-
-
-def _joined(parts: Sequence[Line]) -> Line:
-    joined: list[Any] = [
-        np.concatenate(arrays, axis=1)
-        for arrays in zip(*((part.margins, part.slopes) for part in parts), strict=True)
-    ]
-    return Line(*joined)
 
 
 @dataclass(frozen=True, eq=False)

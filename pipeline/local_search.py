@@ -26,7 +26,7 @@ from kernels.trials import scores as step_scores
 from pipeline.errors import PipelineError
 from pipeline.objective import OverShards, total
 from pipeline.random_search import check_scale, check_trials
-from pipeline.shards import Shard
+from pipeline.shards import Shard, joined
 from pipeline.streams import Purpose
 from pipeline.weights import Init, drawn
 
@@ -131,13 +131,13 @@ def _search_group(
     losses: list[float] = []
     accepted: list[int] = []
     while len(losses) < len(steps):
-        tried = W + steps
+        tried = W + steps[len(losses) :]
         offsets = fold(tried.reshape(-1, W.shape[1]), mean, np.float64).offset
-        look = Look(parameters, group, state.W, previous, tuple(accepted), offsets)
-        for summed in total(over, losses_near, look)[len(losses) :]:
+        look = Look(parameters, group, state.W, previous, tuple(accepted), len(losses), offsets)
+        for V, summed in zip(tried, total(over, losses_near, look)[len(losses) :], strict=True):
             losses.append(summed.mean)
             if losses[-1] < best:
-                W, best = tried[len(losses) - 1], losses[-1]
+                W, best = V, losses[-1]
                 accepted.append(len(losses) - 1)
                 break
     return state.after(W, losses, accepted)
@@ -154,8 +154,10 @@ class Look(NamedTuple):
     """The lanes of the group before that were accepted."""
     accepted: tuple[int, ...]
     """Those of this group that were accepted so far."""
+    first: int
+    """The first lane whose loss is wanted; those before it were tried."""
     offsets: NDArray[np.floating]
-    """(B C,): those of the accepted weights and each step together."""
+    """(B C,): from that lane on, those of the accepted weights and each step together."""
 
 
 class _Seen(NamedTuple):
@@ -176,9 +178,9 @@ def losses_near(shard: Shard, look: Look) -> Sums[LossSum]:
     """Sum the losses of a group's tries over one shard, all from the same accepted weights."""
     seen = _moved(_group(shard, look), look.accepted)
     shard.memory["losses_near"] = seen
-    tries, classes = seen.trials.size, seen.base.shape[1]
+    classes = seen.base.shape[1]
     offsets = np.zeros((1, classes, LANES))
-    offsets[0, :, :tries] = look.offsets.reshape(tries, classes).T
+    offsets[0, :, look.first : seen.trials.size] = look.offsets.reshape(-1, classes).T
     trials = seen.trials._replace(offsets=offsets)
     return losses_of_scores(seen.scores, seen.base, seen.labels, trials)
 
@@ -199,9 +201,9 @@ def _group(shard: Shard, look: Look) -> _Seen:
         base = _moved(seen, look.previous).base
     else:
         whole = Scorer(look.W[:, :-1] / steps.unit, np.zeros(len(look.W)))
-        base = np.concatenate([weight_scores(whole, block.images) for block in blocks])
-    scores = np.concatenate([step_scores(trials, block.images) for block in blocks])
-    labels = np.concatenate([block.labels for block in blocks])
+        base = joined([weight_scores(whole, block.images) for block in blocks])
+    scores = joined([step_scores(trials, block.images) for block in blocks])
+    labels = joined([block.labels for block in blocks])
     base = base.astype(np.float64, copy=False)
     return _Seen(look.parameters, look.group, (), base, scores, trials, labels)
 

@@ -1,6 +1,6 @@
 """Shards: runs of a split's rows, as bytes in a worker's memory or read as they are needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple, Protocol
@@ -128,6 +128,11 @@ def load_shard(dataset: Dataset, split: Split, start: int, stop: int) -> Residen
     shard = ResidentShard(start, stop, *dataset.read(split, start, stop))
     partial(shard, Pass(fold(np.zeros((len(dataset.classes), PIXELS + 1))), np.array([start])))
     return shard
+
+
+def joined(parts: Sequence[NDArray[Any]], axis: int = 0) -> NDArray[Any]:
+    """Return the blocks' arrays as one; that of a single block as it is, not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
 def _within(shard: Shard, rows: Rows) -> Rows:
