@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from pipeline.actors import Actors
 from pipeline.cluster import connect
 from pipeline.evaluation import in_tasks
+from pipeline.local_search import LocalSearch, SearchState, local_search
 from pipeline.objective import Objective
 from pipeline.parameters import Method, Placement, TrainingParameters
-from pipeline.placement import place, plan_homes, workers_of
+from pipeline.placement import Placements, place, plan_homes, workers_of
+from pipeline.random_search import RandomSearch, plan_blocks, search
 from storage.dataset import Dataset
 from storage.schema import Split
 from tests.pipeline.conftest import Store
@@ -95,3 +98,30 @@ def evaluate(client: Client, dataset: Dataset, split: Split, W: object) -> tuple
     partials = in_tasks(client, place(client, dataset, split, homes))
     value = Objective(partials, dataset.mean)(np.asarray(W))
     return value.loss, value.accuracy
+
+
+@pytest.mark.slow
+def test_a_trials_loss_is_that_of_its_own_evaluation(
+    client: Client, store: Store, real_cifar10: Path
+) -> None:
+    dataset, wanted = store(7001, real_cifar10), RandomSearch(trials=70)
+    placements = Placements(client, dataset)
+    blocks = list(search(placements, wanted, plan_blocks(wanted.trials, 32)))
+    losses = np.concatenate([block.losses for block in blocks])
+    over = in_tasks(client, placements.shards("train"))
+    for trial in (0, 31, 32, 69, int(losses.argmin())):
+        W = wanted.weights(trial, 10)
+        assert Objective(over, dataset.mean, dtype="float64")(W).loss == losses[trial]
+        assert Objective(over, dataset.mean)(W).loss == pytest.approx(losses[trial], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_local_search_reaches_what_the_notes_do(
+    client: Client, store: Store, real_cifar10: Path
+) -> None:
+    dataset, wanted = store(7001, real_cifar10), LocalSearch(trials=1000)
+    with Actors(Placements(client, dataset)) as actors:
+        start = SearchState.start(wanted, 10)
+        *_, state = local_search(actors, dataset.mean, wanted, start)
+    assert 100 <= len(state.accepted) <= 180
+    assert 0.19 <= evaluate(client, dataset, "test", state.W)[1] <= 0.24
