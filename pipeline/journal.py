@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline.errors import PipelineError
 
 Entry = dict[str, NDArray[Any]]
+
+_DAMAGED_ARRAYS = (OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile)
+"""What NumPy and `zipfile` say of arrays that are not as they were written."""
 
 
 class Journal:
@@ -38,10 +42,16 @@ class Journal:
             raise self._damaged(error) from error
 
     def append(self, **arrays: ArrayLike) -> None:
-        """Add an entry; it is there once this returns."""
+        """Add an entry; it is there once this returns.
+
+        Raises OSError if it cannot be written.
+        """
         written, entry = io.BytesIO(), dict[str, Any](arrays)
         np.savez(written, **entry)
-        self._database.execute("INSERT INTO entries (arrays) VALUES (?)", (written.getvalue(),))
+        try:
+            self._database.execute("INSERT INTO entries (arrays) VALUES (?)", (written.getvalue(),))
+        except sqlite3.DatabaseError as error:  # a full disk, say
+            raise OSError(f"{self._path} cannot be written: {error}") from error
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield the entries from the first on.
@@ -52,7 +62,7 @@ class Journal:
             for (arrays,) in self._database.execute("SELECT arrays FROM entries ORDER BY number"):
                 with np.load(io.BytesIO(arrays)) as entry:
                     yield dict(entry)
-        except (sqlite3.DatabaseError, OSError, ValueError) as error:
+        except (sqlite3.DatabaseError, *_DAMAGED_ARRAYS) as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> PipelineError:

@@ -25,7 +25,7 @@ from kernels.trials import LANES, Scores, Trials, losses_of_scores, pack
 from kernels.trials import scores as step_scores
 from pipeline.errors import PipelineError
 from pipeline.objective import OverShards, total
-from pipeline.random_search import check_scale, check_trials
+from pipeline.random_search import check_scale, check_trials, improvements
 from pipeline.shards import Shard, joined
 from pipeline.streams import Purpose
 from pipeline.weights import Init, drawn
@@ -68,6 +68,10 @@ class LocalSearch:
         tries = range(group * GROUP, min((group + 1) * GROUP, self.trials))
         return drawn(self.seed, Purpose.PERTURBATION, tries, self.step_scale, classes)
 
+    def best_weights(self, losses: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+        """Return the weights that were accepted last."""
+        return SearchState.after_losses(self, classes, losses).W
+
     @property
     def groups(self) -> int:
         """How many groups the tries make."""
@@ -89,6 +93,23 @@ class SearchState:
     def start(cls, parameters: LocalSearch, classes: int) -> "SearchState":
         """Return the state before the first try."""
         return cls(parameters.start(classes), np.empty(0), np.empty(0, np.int64))
+
+    @classmethod
+    def after_losses(
+        cls, parameters: LocalSearch, classes: int, losses: NDArray[np.float64]
+    ) -> "SearchState":
+        """Return the state after tries of these losses, without looking at an image.
+
+        The losses say which tries were accepted; the weights are those steps, added up again.
+        """
+        accepted = np.flatnonzero(improvements(losses))
+        W = parameters.start(classes)
+        for number in accepted.tolist():
+            [step] = drawn(
+                parameters.seed, Purpose.PERTURBATION, [number], parameters.step_scale, classes
+            ).weights
+            W += step
+        return cls(W, losses, accepted)
 
     @property
     def best_loss(self) -> float:

@@ -29,6 +29,12 @@ from pipeline.weights import drawn
 BLOCKS_AHEAD = 3
 """Blocks that the cluster is given at a time, so that no worker waits for the driver."""
 
+MAX_BLOCK = 512
+"""Trials in a block: the weights of so many take some 600 MB while they are drawn."""
+
+_SCALES = 1e-30, 1e15
+"""Within them no weight's unit is lost, and no row's loss reaches 2^80, where sums end."""
+
 
 @dataclass(frozen=True)
 class RandomSearch:
@@ -48,6 +54,10 @@ class RandomSearch:
         W: NDArray[np.float64]
         [W] = drawn(self.seed, Purpose.TRIAL, [trial], self.scale, classes).weights
         return W
+
+    def best_weights(self, losses: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+        """Return the weights of the trial with the lowest of the losses, the first of equals."""
+        return self.weights(int(np.argmin(losses)), classes)
 
 
 class Block(NamedTuple):
@@ -125,6 +135,22 @@ def trials_task(shard: Shard, trials: Trials) -> Sums[LossSum]:
     )
 
 
+def improvements(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say of each trial whether its loss is below that of all before it.
+
+    >>> improvements(np.array([9.5, 9.5, 9.25, 9.75, 9.0])).tolist()
+    [True, False, True, False, True]
+    """
+    before = np.minimum.accumulate(np.append(np.inf, losses))[:-1]
+    return losses < before
+
+
+def check_block(block: int) -> None:
+    """Raise PipelineError unless a block can have so many trials."""
+    if not 1 <= block <= MAX_BLOCK:
+        raise PipelineError(f"a block has from 1 to {MAX_BLOCK} trials, not {block}")
+
+
 def check_trials(trials: int, seed: int) -> None:
     """Raise PipelineError unless a search can have so many trials and this seed."""
     if trials < 1:
@@ -137,3 +163,6 @@ def check_scale(name: str, scale: float) -> None:
     """Raise PipelineError unless weights can be drawn with this standard deviation."""
     if not 0 < scale < math.inf:
         raise PipelineError(f"the {name} must be a positive number, not {scale}")
+    lowest, highest = _SCALES
+    if not lowest <= scale <= highest:
+        raise PipelineError(f"the {name} must be from {lowest:g} to {highest:g}, not {scale}")

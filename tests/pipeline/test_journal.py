@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,25 @@ def test_a_damaged_entry_is_told_of(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(PipelineError, match="is no journal"), Journal(path) as journal:
         list(journal)
+
+
+def test_one_flipped_bit_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    values = np.arange(100.0)
+    with Journal(path) as journal:
+        journal.append(a=values)
+    content = bytearray(path.read_bytes())
+    content[content.index(values.tobytes()) + 50] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match="Bad CRC-32"), Journal(path) as journal:
+        list(journal)
+
+
+def test_what_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with Journal(path) as journal:
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TABLE entries")
+        other.close()
+        with pytest.raises(OSError, match="cannot be written"):
+            journal.append(a=1)

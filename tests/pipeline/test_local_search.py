@@ -85,6 +85,14 @@ def test_a_search_goes_on_from_any_group(store: Store) -> None:
         assert Searched.of(last) == Searched.of(states[-1])
 
 
+def test_the_losses_alone_say_how_far_a_search_is(store: Store) -> None:
+    dataset = store()
+    over = here([load_shard(dataset, "train", 0, 2000)])
+    for state in local_search(over, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10)):
+        again = SearchState.after_losses(PARAMETERS, 10, state.losses)
+        assert Searched.of(again) == Searched.of(state)
+
+
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))

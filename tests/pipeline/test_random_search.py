@@ -103,6 +103,8 @@ def test_other_seeds_and_trials_are_other_weights() -> None:
         ({"trials": 0}, "at least 1 trial, not 0"),
         ({"scale": -1e-4}, "positive number, not -0.0001"),
         ({"scale": float("nan")}, "positive number, not nan"),
+        ({"scale": 1e16}, "from 1e-30 to 1e\\+15, not 1e\\+16"),
+        ({"scale": 1e-31}, "from 1e-30 to 1e\\+15, not 1e-31"),
         ({"seed": -1}, "from 0 to 2\\^64 - 1, not -1"),
     ],
 )
