@@ -27,7 +27,7 @@ class Console:
     json: bool = False
 
     def note(self, text: str) -> None:
-        """Say something by the way."""
+        """Say something by the way; where a progress bar is shown, above it."""
         print(text, file=sys.stderr, flush=True)
 
     def result(self, result: Mapping[str, Any], summary: Mapping[str, str]) -> None:

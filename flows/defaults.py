@@ -1,4 +1,4 @@
-"""What a training run does where the user has not said; by the method's name.
+"""What a training run or a search does where the user has not said.
 
 Nothing is imported here: the command's help says these, and is to be quick.
 """
@@ -8,6 +8,12 @@ STEPS = {"gd": 200, "minibatch": 3000}
 
 CHECKPOINT_EVERY = {"gd": 100, "minibatch": 1000}
 """Steps between checkpoints: some seconds of work."""
+
+TRIALS = 1000
+"""Of a search, as in the notes."""
+
+BLOCK = 32
+"""Trials of a random search that are taken together."""
 
 
 def by_method(values: dict[str, int]) -> str:

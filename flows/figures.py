@@ -38,6 +38,60 @@ def draw_loss_curve(
     figure.savefig(path)
 
 
+def draw_trials(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
+    """Draw the loss of every trial of a random search to `path` (PNG), and the best so far."""
+    figure, axes = _sheet(title, "trial", "loss (mean hinge)")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    trials = np.arange(len(losses))
+    axes.scatter(trials, losses, s=8, color=_GREY, linewidths=0, label="each trial")
+    best = np.minimum.accumulate(losses)
+    axes.step(trials, best, where="post", color=_BLUE, linewidth=1.5, label="best so far")
+    _mark_lowest(axes, losses)
+    _legend_below(figure)
+    figure.savefig(path)
+
+
+def draw_histogram(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
+    """Draw how many trials came to which loss to `path` (PNG), the lowest marked."""
+    figure, axes = _sheet(title, "loss (mean hinge)", "trials")
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    bins = int(np.clip(np.sqrt(len(losses)), 1, 50))
+    axes.hist(losses, bins=bins, color=_BLUE, edgecolor="white", linewidth=0.5)
+    lowest = losses.min()
+    axes.axvline(lowest, color=_ORANGE, linewidth=1.5, label=f"best: {lowest:f}")
+    _legend_below(figure)
+    figure.savefig(path)
+
+
+def draw_local_search(
+    path: Path, losses: NDArray[np.float64], accepted: NDArray[np.bool_], *, title: str
+) -> None:
+    """Draw the loss of the accepted weights over the tries to `path` (PNG), and the others'."""
+    figure, axes = _sheet(title, "try", "loss (mean hinge)")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    tries = np.arange(len(losses))
+    across, up = tries[~accepted], losses[~accepted]
+    axes.scatter(across, up, s=8, color=_GREY, alpha=0.5, linewidths=0, label="rejected")
+    best = np.minimum.accumulate(losses)
+    axes.step(tries, best, where="post", color=_BLUE, linewidth=1.5, label="accepted weights")
+    axes.scatter(tries[accepted], losses[accepted], s=10, color=_BLUE, linewidths=0)
+    _mark_lowest(axes, losses)
+    _legend_below(figure)
+    figure.savefig(path)
+
+
+def _legend_below(figure: Figure) -> None:
+    """Say what is what where it hides no point."""
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+
+
+def _mark_lowest(axes: Axes, losses: NDArray[np.float64]) -> None:
+    """Mark the lowest loss, the first of equals, and say which it is."""
+    best = int(np.argmin(losses))
+    label = f"best: {losses[best]:f} at {best}"
+    axes.scatter([best], [losses[best]], s=40, color=_ORANGE, zorder=3, label=label)
+
+
 def _sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     """Return an empty figure and its axes, which all pictures look like."""
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")

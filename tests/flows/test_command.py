@@ -287,7 +287,11 @@ def test_epochs_are_counted_in_steps(user: User, hinge: Command, store: Path) ->
 
 @pytest.mark.parametrize(
     "given",
-    [[], ["--help"], *([command, "--help"] for command in command_group.commands), ["train", "-h"]],
+    [
+        *([], ["--help"], ["train", "-h"]),
+        *([command, "--help"] for command in command_group.commands),
+        *(["search", kind, "--help"] for kind in ("random", "local")),
+    ],
 )
 def test_help_imports_nothing_heavy(given: list[str]) -> None:
     shown = subprocess.run(

@@ -21,6 +21,7 @@ from flows.console import Console
 with Console().progress("train", 40) as advance:
     for step in range(1, 41):
         advance(step, f"loss {step}")
+    Console().note("by the way\\nand [red] too")
 """
 
 JSON = st.recursive(
@@ -72,7 +73,7 @@ def test_a_note_never_reaches_standard_output(capfd: pytest.CaptureFixture[str])
 
 def test_no_bar_where_nobody_looks() -> None:
     shown = subprocess.run([sys.executable, "-c", PROGRESS], capture_output=True, check=True)
-    assert (shown.stdout, shown.stderr) == (b"", b"")
+    assert (shown.stdout, shown.stderr) == (b"", b"by the way\nand [red] too\n")
 
 
 def test_a_bar_on_a_terminal_shows_how_far_and_the_words() -> None:
@@ -88,6 +89,8 @@ def test_a_bar_on_a_terminal_shows_how_far_and_the_words() -> None:
     out, _ = process.communicate()
     assert (process.returncode, out) == (0, b"")
     assert all(part in shown for part in ("train", "40/40", "loss 40"))
+    for note in "by the way", "and [red] too":  # lines of their own; the bar is drawn below again
+        assert "40/40" in shown.split(f"{note}\r\n")[1]
 
 
 def read_terminal(descriptor: int) -> str:

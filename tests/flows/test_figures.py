@@ -1,4 +1,4 @@
-"""The loss curve as a picture: it is looked at as pixels, by another library."""
+"""A run's pictures: they are looked at as pixels, by another library."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.figures import draw_loss_curve
+from flows.figures import draw_histogram, draw_local_search, draw_loss_curve, draw_trials
+from pipeline.random_search import improvements
 
-BLUE, GREY = (0, 114, 178), (153, 153, 153)
+BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 
 
 def drawn(path: Path, losses: list[float] | NDArray[np.float64], window: int = 1) -> NDArray[Any]:
@@ -24,7 +25,11 @@ def drawn(path: Path, losses: list[float] | NDArray[np.float64], window: int = 1
 
 def blue_points(picture: NDArray[Any]) -> NDArray[np.intp]:
     """Where the curve is: (n, 2), from the top and from the left."""
-    return np.argwhere((np.abs(picture.astype(int) - BLUE) < 30).all(axis=-1))
+    return points_of(picture, BLUE)
+
+
+def points_of(picture: NDArray[Any], colour: tuple[int, int, int]) -> NDArray[np.intp]:
+    return np.argwhere((np.abs(picture.astype(int) - colour) < 30).all(axis=-1))
 
 
 def test_a_falling_loss_falls_from_left_to_right(tmp_path: Path) -> None:
@@ -91,3 +96,36 @@ def test_a_diverging_curve_shows_its_beginning_too(tmp_path: Path) -> None:
     heights = blue_points(growing)[:, 0]
     # On a linear scale most steps would lie on the floor; on a logarithmic one it is a line.
     assert abs(np.median(heights) - (heights.min() + heights.max()) / 2) < 40
+
+
+def searched(path: Path, losses: NDArray[np.float64]) -> list[NDArray[Any]]:
+    """The pictures of searches that came to these losses."""
+    draw_trials(path / "random.png", losses, title="a search")
+    draw_local_search(path / "local.png", losses, improvements(losses), title="a search")
+    draw_histogram(path / "histogram.png", losses, title="a search")
+    pictures = []
+    for name in ("random", "local", "histogram"):
+        with Image.open(path / f"{name}.png") as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+    return pictures
+
+
+def test_the_best_trial_is_marked_where_it_is(tmp_path: Path) -> None:
+    losses = 9 + np.random.default_rng(0).normal(scale=0.3, size=1000)
+    losses[750] = 7.0
+    random, local, histogram = (
+        points_of(picture, ORANGE)[:, ::-1] / picture.shape[1::-1]
+        for picture in searched(tmp_path, losses)
+    )
+    for points in random, local:
+        across, up = np.median(points[points[:, 1] < 0.9], axis=0)  # without the legend
+        assert across == pytest.approx(0.75, abs=0.05)
+        assert up > 0.7
+    assert np.median(histogram[:, 0]) < 0.25
+
+
+@pytest.mark.parametrize("losses", [[9.0], [9.0, 9.0], [9.0, 8.0, 8.5], [9.0, 1e19], [0.0] * 40])
+def test_any_search_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
+    for picture in searched(tmp_path, np.array(losses)):
+        assert len(points_of(picture, ORANGE)) > 10
+        assert len(blue_points(picture)) > 10

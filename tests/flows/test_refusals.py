@@ -93,6 +93,29 @@ def left(directory: Path) -> set[str]:
         (["train", "--store", "no-such-kind://x"], ["no-such-kind"]),
         (["train", "--store", "STORE", "--runs", "FILE"], ["--runs", "file"]),
         (["train", "--store", "STORE", "--runs", "FILE/runs"], ["runs cannot be kept", "--runs"]),
+        (["search", "grid"], ["grid", "hinge search --help"]),
+        (["search", "random"], ["--store", "hinge search random --help"]),
+        (["search", "random", "--store", "STORE", "--trials", "0"], ["--trials", "0"]),
+        (["search", "random", "--store", "STORE", "--scale", "-1e-4"], ["scale", "-0.0001"]),
+        (["search", "random", "--store", "STORE", "--scale", "nan"], ["scale", "nan"]),
+        (["search", "random", "--store", "STORE", "--scale", "1e16"], ["scale", "1e+15"]),
+        (["search", "random", "--store", "STORE", "--block", "0"], ["block", "from 1 to 512"]),
+        (["search", "random", "--store", "STORE", "--block", "513"], ["block", "513"]),
+        (["search", "random", "--store", "STORE", "--seed", str(2**64)], ["seed"]),
+        (["search", "random", "--store", "STORE", "--resume", "none"], ["no run 'none'"]),
+        (["search", "random", "--store", "STORE", "--resume", "x", "--seed", "1"], ["--seed"]),
+        (["search", "random", "--store", "nothing.zarr"], ["nothing.zarr", "ingest"]),
+        (["search", "random", "--store", "STORE", "--runs", "FILE"], ["--runs", "file"]),
+        (["search", "local", "--store", "STORE", "--trials", "0"], ["--trials", "0"]),
+        (["search", "local", "--store", "STORE", "--init-scale", "nan"], ["first weights", "nan"]),
+        (["search", "local", "--store", "STORE", "--step-scale", "-1"], ["step", "-1.0"]),
+        (["search", "local", "--store", "STORE", "--step-scale", "1e-9"], ["lost beside"]),
+        (["search", "local", "--store", "STORE", "--block", "8"], ["--block"]),
+        (["search", "local", "--store", "STORE", "--resume", "none"], ["no run 'none'"]),
+        (
+            ["search", "local", "--store", "STORE", "--resume", "x", "--step-scale", "1"],
+            ["--step-scale", "resumed"],
+        ),
         (["info", "--store", "EMPTY"], ["empty"]),
         (["info", "--store", "FILE"], ["file"]),
         (["ingest", "synthetic:600"], ["--store"]),
@@ -128,9 +151,15 @@ def test_what_is_wrong_from_the_start_is_said_at_once(
     assert left(store) == before
 
 
-def test_a_command_that_there_is_not(capfd: pytest.CaptureFixture[str]) -> None:
-    status = run_command(["nope"])
-    refused(Finished(status, *capfd.readouterr()), "nope", "hinge --help")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [(["nope"], ["nope", "hinge --help"]), (["search"], ["Missing command", "search --help"])],
+)
+def test_a_command_that_there_is_not(
+    capfd: pytest.CaptureFixture[str], given: list[str], words: list[str]
+) -> None:
+    status = run_command(given)
+    refused(Finished(status, *capfd.readouterr()), *words)
 
 
 def test_an_error_of_its_own_process_is_one_line_and_status_2(user: User, tmp_path: Path) -> None:

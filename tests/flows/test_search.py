@@ -1,0 +1,268 @@
+"""Both searches as commands and flows: lines, records, tables and weights, by the formulas."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.settings import temporary_settings
+
+from flows.cli import hinge as command_group
+from flows.search import search_local_flow, search_random_flow
+from pipeline.errors import PipelineError
+from pipeline.local_search import LocalSearch
+from pipeline.random_search import RandomSearch
+from pipeline.streams import Purpose
+from pipeline.weights import drawn
+from storage.dataset import open_dataset
+from storage.schema import SPLITS
+from tests.flows.conftest import Command, Finished, User, until
+from tests.flows.test_command import loss_in_numpy, read
+
+RANDOM = RandomSearch(trials=37, scale=1e-3, seed=5)
+LOCAL = LocalSearch(trials=37, seed=2)
+GIVEN = {
+    "random": ("--trials", 37, "--scale", 1e-3, "--seed", 5),
+    "local": ("--trials", 37, "--seed", 2),
+}
+SAME = ("best_trial", "best_loss", "loss", "test_loss", "test_accuracy", "weights_sha256")
+
+
+class Searched(NamedTuple):
+    """A search that has ended, with what it left."""
+
+    finished: Finished
+    path: Path
+    record: dict[str, Any]
+    trials: list[dict[str, str]]
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for line in self.finished.err.splitlines() if line.startswith("in attempt")]
+
+
+@pytest.fixture
+def search(user: User, hinge: Command, store: Path, tmp_path: Path) -> Any:
+    """Run a search on the shared cluster."""
+
+    def run(kind: str, *more: object) -> Searched:
+        given = ("search", kind, "--store", store, *GIVEN[kind], *more)
+        finished = hinge(*given, "--scheduler", user.scheduler)
+        assert finished.status == 0, finished.err
+        path = max(
+            (tmp_path / "runs").glob(f"search-{kind}-*"), key=lambda run: run.stat().st_mtime
+        )
+        with (path / "trials.csv").open(newline="") as file:
+            trials = list(csv.DictReader(file))
+        return Searched(finished, path, json.loads((path / "result.json").read_text()), trials)
+
+    return run
+
+
+def same(record: dict[str, Any]) -> list[Any]:
+    return [record[name] for name in SAME]
+
+
+@pytest.fixture(scope="module")
+def training(store: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    return read(open_dataset(str(store)), "train")
+
+
+def of_the_notes(losses: list[float]) -> list[str]:
+    """What the notes' loop prints, a line a trial."""
+    lines, best = [], float("inf")
+    for number, loss in enumerate(losses):
+        best = min(best, loss)
+        lines.append("in attempt %d the loss was %f, best %f" % (number, loss, best))  # noqa: UP031
+    return lines
+
+
+def test_a_random_search_finds_what_the_notes_loop_finds(search: Any, training: Any) -> None:
+    run = search("random", "--block", 8)
+    weights = [RANDOM.weights(trial, 10) for trial in range(37)]
+    losses = [loss_in_numpy(W, *training) for W in weights]
+    best = int(np.argmin(losses))
+    assert run.lines == of_the_notes(losses)
+    assert (run.record["trials"], run.record["best_trial"]) == (37, best)
+    assert run.record["best_loss"] == pytest.approx(losses[best], rel=1e-12)
+    np.testing.assert_array_equal(np.load(run.path / "weights.npy"), weights[best])
+    assert [int(row["trial"]) for row in run.trials] == list(range(37))
+    assert [float(row["loss"]) for row in run.trials] == pytest.approx(losses, rel=1e-12)
+    so_far = [min(losses[: trial + 1]) for trial in range(37)]
+    assert [float(row["best_so_far"]) for row in run.trials] == pytest.approx(so_far, rel=1e-12)
+
+
+def test_a_local_search_takes_the_steps_of_the_plain_loop(search: Any, training: Any) -> None:
+    run = search("local")
+    W = LOCAL.start(10)
+    losses: list[float] = []
+    accepted: list[int] = []
+    initial = loss_in_numpy(W, *training)
+    for number in range(37):
+        [step] = drawn(2, Purpose.PERTURBATION, [number], 1e-4, 10).weights
+        losses.append(loss_in_numpy(W + step, *training))
+        if not accepted or losses[-1] < losses[accepted[-1]]:
+            W = W + step
+            accepted.append(number)
+    assert len(accepted) >= 5
+    lines = of_the_notes(losses)
+    for number in accepted:
+        lines[number] += ", accepted"
+    assert run.lines == lines
+    assert (run.record["accepted"], run.record["best_trial"]) == (len(accepted), accepted[-1])
+    assert run.record["initial_loss"] == pytest.approx(initial, rel=1e-12)
+    np.testing.assert_array_equal(np.load(run.path / "weights.npy"), W)
+    assert [row["trial"] for row in run.trials if row["accepted"] == "True"] == [
+        *map(str, accepted)
+    ]
+    assert [float(row["loss"]) for row in run.trials] == pytest.approx(losses, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_the_record_is_whole_and_true(search: Any, store: Path, kind: str) -> None:
+    run = search(kind, "--json")
+    record, W = run.record, np.load(run.path / "weights.npy")
+    assert run.finished.result == record
+    assert (record["command"], record["status"]) == (f"search {kind}", "done")
+    assert record["parameters"] == asdict(RANDOM if kind == "random" else LOCAL)
+    assert record["loss"] == record["best_loss"]  # the same sum, to the last bit
+    assert float(run.trials[record["best_trial"]]["loss"]) == record["best_loss"]
+    assert record["trials_per_second"] > 0
+    assert record["timings"].keys() == {"loading", "searching", "seconds"}
+    for split in SPLITS:
+        X, y = read(open_dataset(str(store)), split)
+        accuracy = np.mean((X @ W.T).argmax(axis=1) == y)
+        assert record[f"{split}_accuracy"] == pytest.approx(accuracy, abs=1e-9)
+    pictures = {"trials.png", "histogram.png"} if kind == "random" else {"trials.png"}
+    assert {path.name for path in run.path.glob("*.png")} == pictures
+    for name in pictures:
+        with Image.open(run.path / name) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_person_reads_the_numbers_of_the_record(search: Any, kind: str) -> None:
+    run = search(kind)
+    said = dict(line.split(maxsplit=1) for line in run.finished.out.splitlines())
+    assert said["status"].startswith("done after 37 trials, ")
+    loss, trial = run.record["best_loss"], run.record["best_trial"]
+    assert said["best"] == f"loss {loss:.6f} in attempt {trial}"
+    assert f"{run.record['test_accuracy']:.2%} of the test images" in said["accuracy"]
+    assert run.record["weights_sha256"][:16] in said["weights"]
+    assert len(run.finished.err.splitlines()) == 1 + 37  # the dashboard, and a line a trial
+
+
+def test_blocks_change_nothing(search: Any) -> None:
+    first = search("random", "--block", 5)
+    assert first.record["cluster"] == {"workers": 2, "threads": 2, "block": 5}
+    second = search("random", "--block", 512)
+    assert (same(first.record), first.trials) == (same(second.record), second.trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", GIVEN)
+def test_workers_change_nothing(
+    user: User, search: Any, store: Path, tmp_path: Path, kind: str
+) -> None:
+    given = ("search", kind, "--store", store, *GIVEN[kind], "--workers", 1, "--json")
+    alone = user.hinge(*given, cwd=tmp_path)
+    assert alone.status == 0, alone.err
+    assert alone.result["cluster"]["workers"] == 1
+    assert same(alone.result) == same(search(kind).record)
+
+
+def test_the_first_of_equal_trials_is_the_best() -> None:
+    losses = np.array([9.5, 9.25, 9.5, 9.25])
+    np.testing.assert_array_equal(RANDOM.best_weights(losses, 10), RANDOM.weights(1, 10))
+    first_two = LOCAL.best_weights(losses[:2], 10)
+    np.testing.assert_array_equal(LOCAL.best_weights(losses, 10), first_two)
+
+
+# -- as Prefect flows
+
+
+@pytest.fixture
+def prefect(user: User) -> Iterator[Any]:
+    with (
+        user.settings(),
+        temporary_settings({"flows.heartbeat_frequency": None}),
+        get_client(sync_client=True) as client,
+    ):
+        yield client
+
+
+def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
+    """The name of the one flow run that wrote to `runs`, its tasks' and its artifacts."""
+    [flow_run] = until(
+        lambda: [
+            run
+            for run in client.read_flow_runs()
+            if run.parameters.get("runs") == str(runs) and run.state.type == "COMPLETED"
+        ],
+        "the flow run",
+    )
+    tasks = [run for run in client.read_task_runs() if run.flow_run_id == flow_run.id]
+    artifacts = [each for each in client.read_artifacts() if each.flow_run_id == flow_run.id]
+    return flow_run.name, [run.name for run in tasks], {each.key: each for each in artifacts}
+
+
+@pytest.mark.parametrize(
+    ("kind", "spans"),
+    [
+        ("random", ["trials 0 to 15", "trials 16 to 31", "trials 32 to 36"]),
+        ("local", ["trials 0 to 31", "trials 32 to 36"]),
+    ],
+)
+def test_a_prefect_task_is_a_block_of_trials(
+    search: Any, tmp_path: Path, prefect: Any, kind: str, spans: list[str]
+) -> None:
+    run = search(kind, *(["--block", 16] if kind == "random" else []))
+
+    def tasks() -> list[str] | None:
+        found = sorted(name for name in shown(prefect, tmp_path / "runs")[1] if " to " in name)
+        return found if len(found) >= len(spans) else None
+
+    assert until(tasks, "the task runs") == spans
+    name, _, artifacts = shown(prefect, tmp_path / "runs")
+    assert name == f"search {kind} on synthetic"
+    pictures = {f"search-{kind}-{path.stem}" for path in run.path.glob("*.png")}
+    assert artifacts.keys() == pictures | {f"search-{kind}", f"search-{kind}-best-trials"}
+    best = json.loads(artifacts[f"search-{kind}-best-trials"].data)
+    by_loss = sorted(run.trials, key=lambda row: float(row["loss"]))[:10]
+    assert [row["trial"] for row in best] == [int(row["trial"]) for row in by_loss]
+    assert all(run.record["run"] in artifact.description for artifact in artifacts.values())
+
+
+def test_the_flows_run_without_a_command(
+    user: User, search: Any, store: Path, tmp_path: Path, prefect: Any
+) -> None:
+    sent: Any = asdict(RANDOM)  # as the API sends it
+    record = search_random_flow(
+        str(store), sent, runs=str(tmp_path / "a"), block=9, scheduler=user.scheduler
+    )
+    assert same(record) == same(search("random").record)
+    record = search_local_flow(
+        str(store), LOCAL, runs=str(tmp_path / "b"), scheduler=user.scheduler
+    )
+    assert same(record) == same(search("local").record)
+    with pytest.raises(PipelineError, match="a block has from 1 to"):
+        search_random_flow(str(store), RANDOM, runs=str(tmp_path / "c"), block=513)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(("kind", "of_flow"), [("random", RandomSearch), ("local", LocalSearch)])
+def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow(
+    kind: str, of_flow: Any
+) -> None:
+    [group] = [command_group.commands["search"]]
+    command = group.commands[kind]  # type: ignore[attr-defined]
+    options = command.make_context(kind, ["--store", "any"]).params
+    fields = asdict(of_flow(trials=1000))
+    assert {name: options[name] for name in fields} == fields

@@ -1,0 +1,198 @@
+"""A search that is killed or interrupted at any point goes on to the same record."""
+
+import json
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.local_search import local_search
+from pipeline.random_search import search
+from tests.flows.conftest import Command, User
+from tests.flows.test_refusals import cut_in_half, left, refused
+
+TRIALS = 640
+GIVEN: dict[str, list[object]] = {
+    "random": ["--trials", TRIALS, "--scale", 1e-3],
+    "local": ["--trials", TRIALS],
+}
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return record
+
+
+def same(run: Path) -> list[Any]:
+    names = ("trials", "best_trial", "best_loss", "weights_sha256", "test_accuracy", "parameters")
+    return [(run / "trials.csv").read_text(), *(record_of(run)[name] for name in names)]
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The trials that this process has the cluster take."""
+    numbers: list[int] = []
+
+    def random_noted(placements: Any, parameters: Any, blocks: Any) -> Any:
+        numbers.extend(number for block in blocks for number in block)
+        return search(placements, parameters, blocks)
+
+    def local_noted(over: Any, mean: Any, parameters: Any, state: Any) -> Any:
+        numbers.extend(range(len(state.losses), parameters.trials))
+        return local_search(over, mean, parameters, state)
+
+    monkeypatch.setattr("flows.search.search", random_noted)
+    monkeypatch.setattr("flows.search.local_search", local_noted)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("random", signal.SIGKILL),
+        pytest.param("local", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("random", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("local", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_search_that_is_ended_on_its_way_goes_on_to_the_same_record(
+    user: User,
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    taken: list[int],
+    kind: str,
+    sent: signal.Signals,
+) -> None:
+    command = ("search", kind, "--store", store)
+    small, large = (["--block", 4], ["--block", 50]) if kind == "random" else ([], [])
+    driver = user.start(*command, *GIVEN[kind], *small, "--workers", 1, cwd=tmp_path)
+    with driver:
+        assert driver.stderr is not None
+        lines = iter(driver.stderr)
+        told = next(line for line in lines if line.startswith("in attempt 40 "))
+        driver.send_signal(sent)
+        more = list(lines)
+        driver.wait(60)
+    told = [line for line in [told, *more] if line.startswith("in attempt ")][-1]
+    [run] = (tmp_path / "runs").iterdir()
+    if sent == signal.SIGKILL:
+        assert record_of(run)["status"] == "running"
+    else:
+        assert (driver.returncode, record_of(run)["status"]) == (130, "interrupted")
+        goes_on = f"`hinge search {kind} --store {store} --resume runs/{run.name}` goes on"
+        assert more[-1] == f"hinge: interrupted; {goes_on}\n"
+
+    resumed = hinge(*command, "--resume", run, *large, "--scheduler", user.scheduler)
+    assert resumed.status == 0, resumed.err
+    before = taken[0]
+    assert int(told.split()[2]) < before < TRIALS  # all that were told of are kept
+    assert taken == list(range(before, TRIALS))  # and none of them was taken again
+    shown = resumed.err.splitlines()[1:]
+    assert shown[0] == f"{before} of {TRIALS} trials were taken before"
+    assert [int(line.split()[2]) for line in shown[1:]] == taken
+
+    elsewhere = tmp_path / "undisturbed"
+    given = (*command, *GIVEN[kind], "--runs", elsewhere, "--scheduler", user.scheduler)
+    assert hinge(*given).status == 0
+    [whole] = elsewhere.iterdir()
+    assert same(run) == same(whole)
+
+
+@pytest.fixture
+def begun(user: User, hinge: Command, store: Path, tmp_path: Path) -> Path:
+    """A run whose trials are all in the journal, and that was killed just then."""
+    given = ("search", "random", "--store", store, "--trials", 20, "--block", 8)
+    assert hinge(*given, "--scheduler", user.scheduler).status == 0
+    [run] = (tmp_path / "runs").iterdir()
+    record = record_of(run) | {"status": "running"}
+    (run / "result.json").write_text(json.dumps(record))
+    return run
+
+
+def test_all_trials_were_taken(
+    user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
+) -> None:
+    before = same(begun)
+    (begun / "trials.csv").unlink()
+    given = ("search", "random", "--store", store, "--scheduler", user.scheduler, "--json")
+    resumed = hinge(*given, "--resume", begun)
+    assert resumed.status == 0, resumed.err
+    assert (taken, same(begun)) == ([], before)
+    assert resumed.result["trials_per_second"] == 0.0
+    again = hinge("search", "random", "--store", store, "--resume", begun, "--json")
+    assert (again.result, again.err) == (resumed.result, "")  # its record, at once
+
+
+def statement(text: str) -> Callable[[Path], object]:
+    def damage(journal: Path) -> None:
+        database = sqlite3.connect(journal)
+        with database:
+            database.execute(text)
+        database.close()
+
+    return damage
+
+
+def flip(journal: Path) -> None:
+    database = sqlite3.connect(journal)
+    [[arrays]] = database.execute("SELECT arrays FROM entries WHERE number = 2")
+    changed = bytearray(arrays)
+    changed[changed.index(b"losses.npy") + 200] ^= 1  # a bit of a loss
+    with database:
+        database.execute("UPDATE entries SET arrays = ? WHERE number = 2", [bytes(changed)])
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda journal: journal.write_bytes(b"nonsense" * 1000), ["not a database"]),
+        (lambda journal: journal.write_bytes(cut_in_half(journal.read_bytes())), ["malformed"]),
+        (statement("DELETE FROM entries WHERE number = 2"), ["after the first 8"]),
+        (statement("INSERT INTO entries (arrays) SELECT arrays FROM entries"), ["first 20"]),
+        (statement("UPDATE entries SET arrays = 'text' WHERE number = 2"), []),
+        (statement("UPDATE entries SET arrays = x'' WHERE number = 2"), []),
+        (flip, ["CRC"]),
+    ],
+    ids=["nonsense", "cut", "gap", "twice", "text", "empty", "flipped"],
+)
+def test_a_damaged_journal(
+    hinge: Command, store: Path, begun: Path, damage: Callable[[Path], object], words: list[str]
+) -> None:
+    damage(begun / "journal.sqlite")
+    before, record = left(begun), record_of(begun)
+    finished = hinge("search", "random", "--store", store, "--resume", begun)
+    refused(finished, "journal.sqlite is no journal of this run", "start the run anew", *words)
+    assert left(begun) == before | {".lock"}
+    assert record_of(begun) == record
+
+
+def test_the_journal_of_another_search(
+    user: User, hinge: Command, store: Path, begun: Path, tmp_path: Path
+) -> None:
+    given = ("search", "random", "--store", store, "--trials", 20, "--seed", 1)
+    assert hinge(*given, "--runs", tmp_path / "b", "--scheduler", user.scheduler).status == 0
+    [other] = (tmp_path / "b").iterdir()
+    shutil.copy(other / "journal.sqlite", begun / "journal.sqlite")
+    finished = hinge("search", "random", "--store", store, "--resume", begun)
+    refused(finished, "journal.sqlite", "it is of another search")
+
+
+def test_a_run_without_its_journal_begins_anew(
+    user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
+) -> None:
+    before = same(begun)
+    (begun / "journal.sqlite").unlink()
+    given = ("search", "random", "--store", store, "--scheduler", user.scheduler)
+    assert hinge(*given, "--resume", begun).status == 0
+    assert (taken, same(begun)) == (list(range(20)), before)
+
+
+def test_a_run_of_the_other_search(hinge: Command, store: Path, begun: Path) -> None:
+    finished = hinge("search", "local", "--store", store, "--resume", begun)
+    refused(finished, "no run of `hinge search local`", "search random")
