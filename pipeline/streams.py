@@ -14,8 +14,8 @@ class Purpose(IntEnum):
     WEIGHTS = 1
     SAMPLE = 2
     SHUFFLE = 3
+    TRIAL = 4
     PERTURBATION = 5
-    TRIAL = 7
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
