@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kernels.hinge import Scorer, fold
 from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
-from kernels.line_minimum import LineMinimum, minimum, penalty
+from kernels.line_minimum import LineMinimum, Penalty, minimum, penalty
 from kernels.partial import LossSum, Sums, squared_norm
 from kernels.updates import LineSearch
 from pipeline.objective import Objective, total
@@ -106,7 +106,8 @@ class LossAlongLine:
 
     def _regulariser(self, a: float) -> float:
         reg, bias = self.objective.reg, self.objective.reg_bias
-        return reg * squared_norm(self.W + a * self.V, bias=bias) if reg else 0.0
+        with np.errstate(over="ignore"):  # the loss says so
+            return reg * squared_norm(self.W + a * self.V, bias=bias) if reg else 0.0
 
     def minimum(self) -> LineMinimum:
         """Return the step size, at least 0, at which the loss is lowest: exactly.
@@ -114,12 +115,19 @@ class LossAlongLine:
         Raises ValueError where the loss or the direction is out of all range.
         """
         over, scorers = self.objective.over, self._scorers
-        reg, bias = self.objective.reg, self.objective.reg_bias
         return minimum(
             lambda steps: total(over, line_slopes, Asked(*scorers, steps)),
             lambda low, high: total(over, line_breakpoints, Asked(*scorers, np.array([low, high]))),
-            penalty(self.W, self.V, reg, reg_bias=bias),
+            self._penalty(),
         )
+
+    def _penalty(self) -> Penalty:
+        reg, bias = self.objective.reg, self.objective.reg_bias
+        try:
+            with np.errstate(over="ignore"):  # `minimum` refuses what is not finite
+                return penalty(self.W, self.V, reg, reg_bias=bias)
+        except OverflowError as error:
+            raise ValueError("the regulariser along the line is out of range") from error
 
 
 def line_search(objective: Objective) -> LineSearch:

@@ -1,0 +1,290 @@
+"""The loss along a line over shards: each point is its own evaluation, however it is asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.typing import NDArray
+
+from kernels.line import along
+from kernels.line_minimum import LineMinimum
+from pipeline.actors import Actors
+from pipeline.evaluation import in_tasks
+from pipeline.line import LossAlongLine, line_search
+from pipeline.objective import Objective, OverShards, here
+from pipeline.placement import Placements, place, plan_homes, workers_of
+from pipeline.shards import Shard, StoredShard, load_shard
+from pipeline.weights import Init
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.workers import kill, process_ids, removals
+
+Floats = NDArray[np.float64]
+STEPS = np.array([0.0, 1e-9, 1e-7, 3e-7, 1e-6, 1e-5, 1e-2, -1e-6])
+REGULARISERS = pytest.mark.parametrize(
+    ("reg", "reg_bias"), [(0.0, False), (2e4, False), (2e4, True)]
+)
+
+
+def whole(dataset: Dataset) -> list[Shard]:
+    return [load_shard(dataset, "train", 0, dataset.rows("train"))]
+
+
+def resident(dataset: Dataset) -> list[Shard]:
+    return [load_shard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
+
+
+def streamed(dataset: Dataset) -> list[Shard]:
+    return [StoredShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
+
+
+def descending(objective: Objective, seed: int = 4) -> LossAlongLine:
+    """The line of steepest descent from some weights, with a bias that counts."""
+    W = np.random.default_rng(seed).normal(0, 1e-3, (10, 3073))
+    W[:, -1] *= 100
+    return LossAlongLine(objective, W, -replace(objective, dtype="float64")(W).gradient)
+
+
+def line_over(over: OverShards, dataset: Dataset, **regulariser: Any) -> LossAlongLine:
+    return descending(Objective(over, dataset.mean, **regulariser))
+
+
+@pytest.fixture(scope="module")
+def ways(cluster: Client, store: Store) -> Iterator[dict[str, OverShards]]:
+    """All there are to go over the same 2,000 rows."""
+    dataset = store()
+    placements = Placements(cluster, dataset)
+    with Actors(placements) as actors:
+        yield {
+            "one shard here": here(whole(dataset)),
+            "shards here": here(resident(dataset)),
+            "streamed here": here(streamed(dataset)),
+            "tasks": in_tasks(cluster, placements.shards("train")),
+            "tasks of streamed shards": in_tasks(cluster, in_the_store(cluster, dataset)),
+            "actors": actors,
+        }
+
+
+def in_the_store(client: Client, dataset: Dataset) -> Any:
+    homes = plan_homes(dataset.rows("train"), workers_of(client))
+    return place(client, dataset, "train", [replace(home, resident=False) for home in homes])
+
+
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        *("one shard here", "shards here", "streamed here"),
+        *("tasks", "tasks of streamed shards", "actors"),
+    ],
+)
+
+
+@WAYS
+@REGULARISERS
+def test_a_point_of_the_line_is_an_evaluation_of_its_own(
+    ways: dict[str, OverShards], store: Store, way: str, reg: float, reg_bias: bool
+) -> None:
+    dataset = store()
+    line = line_over(ways[way], dataset, reg=reg, reg_bias=reg_bias)
+    alone = Objective(here(whole(dataset)), dataset.mean, reg, "float64", reg_bias)
+    expected = [alone(line.W + a * line.V).loss for a in STEPS.tolist()]
+    assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
+    assert line(STEPS)[0] == expected[0]
+    assert expected[0] > expected[2] < expected[-2]  # it has a valley
+
+
+@REGULARISERS
+def test_the_ways_differ_in_no_bit(
+    ways: dict[str, OverShards],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    reg: float,
+    reg_bias: bool,
+) -> None:
+    def found(over: OverShards, dataset: Dataset) -> tuple[list[float], LineMinimum]:
+        line = line_over(over, dataset, reg=reg, reg_bias=reg_bias)
+        return line(STEPS), line.minimum()
+
+    values = {name: found(over, store()) for name, over in ways.items()}
+    for rows in (100, 1999):
+        values[f"shards of {rows}"] = found(here(resident(store(rows))), store(rows))
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    values["small blocks"] = found(here(streamed(store())), store())
+    assert {str(value) for value in values.values()} == {str(values["one shard here"])}
+
+
+def slope_at(margins: Floats, gains: Floats, penalty: tuple[float, float], a: float) -> float:
+    """The derivative by the definition, away from a breakpoint."""
+    linear, quadratic = penalty
+    return float(gains[margins + a * gains > 0].sum()) / 2000 + linear + 2 * quadratic * a
+
+
+@REGULARISERS
+def test_the_minimum_is_where_numpys_slope_changes_its_sign(
+    ways: dict[str, OverShards], store: Store, reg: float, reg_bias: bool
+) -> None:
+    dataset = store()
+    line = line_over(ways["actors"], dataset, reg=reg, reg_bias=reg_bias)
+    images, labels = dataset.read("train", 0, 2000)
+    X = np.column_stack([images - dataset.mean, np.ones(2000)])
+    wrong = np.arange(10) != labels[:, None]
+    margins, gains = (
+        (scores - scores[~wrong][:, None])[wrong] for scores in (X @ line.W.T, X @ line.V.T)
+    )
+    margins += 1
+    W, V = (weights[:, : 3073 if reg_bias else 3072] for weights in (line.W, line.V))
+    penalty = 2 * reg * float((W * V).sum()), reg * float((V * V).sum())
+    at, breakpoints = line.minimum()
+    assert slope_at(margins, gains, penalty, at * (1 - 1e-9)) < 0
+    assert slope_at(margins, gains, penalty, at * (1 + 1e-9)) > 0
+    assert breakpoints == np.count_nonzero(-margins / gains > 0)
+    lowest, *others = line(np.concatenate([[at], np.linspace(0, 5 * at, 200)]))
+    assert lowest <= min(others)
+
+
+def test_without_the_bias_or_with_it_the_minimum_is_another(
+    ways: dict[str, OverShards], store: Store
+) -> None:
+    """Or the test above would not tell the two apart."""
+    found = {
+        line_over(ways["actors"], store(), reg=reg, reg_bias=bias).minimum().step_size
+        for reg, bias in [(0.0, False), (2e4, False), (2e4, True)]
+    }
+    assert len(found) == 3
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many passes over images the lines of this process take."""
+    passes = [0]
+
+    def counting(*given: Any) -> Any:
+        passes[0] += 1
+        return along(*given)
+
+    monkeypatch.setattr("pipeline.line.along", counting)
+    return passes
+
+
+def test_a_line_is_taken_once_however_often_it_is_asked(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = counted(monkeypatch)
+    line = line_over(here(whole(store())), store())
+    line(STEPS)
+    line(STEPS * 2)
+    line.minimum()
+    line_over(line.objective.over, store())(STEPS)  # the same weights again
+    assert passes == [1]
+
+
+def test_what_a_shard_remembers_is_not_taken_for_another_lines(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, passes = store(), counted(monkeypatch)
+    objective = Objective(here(resident(dataset)), dataset.mean)
+    first, second = descending(objective, 1), descending(objective, 2)
+    lines = {
+        "first": first,
+        "second": second,
+        "other way": replace(first, V=second.V),
+        "back": replace(first, V=-first.V),
+        "other start": replace(first, W=second.W),
+        "other mean": replace(first, objective=replace(objective, mean=dataset.mean + 1)),
+    }
+    fresh = {name: _afresh(line, resident(dataset))(STEPS) for name, line in lines.items()}
+    assert len({str(losses) for losses in fresh.values()}) == len(lines)
+    passes[0] = 0
+    for _ in range(2):
+        for name, line in lines.items():
+            assert line(STEPS) == fresh[name], name
+    shards = len(resident(dataset))
+    assert passes == [2 * len(lines) * shards]  # each a line of its own, and none kept
+
+
+def _afresh(line: LossAlongLine, shards: Sequence[Shard]) -> LossAlongLine:
+    return replace(line, objective=replace(line.objective, over=here(shards)))
+
+
+def test_weights_changed_in_place_are_other_weights(store: Store) -> None:
+    dataset = store()
+    line = line_over(here(whole(dataset)), dataset)
+    before = line(STEPS)
+    moved = replace(line, W=line.W)  # the same array
+    line.W[3, 5] += 0.01
+    after = moved(STEPS)
+    assert after != before
+    assert after == _afresh(moved, whole(dataset))(STEPS)
+
+
+def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
+    dataset = store(100)
+    expected = line_over(here(whole(dataset)), dataset, reg=2e4)
+    placements = Placements(client, dataset)
+    with Actors(placements) as actors:
+        line = line_over(actors, dataset, reg=2e4)
+        assert line(STEPS) == expected(STEPS)
+        (address, pid), *_ = process_ids(client).items()
+        kill(pid)  # and with it the margins that it remembered
+        assert line.minimum() == expected.minimum()
+        assert removals(client, address)
+        assert line(STEPS) == expected(STEPS)
+    tasks = in_tasks(client, placements.shards("train"))
+    (address, pid), *_ = process_ids(client).items()
+    kill(pid)
+    assert line_over(tasks, dataset, reg=2e4).minimum() == expected.minimum()
+    assert removals(client, address)
+
+
+def test_the_line_search_of_an_update_rule_goes_down_along_its_step(
+    ways: dict[str, OverShards], store: Store
+) -> None:
+    objective = Objective(ways["actors"], store().mean, 2e4)
+    line = descending(objective)
+    assert line_search(objective)(line.W, -line.V) == line.minimum().step_size > 0
+    assert line_search(objective)(line.W, line.V) == 0.0  # up: nothing is lower than to stay
+
+
+def test_weights_that_are_no_numbers_are_refused(store: Store) -> None:
+    line = line_over(here(whole(store())), store())
+    line.V[0, 0] = np.inf
+    with pytest.raises(ValueError, match="not finite"):
+        line.minimum()
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1e153, "out of range"), (1e300, "must be finite")])
+def test_a_regulariser_out_of_all_range_is_refused(store: Store, scale: float, words: str) -> None:
+    line = line_over(here(whole(store())), store(), reg=1.0)
+    line.V[:] = scale
+    with pytest.raises(ValueError, match=words):
+        line.minimum()
+    assert line(np.array([1e100])) == [np.inf]
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_notes_sweep_on_the_real_images(
+    client: Client, store: Store, real_cifar10: Path, seed: int
+) -> None:
+    dataset = store(7001, real_cifar10)
+    with Actors(Placements(client, dataset)) as actors:
+        objective = Objective(actors, dataset.mean, 0.0, "float64")
+        W = Init.parse("uniform:1e-3").weights(10, seed)
+        value = objective(W)
+        line = LossAlongLine(objective, W, -value.gradient)
+        decades = line(np.array([float(f"1e{exponent}") for exponent in range(-10, 0)]))
+        at, breakpoints = line.minimum()
+        grids = np.geomspace(1e-10, 1e-1, 5_000), np.linspace(0, 3 * at, 5_000)
+        lowest, *others = line(np.concatenate([[at], *grids]))
+    assert (value.rows, int(np.argmin(decades))) == (50_000, 4)  # 1e-6
+    growth = [later / earlier for earlier, later in pairwise(decades[5:])]
+    assert growth == pytest.approx([10] * 4, rel=0.06)
+    assert growth[1:] == pytest.approx([10] * 3, rel=0.006)
+    assert lowest <= min(others)
+    assert lowest < min(decades) < value.loss
+    assert 0 < breakpoints <= 50_000 * 9
