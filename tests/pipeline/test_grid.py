@@ -1,0 +1,377 @@
+"""A grid of trials: each is the run of its own, and none is left behind."""
+
+import _thread
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import placement
+from pipeline.descent import Status
+from pipeline.errors import PipelineError
+from pipeline.grid import Outcome, TrainingGrid, plan_desks, run_trials
+from pipeline.grid_journal import grid_journal
+from pipeline.objective import Objective, here
+from pipeline.parameters import Method, Placement
+from pipeline.placement import Home, Placed, Placements, Worker, place
+from pipeline.shards import load_shard
+from storage.dataset import Dataset
+from storage.errors import DataError
+from storage.schema import SPLITS, Split
+from tests.conftest import ROOT
+from tests.pipeline.conftest import Store
+from tests.pipeline.runs import Trained, as_written_down, on_the_cluster
+from tests.pipeline.workers import (
+    address_of,
+    busy_with,
+    held,
+    kill,
+    process_ids,
+    removals,
+    until,
+)
+
+GRID = TrainingGrid(
+    step_sizes=(1e-8, 1e-7, 1e-2),  # the last diverges
+    batch_sizes=(64, "all"),
+    regs=(0.0, 1e3),
+    steps=40,
+    seed=3,
+)
+LONG = TrainingGrid(step_sizes=(1e-2, 1e-9, 1e-8, 1e-7), batch_sizes=(64,), steps=1_000_000)
+
+
+def nothing(_number: int, _step: int, _loss: float) -> None:
+    pass
+
+
+def outcomes(
+    client: Client,
+    dataset: Dataset,
+    grid: TrainingGrid = GRID,
+    report: Callable[[int, int, float], None] = nothing,
+) -> list[Outcome]:
+    """All, in the order of their numbers."""
+    return sorted(run_trials(Placements(client, dataset), grid, range(grid.size), report))
+
+
+def trained(outcome: Outcome) -> Trained:
+    return Trained(
+        outcome.W.tobytes(), outcome.losses.tobytes(), outcome.steps, outcome.status.value
+    )
+
+
+def same(some: Iterable[Outcome], others: Iterable[Outcome]) -> bool:
+    """Whether trials came to the same, whatever their numbers are."""
+    return [(trained(a), a[5:]) for a in some] == [(trained(b), b[5:]) for b in others]
+
+
+@pytest.fixture(scope="module")
+def taken(cluster: Client, store: Store) -> list[Outcome]:
+    return outcomes(cluster, store())
+
+
+def test_the_trials_of_a_grid() -> None:
+    trials = GRID.trials()
+    assert len(trials) == GRID.size == 12
+    assert GRID.groups() == [(64, 0.0), (64, 1e3), ("all", 0.0), ("all", 1e3)]
+    by_group = [[trials[number] for number in GRID.members(group)] for group in range(4)]
+    assert [trial for members in by_group for trial in members] == trials
+    for (batch_size, reg), members in zip(GRID.groups(), by_group, strict=True):
+        assert [trial.step_size for trial in members] == list(GRID.step_sizes)
+        assert {trial.reg for trial in members} == {reg}
+        methods = {(trial.method, trial.batch_size) for trial in members}
+        assert methods == {(Method.GD, 256) if batch_size == "all" else (Method.MINIBATCH, 64)}
+        assert {(trial.steps, trial.seed, trial.init) for trial in members} == {
+            (40, 3, "normal:1e-3")
+        }
+
+
+def test_a_trial_is_the_run_of_its_parameters_to_the_bit(
+    cluster: Client, store: Store, taken: list[Outcome]
+) -> None:
+    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+        run = on_the_cluster(cluster, store(), trial, Placement.ALL_WORKERS)
+        assert trained(outcome) == run
+
+
+def test_it_is_what_the_notes_write(store: Store, taken: list[Outcome]) -> None:
+    checked = 0
+    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+        if outcome.status is Status.DONE:
+            assert trained(outcome) == as_written_down(store(), trial)
+            checked += 1
+    assert checked == 8
+
+
+def test_what_diverges_is_known_as_such(taken: list[Outcome]) -> None:
+    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+        assert outcome.diverged is (trial.step_size == 1e-2)
+        if outcome.diverged:
+            assert outcome.steps == len(outcome.losses) - 1 < 40
+            assert not outcome.losses[-1] <= 100 * outcome.losses[0]
+        else:
+            assert outcome.steps == len(outcome.losses) == 40
+
+
+def test_a_trial_is_evaluated_on_all_images_of_both_splits(
+    store: Store, taken: list[Outcome]
+) -> None:
+    dataset = store()
+    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+        on_train, on_test = (
+            Objective(
+                here([load_shard(dataset, split, 0, dataset.rows(split))]), dataset.mean, trial.reg
+            )(outcome.W)
+            for split in SPLITS
+        )
+        assert (outcome.loss, outcome.test_loss) == (on_train.loss, on_test.loss)
+        assert outcome.train_accuracy == on_train.accuracy
+        assert outcome.test_accuracy == on_test.accuracy
+
+
+def test_other_shards_of_the_store_and_rows_that_are_streamed_change_nothing(
+    client: Client, store: Store, taken: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same(outcomes(client, store(300)), taken)
+    homes = noted_homes(monkeypatch)
+    monkeypatch.setattr(placement, "RESIDENT_FRACTION", 1e-6)
+    few = replace(GRID, step_sizes=GRID.step_sizes[:1])
+    streamed = outcomes(client, store(), few)
+    assert {home.resident for home in homes} == {False}
+    assert same(streamed, taken[:: len(GRID.step_sizes)])
+
+
+def noted_homes(monkeypatch: pytest.MonkeyPatch) -> list[Home]:
+    """Where grids have their rows placed from now on."""
+    homes: list[Home] = []
+
+    def noting(client: Client, dataset: Dataset, split: Split, wanted: list[Home]) -> list[Placed]:
+        homes.extend(wanted)
+        return place(client, dataset, split, wanted)
+
+    monkeypatch.setattr("pipeline.grid.place", noting)
+    return homes
+
+
+def test_every_worker_holds_all_rows_once_and_takes_trials(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes, who = noted_homes(monkeypatch), set[str]()
+    many = replace(LONG, steps=400)
+    for _ in run_trials(Placements(client, store()), many, range(many.size), nothing):
+        who |= set(busy_with(client, "hinge-trial"))
+    assert who == set(process_ids(client))
+    assert sorted(homes, key=str) == sorted(
+        (Home(worker, 0, rows, True) for worker in who for rows in (2000, 400)), key=str
+    )
+
+
+def test_few_trials_load_no_more_than_they_need(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    homes = noted_homes(monkeypatch)
+    [outcome] = run_trials(Placements(client, store()), GRID, [4], nothing)
+    assert outcome.number == 4
+    assert len(homes) == len(SPLITS)
+    assert list(run_trials(Placements(client, store()), GRID, [], nothing)) == []
+    assert len(homes) == len(SPLITS)
+
+
+WORKERS = st.lists(
+    st.tuples(st.integers(1, 4), st.sampled_from([0, 2 * 3073 * 9, 2 * 3073 * 11])),
+    min_size=1,
+    max_size=5,
+).map(lambda given: [Worker(f"w{i}", *each) for i, each in enumerate(given)])
+
+
+@given(workers=WORKERS, trials=st.integers(0, 25))
+def test_every_plan(workers: list[Worker], trials: int) -> None:
+    places, resident = plan_desks(10, workers, trials)
+    holding = [worker for worker in workers if worker.memory in {0, 2 * 3073 * 11}]
+    assert resident is bool(holding)
+    threads = {worker.address: worker.threads for worker in holding or workers}
+    assert len(places) == min(trials, sum(threads.values()))
+    for address in places:
+        assert places.count(address) <= threads[address]
+    for address, most in threads.items():  # nobody has two while another that could has none
+        assert places.count(address) >= min(most, max(map(places.count, threads)) - 1)
+
+
+def test_reports_name_the_trial_and_reach_its_last_step(client: Client, store: Store) -> None:
+    told: list[tuple[int, int, float]] = []
+    grid = replace(GRID, batch_sizes=(64,), step_sizes=(1e-8, 1e-7))
+    finished = outcomes(client, store(), grid, lambda *event: told.append(event))
+    assert told
+    for number, step, loss in told:
+        assert loss == finished[number].losses[step - 1]
+
+
+def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
+    dataset, grid = store(), replace(LONG, steps=600)
+    expected = outcomes(client, dataset, grid)
+    (address, pid), *_ = process_ids(client).items()
+    killed = threading.Event()
+
+    def report(_number: int, _step: int, _loss: float) -> None:
+        if not killed.is_set():
+            killed.set()
+            kill(pid)
+
+    assert same(outcomes(client, dataset, grid, report), expected)
+    assert removals(client, address)
+
+
+def test_a_trial_that_loses_every_worker_is_given_up(client: Client, store: Store) -> None:
+    def allow(failures: int) -> int:
+        def set_on(dask_scheduler: Any) -> int:
+            before = int(dask_scheduler.allowed_failures)
+            dask_scheduler.allowed_failures = failures
+            return before
+
+        return int(client.run_on_scheduler(set_on))
+
+    pids = list(process_ids(client).values())
+
+    def report(_number: int, _step: int, _loss: float) -> None:
+        while pids:
+            kill(pids.pop())
+
+    endless = replace(LONG, step_sizes=(1e-9,))
+    allowed = allow(0)
+    try:
+        with pytest.raises(PipelineError, match="lost again and again in one trial"):
+            outcomes(client, store(), endless, report)
+    finally:
+        allow(allowed)
+
+
+def running(client: Client) -> list[str]:
+    """The keys of the trials that workers' threads are at, wanted or not."""
+
+    def keys(dask_worker: Any) -> list[str]:
+        return [str(key) for key in dask_worker.active_threads.values()]
+
+    return [key for own in client.run(keys).values() for key in own if "hinge-trial" in key]
+
+
+def test_closed_early_it_leaves_nothing_running_and_nothing_behind(
+    client: Client, store: Store
+) -> None:
+    before = held(client)
+    finished = run_trials(Placements(client, store()), LONG, range(LONG.size), nothing)
+    assert next(finished).diverged
+    assert len(until(lambda: len(keys := running(client)) == 2 and keys)) == 2
+    finished.close()
+    until(lambda: not running(client))
+    assert held(client) <= before
+
+
+def test_the_keyboard_stops_it_too(client: Client, store: Store) -> None:
+    before, interrupted = held(client), threading.Event()
+
+    def report(_number: int, step: int, _loss: float) -> None:
+        if step > 100 and not interrupted.is_set():
+            interrupted.set()
+            _thread.interrupt_main()
+
+    endless = replace(LONG, step_sizes=LONG.step_sizes[1:])
+    with pytest.raises(KeyboardInterrupt):
+        outcomes(client, store(), endless, report)
+    until(lambda: not running(client))
+    assert held(client) <= before
+
+
+DRIVER = """
+import sys
+from pipeline.cluster import connect
+from pipeline.grid import run_trials
+from pipeline.placement import Placements
+from storage.dataset import open_dataset
+from tests.pipeline.test_grid import LONG
+
+_, address, url = sys.argv
+with connect(scheduler=address) as client:
+    trials = run_trials(Placements(client, open_dataset(url)), LONG, range(4), lambda *_: None)
+    print(next(trials).number, flush=True)
+    next(trials)
+"""
+
+
+def test_a_driver_that_is_killed_leaves_nothing_running(client: Client, store: Store) -> None:
+    before, given = held(client), [address_of(client), store().url]
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout
+        assert driver.stdout.readline() == "0\n"
+        assert running(client)
+        driver.kill()
+    until(lambda: not running(client))
+    until(lambda: held(client) <= before)
+
+
+def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
+    gone = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
+    with pytest.raises(DataError, match="cannot open train/images"):
+        outcomes(client, gone)
+
+
+def test_outcomes_come_back_from_the_journal(tmp_path: Path, taken: list[Outcome]) -> None:
+    path = tmp_path / "journal"
+    with grid_journal(path, GRID) as journal:
+        assert journal.left == list(range(GRID.size))
+        for outcome in taken[:1:-1]:
+            journal.add(outcome)
+        assert journal.left == [0, 1]
+    with grid_journal(path, GRID) as journal:
+        assert journal.left == [0, 1]
+        back = [journal.outcomes[number] for number in range(2, GRID.size)]
+    assert same(back, taken[2:])
+    assert [outcome.number for outcome in back] == list(range(2, GRID.size))
+    assert [type(value) for value in back[0]] == [type(value) for value in taken[2]]
+
+
+@pytest.mark.parametrize(
+    "other", [replace(GRID, seed=4), replace(GRID, steps=41), replace(GRID, regs=(1e3, 0.0))]
+)
+def test_the_journal_of_another_grid_is_refused(
+    tmp_path: Path, taken: list[Outcome], other: TrainingGrid
+) -> None:
+    with grid_journal(tmp_path / "journal", other) as journal:
+        journal.add(taken[0])
+    with (
+        pytest.raises(PipelineError, match="another grid's trials"),
+        grid_journal(tmp_path / "journal", GRID),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_sizes": ()}, "step sizes must be some that differ, not \\[\\]"),
+        ({"step_sizes": (1e-7, 1e-8, 0.0000001)}, "step sizes must be some that differ"),
+        ({"batch_sizes": (64, 64)}, "batch sizes must be some that differ"),
+        ({"regs": ()}, "regularisers must be some that differ"),
+        ({"step_sizes": (1e-7, -1e-8)}, "step size must be .*, not -1e-08"),
+        ({"step_sizes": (float("nan"),)}, "step size must be .*, not nan"),
+        ({"batch_sizes": (0,)}, "batch size must be at least 1, not 0"),
+        ({"regs": (-1.0,)}, "regulariser must be .*, not -1.0"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"init": "ones"}, "ones"),
+        ({"seed": -1}, "seed must be .*, not -1"),
+        ({"regs": tuple(range(201))}, "grid of 1,005 trials is too large; take 1,000"),
+    ],
+)
+def test_bad_grids(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        TrainingGrid(**changes)
