@@ -10,6 +10,7 @@ import click
 from flows.commands.info import info
 from flows.commands.ingest import ingest
 from flows.commands.search import search
+from flows.commands.sweep import sweep
 from flows.commands.train import train
 from flows.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, INPUT_ERRORS
 
@@ -62,5 +63,5 @@ def hinge() -> None:
     """Optimise a multiclass SVM on CIFAR-10 with Dask, Zarr and Prefect."""
 
 
-for command in (ingest, info, train, search):
+for command in (ingest, info, train, search, sweep):
     hinge.add_command(command)

@@ -7,7 +7,7 @@ Everything else goes to standard error, and progress bars only to a terminal.
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +30,15 @@ class Console:
         """Say something by the way; where a progress bar is shown, above it."""
         print(text, file=sys.stderr, flush=True)
 
-    def result(self, result: Mapping[str, Any], summary: Mapping[str, str]) -> None:
-        """Give the command's result: all of it as JSON, else the summary, a line each."""
+    def result(
+        self, result: Mapping[str, Any], summary: Mapping[str, str], table: Iterable[str] = ()
+    ) -> None:
+        """Give the command's result: all as JSON, else a table and the summary, line by line."""
         if self.json:
             print(to_json(result))
             return
+        for line in table:
+            print(line)
         width = max(map(len, summary))
         for name, text in summary.items():
             print(f"{name:{width}}  {text}")

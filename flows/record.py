@@ -44,7 +44,8 @@ class Run:
         """
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         check_runs(runs)
-        path = runs / f"{command.replace(' ', '-')}-{started}-{secrets.token_hex(4)}"
+        words = command.replace("--", "").replace(" ", "-")
+        path = runs / f"{words}-{started}-{secrets.token_hex(4)}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
