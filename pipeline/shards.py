@@ -30,6 +30,17 @@ class Block(NamedTuple):
     """Which of them, in this order; None for all."""
 
 
+class Memory(dict[str, Any]):
+    """What functions of a shard have found out and may want again, by the function's name.
+
+    It may be gone at the next call, and is not sent with its shard: then it is found out again.
+    """
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
+        """Pickle as an empty one."""
+        return Memory, ()
+
+
 class Shard(Protocol):
     """A run of rows that can be gone through."""
 
@@ -44,11 +55,8 @@ class Shard(Protocol):
         ...
 
     @property
-    def memory(self) -> dict[str, Any]:
-        """What a function of the shard has found out and may want again, by the function's name.
-
-        It may be gone at the next call, with the worker: then it is found out again.
-        """
+    def memory(self) -> Memory:
+        """What stays with it between calls."""
         ...
 
     def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
@@ -67,7 +75,7 @@ class ResidentShard:
     stop: int
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
     def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
         """Yield the rows as one block; see `Shard`."""
@@ -87,7 +95,7 @@ class StoredShard:
     split: Split
     start: int
     stop: int
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
 
     def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
         """Yield `STREAM_ROWS` rows at a time; see `Shard`."""

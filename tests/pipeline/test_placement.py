@@ -1,5 +1,6 @@
 """The plan of who holds which rows, and that what is carried out is what was planned."""
 
+import pickle
 import tracemalloc
 from dataclasses import replace
 
@@ -185,6 +186,15 @@ def test_two_clusters_in_one_process_do_not_mix(client: Client, store: Store) ->
         value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
         assert (value.loss, value.rows) == (9.0, 2000)
         assert newer.who_has() == {}
+
+
+def test_what_a_shard_remembers_is_not_sent_with_it(store: Store) -> None:
+    shard = load_shard(store(), "train", 10, 30)
+    shard.memory["something"] = object()
+    sent = pickle.loads(pickle.dumps(shard))
+    assert (sent.memory, len(shard.memory)) == ({}, 1)
+    sent.memory["more"] = 1
+    np.testing.assert_array_equal(sent.images, shard.images)
 
 
 def test_a_resident_shard_counts_its_bytes(store: Store) -> None:
