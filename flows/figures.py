@@ -43,6 +43,35 @@ def draw_loss_curve(
     figure.savefig(path)
 
 
+def draw_passes(
+    path: Path,
+    losses: NDArray[np.float64],
+    lower_bounds: NDArray[np.float64],
+    *,
+    title: str,
+) -> None:
+    """Draw the loss of each pass to `path` (PNG), and the best lower bound so far under it.
+
+    A bound below 0 leaves a gap, for it says nothing; so does a loss that is no number.
+    """
+    figure, axes = _sheet(title, "pass over the images", "loss (mean hinge + regulariser)")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    passes = np.arange(len(losses))
+    marker = "." if len(losses) < 50 else ""
+    for values, color, label in (
+        (losses, _BLUE, "loss"),
+        (lower_bounds, _ORANGE, "lower bound on the least loss"),
+    ):
+        shown = np.where((values >= 0) & (values < _HIGHEST), values, np.nan)
+        if np.isfinite(shown).any():
+            axes.plot(passes, shown, color=color, linewidth=1.5, marker=marker, label=label)
+    if _magnitudes(losses):
+        axes.set_yscale("log")
+    if axes.lines:
+        _legend_below(figure)
+    figure.savefig(path)
+
+
 def draw_trials(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
     """Draw the loss of every trial of a random search to `path` (PNG), and the best so far."""
     figure, axes = _sheet(title, "trial", "loss (mean hinge)")

@@ -1,19 +1,20 @@
 """The flow `train`: one training run, from the store to weights, loss curve and record."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import artifacts
 from flows.defaults import CHECKPOINT_EVERY, STEPS
 from flows.evaluate import evaluate_task
-from flows.figures import draw_loss_curve
-from flows.lifecycle import Kind, Plan, data_name
-from flows.record import Run, weights_sha256
+from flows.lifecycle import Kind, data_name
+from flows.minimise import check_journal, journal_path, minimise_task
+from flows.record import Run
 from flows.session import Session, flow_session
+from flows.train_results import Trained, TrainingPlan, keep_task, results
 from kernels.partial import Evaluation
 from pipeline import checkpoints
 from pipeline.descent import DescentState, Status
@@ -22,23 +23,30 @@ from pipeline.parameters import Method, TrainingParameters
 from pipeline.training import prepare, resolve, train
 from storage.schema import SPLITS
 
-TrainingPlan = Plan[TrainingParameters]
-
 TRAIN = Kind("train", TrainingParameters, ends=(Status.DONE, Status.CONVERGED, Status.DIVERGED))
 
 
 def plan_training(
-    store: str, runs: Path, parameters: TrainingParameters, resume: str | None = None
+    store: str,
+    runs: Path,
+    parameters: TrainingParameters,
+    resume: str | None = None,
+    checkpoint_every: int | None = None,
 ) -> TrainingPlan:
     """Plan to train on the store at `store`, or to go on with the run `resume` of `runs`.
 
     Raises DataError or PipelineError for what cannot be trained on (see `Kind.plan`), a batch
-    larger than the data and a damaged checkpoint too.
+    larger than the data and a damaged checkpoint or journal too.
     """
     plan = TRAIN.plan(store, runs, parameters, resume)
-    plan.parameters.recipe(plan.dataset.rows("train"))
+    method = plan.parameters.method
+    if checkpoint_every is not None and not method.by_steps:
+        raise PipelineError(f"{method} keeps every pass; leave the steps between checkpoints out")
+    if method.by_steps:
+        plan.parameters.recipe(plan.dataset.rows("train"))
     if not plan.finished:
-        reached(plan)
+        check = reached if method.by_steps else check_journal
+        check(plan)
     return plan
 
 
@@ -84,31 +92,22 @@ def train_flow(
     record. Raises DataError or PipelineError for what cannot be trained on.
     """
     parameters = parameters or TrainingParameters(steps=STEPS[Method.GD])
-    plan = plan_training(store, Path(runs), parameters, resume)
+    plan = plan_training(store, Path(runs), parameters, resume, checkpoint_every)
     if plan.finished:
         return plan.finished
-    start = reached(plan)
     with (
         flow_session(workers=workers, scheduler=scheduler) as session,
         plan.begun(session, _placement(plan, session)) as begun,
     ):
-        state, timings = descend_task(session, plan, begun.run, start, checkpoint_every)
-        train_part, test_part = (
-            evaluate_task(
-                session,
-                plan.dataset,
-                state.W,
-                split,
-                reg=plan.parameters.reg,
-                reg_bias=plan.parameters.reg_bias,
-                dtype=plan.parameters.dtype,
-            )
-            for split in SPLITS
-        )
-        rate = (state.step - start.step) / timings["training"] if timings["training"] else 0.0
-        results = _results(state, train_part, test_part) | {"steps_per_second": rate}
-        keep_task(begun.run, plan, state, results)
-        return begun.ended(state.status, results, timings)
+        if plan.parameters.method.by_steps:
+            trained = descend_task(session, plan, begun.run, reached(plan), checkpoint_every)
+        else:
+            trained = minimise_task(session, plan, begun.run)
+        found = results(plan, trained, *_evaluated(session, plan, trained.state))
+        keep_task(begun.run, plan, trained, found)
+        record = begun.ended(trained.state.status, found, trained.timings)
+        journal_path(begun.run).unlink(missing_ok=True)
+        return record
 
 
 @task(name="train", cache_policy=NO_CACHE)
@@ -118,8 +117,8 @@ def descend_task(
     run: Run,
     state: DescentState,
     checkpoint_every: int | None,
-) -> tuple[DescentState, dict[str, float]]:
-    """Take all steps; return where they led and how long loading and stepping took."""
+) -> Trained:
+    """Take all steps from `state`; return where they led."""
     if checkpoint_every is None:
         checkpoint_every = CHECKPOINT_EVERY[plan.parameters.method]
     steps = plan.parameters.total_steps(plan.dataset.rows("train"))
@@ -133,48 +132,34 @@ def descend_task(
         ) as stretch,
     ):
         loaded = time.perf_counter()
-        state = train(
+        end = train(
             stretch,
             state,
             steps,
             checkpoint_every=checkpoint_every,
             checkpoint=lambda reached: checkpoints.save(run.checkpoint, reached),
         )
-    return state, {"loading": loaded - clock, "training": time.perf_counter() - loaded}
+    timings = {"loading": loaded - clock, "training": time.perf_counter() - loaded}
+    return Trained(end, end.step - state.step, timings)
 
 
-@task(name="keep results", cache_policy=NO_CACHE)
-def keep_task(run: Run, plan: TrainingPlan, state: DescentState, results: dict[str, Any]) -> None:
-    """Write weights and loss curve, and show what came of the run."""
-    parameters, dataset = plan.parameters, plan.dataset
-    diverged = ", diverged" if state.status is Status.DIVERGED else ""
-    run.write_weights(state.W)
-    run.write_losses(state.losses)
-    draw_loss_curve(
-        run.path / "loss.png",
-        state.losses,
-        title=f"{run.id}: {parameters.method}, step size {parameters.step_size}{diverged}",
-        window=1 if parameters.method is Method.GD else 50,
-    )
-    described = f"Run {run.id} on {dataset.name} ({dataset.fingerprint[:12]})"
-    shown = ("steps", "loss", "train_accuracy", "test_accuracy", "steps_per_second")
-    rows = {"status": str(state.status)} | {name: results[name] for name in shown}
-    artifacts.table("training", {"result": list(rows), "value": list(rows.values())}, described)
-    artifacts.picture("loss", run.path / "loss.png", f"{described}: loss{diverged}")
+def _evaluated(session: Session, plan: TrainingPlan, state: DescentState) -> Iterator[Evaluation]:
+    """Evaluate the weights on both splits; in float64 where a lower bound is held against it."""
+    parameters = plan.parameters
+    dtype = "float64" if parameters.method is Method.SMOOTHED else parameters.dtype
+    for split in SPLITS:
+        yield evaluate_task(
+            session,
+            plan.dataset,
+            state.W,
+            split,
+            reg=parameters.reg,
+            reg_bias=parameters.reg_bias,
+            dtype=dtype,
+        )
 
 
 def _placement(plan: TrainingPlan, session: Session) -> dict[str, Any]:
     """Return who takes the steps, as the record says it."""
     parameters, rows = plan.parameters, plan.dataset.rows("train")
     return {"placement": resolve(parameters.placement, parameters.method, rows, session.client)}
-
-
-def _results(state: DescentState, train_part: Evaluation, test_part: Evaluation) -> dict[str, Any]:
-    return {
-        "steps": state.step,
-        "loss": train_part.loss,
-        "test_loss": test_part.loss,
-        "train_accuracy": train_part.accuracy,
-        "test_accuracy": test_part.accuracy,
-        "weights_sha256": weights_sha256(state.W),
-    }

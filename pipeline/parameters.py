@@ -17,7 +17,7 @@ from pipeline.weights import Init
 
 
 class Method(StrEnum):
-    """What a step descends along."""
+    """What a run descends along."""
 
     GD = "gd"
     """The gradient over all rows."""
@@ -27,6 +27,11 @@ class Method(StrEnum):
     """The quasi-Newton direction of L-BFGS, over all rows."""
     SMOOTHED = "smoothed"
     """That of the smoothed hinge, with a lower bound on the best loss there is."""
+
+    @property
+    def by_steps(self) -> bool:
+        """Whether it takes one step after another; the others are SciPy's as a whole."""
+        return self in {Method.GD, Method.MINIBATCH}
 
 
 class Placement(StrEnum):
@@ -38,7 +43,7 @@ class Placement(StrEnum):
     ONE_WORKER = "one-worker"
 
 
-_OF_STEPS = frozenset({Method.GD, Method.MINIBATCH})
+_OF_STEPS = frozenset(method for method in Method if method.by_steps)
 _TAKEN_BY = {
     "epochs": _OF_STEPS,
     "batch_size": frozenset({Method.MINIBATCH}),
@@ -58,7 +63,9 @@ class TrainingParameters:
 
     method: Method = Method.GD
     steps: int | None = None
-    """Steps to take; mini-batches are then uniform samples. Either this or `epochs`."""
+    """Steps to take; mini-batches are then uniform samples. Either this or `epochs`.
+
+    Of `lbfgs` the most iterations, of `smoothed` the most passes over the images."""
     epochs: int | None = None
     """Times over the whole set; mini-batches then go through a shuffled order."""
     batch_size: int = 256
@@ -126,7 +133,7 @@ class TrainingParameters:
                 "a lower bound needs a regulariser that takes the bias; give --reg above 0 and "
                 "--reg-bias"
             )
-        if self.method not in _OF_STEPS and self.placement is Placement.ONE_WORKER:
+        if not self.method.by_steps and self.placement is Placement.ONE_WORKER:
             raise PipelineError(f"{self.method} takes its passes over all workers")
 
     def recipe(self, rows: int) -> Recipe:
@@ -168,5 +175,5 @@ class TrainingParameters:
     def start(self, classes: int) -> DescentState:
         """Return the state before the first step."""
         W = Init.parse(self.init).weights(classes, self.seed)
-        memory = self.optimiser().init(W) if self.method in _OF_STEPS else ()
+        memory = self.optimiser().init(W) if self.method.by_steps else ()
         return DescentState(0, W, memory, np.empty(0))

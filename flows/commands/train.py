@@ -19,35 +19,30 @@ from flows.defaults import CHECKPOINT_EVERY, STEPS, by_method
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 
-class _StepSize(click.ParamType[Any]):
-    """A number, or the word `exact`."""
-
-    name = "step size"
-
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> Any:
-        """Return the number, or `exact` as it is."""
-        return value if value == "exact" else click.FLOAT.convert(value, parameter, context)
-
-
-STEP_SIZE = _StepSize()
+def _step_size(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
+    """Return the number, or the word `exact` as it is."""
+    try:
+        return value if value == "exact" else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor `exact`.") from None
 
 
 @click.command()
 @store_option
 @click.option(
     "--method",
-    type=click.Choice(["gd", "minibatch"]),
+    type=click.Choice(list(STEPS)),
     default="gd",
     show_default=True,
-    help="Step along the gradient over all images, or over a batch of them.",
+    help="Step along the gradient over all images, or over a batch of them; or L-BFGS over all, "
+    "on the hinge or on a smoothed one that tells how near the best possible it is.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Steps; batches are uniform samples.  [default: {by_method(STEPS)}]",
+    help="Steps; batches are uniform samples. Of lbfgs the most iterations, of smoothed the most "
+    f"passes.  [default: {by_method(STEPS)}]",
 )
 @click.option(
     "--epochs",
@@ -65,9 +60,10 @@ STEP_SIZE = _StepSize()
 )
 @click.option(
     "--step-size",
-    type=STEP_SIZE,
+    type=str,
+    callback=_step_size,
     metavar="SIZE|exact",
-    default=1e-7,
+    default="1e-7",
     show_default=True,
     help="What the gradient is multiplied by; `exact`: where the loss along it is lowest (gd).",
 )
@@ -97,6 +93,14 @@ STEP_SIZE = _StepSize()
 )
 @click.option("--reg-bias", is_flag=True, help="Take the bias into that norm, too.")
 @click.option(
+    "--gap",
+    type=float,
+    metavar="PART",
+    default=1e-3,
+    show_default=True,
+    help="Stop once the loss is proved to be within this part of the best possible (smoothed).",
+)
+@click.option(
     "--init",
     metavar="zeros|normal:SCALE|uniform:SCALE",
     default="zeros",
@@ -111,7 +115,7 @@ STEP_SIZE = _StepSize()
     default=0.0,
     show_default=True,
     help="Stop when the mean loss changes by at most this part of it (of 10 steps against the "
-    "10 before; of 500 for mini-batches).",
+    "10 before; of 500 for mini-batches; of an iteration of lbfgs against the one before).",
 )
 @click.option(
     "--placement",
@@ -161,7 +165,7 @@ def train(  # noqa: PLR0917
     if options["steps"] is None and options["epochs"] is None:
         options["steps"] = STEPS[options["method"]]
     options |= {"method": Method(options["method"]), "placement": Placement(options["placement"])}
-    plan = plan_training(store, runs, TrainingParameters(**options), resume)
+    plan = plan_training(store, runs, TrainingParameters(**options), resume, checkpoint_every)
     console, result = Console(json=as_json), plan.finished
     if result is None:
         with command_session(console, workers=workers, scheduler=scheduler):
@@ -177,11 +181,35 @@ def _summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
     return {
         "run": result["run"],
         "data": described_data(result["data"]),
-        "status": f"{result['status']} after {result['steps']:,} steps, "
+        "status": f"{result['status']} after {_length(result)}, "
         f"{result['steps_per_second']:,.1f} a second ({result['cluster']['placement']})",
         "loss": "no finite number" if loss in (None, math.inf) else f"{loss:.4f}",
+        **_certificate(result),
         "accuracy": f"{result['test_accuracy']:.2%} of the test images, "
         f"{result['train_accuracy']:.2%} of the training images",
         "weights": f"{directory / 'weights.npy'}, SHA-256 {result['weights_sha256'][:16]}…",
         "look at": f"{directory / 'loss.png'}, {directory / 'result.json'}",
     }
+
+
+def _length(result: dict[str, Any]) -> str:
+    """Say how many steps there were, and how many passes if that is another number."""
+    steps, passes = result["steps"], result.get("passes")
+    if passes is None:
+        return f"{steps:,} steps"
+    return f"{steps:,} iterations in {passes:,} passes" if passes != steps else f"{passes:,} passes"
+
+
+def _certificate(result: dict[str, Any]) -> dict[str, str]:
+    """Say how near the best possible the loss is, where that is known."""
+    if result.get("lower_bound") is None or result["gap"] is None:
+        return {}
+    words = "no lower bound above 0 was found"  # and none below is worth a word
+    if result["lower_bound"] > 0:
+        words = (
+            f"at most {result['gap']:.3%} of the loss is above the best possible, which is at "
+            f"least {result['lower_bound']:.4f}"
+        )
+    if not result["gap_reached"]:
+        words += f"; gap not reached ({result['parameters']['gap']:.3%} was asked for)"
+    return {"gap": words}

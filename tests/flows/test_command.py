@@ -148,11 +148,16 @@ def test_json_is_one_object_and_the_record_is_the_same(program: Trained) -> None
         "epochs": None,
         "batch_size": 64,
         "step_size": 1e-7,
+        "schedule": "constant",
+        "momentum": 0.0,
+        "nesterov": False,
         "reg": 100.0,
+        "reg_bias": False,
         "init": "normal:1e-3",
         "seed": 5,
         "dtype": "float32",
         "tolerance": 0.0,
+        "gap": 1e-3,
         "placement": "auto",
     }
     assert program.record["status"] == "done"
@@ -309,7 +314,8 @@ def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
     shared = options.keys() & fields.keys() - {"steps"}
     assert shared == fields.keys() - {"steps"}
     assert {name: options[name] for name in shared} == {name: fields[name] for name in shared}
-    assert defaults.STEPS.keys() == defaults.CHECKPOINT_EVERY.keys() == set(Method)
+    assert defaults.STEPS.keys() == set(Method)
+    assert defaults.CHECKPOINT_EVERY.keys() == {method for method in Method if method.by_steps}
 
 
 def test_help_of_train_names_every_option_of_the_issue(hinge: Command) -> None:
@@ -319,7 +325,7 @@ def test_help_of_train_names_every_option_of_the_issue(hinge: Command) -> None:
     for option in (
         *("store", "method", "steps", "epochs", "batch-size", "step-size", "reg", "init", "seed"),
         *("placement", "dtype", "workers", "scheduler", "checkpoint-every", "resume", "json"),
-        *("runs", "tolerance"),
+        *("runs", "tolerance", "schedule", "momentum", "nesterov", "reg-bias", "gap"),
     ):
         [line] = [line for line in shown.splitlines() if line.startswith(f"  --{option} ")] or [
             line for line in shown.splitlines() if line == f"  --{option}"

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.figures import draw_histogram, draw_local_search, draw_loss_curve, draw_trials
+from flows.figures import (
+    draw_histogram,
+    draw_local_search,
+    draw_loss_curve,
+    draw_passes,
+    draw_trials,
+)
 from pipeline.random_search import improvements
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
@@ -129,3 +135,40 @@ def test_any_search_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
     for picture in searched(tmp_path, np.array(losses)):
         assert len(points_of(picture, ORANGE)) > 10
         assert len(blue_points(picture)) > 10
+
+
+def passes(path: Path, losses: list[float], bounds: list[float]) -> NDArray[Any]:
+    draw_passes(path, np.array(losses), np.array(bounds), title="a run")
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_the_lower_bound_is_drawn_below_the_loss(tmp_path: Path) -> None:
+    losses = [9.0, 6.0, 5.0, 5.0, 5.0, 5.0]
+    picture = passes(tmp_path / "loss.png", losses, [-1e6, -3.0, 3.0, 3.5, 3.5, 3.5])
+    legend = 0.9 * picture.shape[0]
+    loss, bound = (
+        points[points[:, 0] < legend]
+        for points in (points_of(picture, BLUE), points_of(picture, ORANGE))
+    )
+    assert bound[:, 0].min() > np.median(loss[:, 0])  # from the top
+    assert bound[:, 1].min() > loss[:, 1].min() + 100  # it begins where it says something
+    assert len(points_of(picture, ORANGE)) > len(bound)  # both are in the legend
+    assert len(points_of(picture, BLUE)) > len(loss)
+
+
+@pytest.mark.parametrize(
+    ("losses", "bounds"),
+    [
+        ([], []),
+        ([9.0], [-math.inf]),
+        ([math.inf], [-math.inf]),
+        ([9.0, 8.0], [-5.0, -4.0]),
+        ([9e4, 9.0, 5.0], [-1e9, 0.0, 1.0]),
+        ([1e300, 9.0], [0.0, 0.0]),
+    ],
+)
+def test_any_passes_can_be_drawn(tmp_path: Path, losses: list[float], bounds: list[float]) -> None:
+    picture = passes(tmp_path / "loss.png", losses, bounds)
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
+    assert bool(len(points_of(picture, ORANGE))) == any(bound >= 0 for bound in bounds)

@@ -121,7 +121,7 @@ def test_the_picture_and_the_table_of_a_diverged_run_say_so(
         titles.append(title)
         draw_loss_curve(*given, title=title, **more)
 
-    monkeypatch.setattr("flows.train.draw_loss_curve", noted)
+    monkeypatch.setattr("flows.train_results.draw_loss_curve", noted)
     given = ("train", "--store", store, "--steps", 30, "--scheduler", user.scheduler)
     assert hinge(*given, "--step-size", "1e300").status == 1
     [title] = titles
