@@ -35,7 +35,8 @@ class Session:
 
     def close(self) -> None:
         """Let go of all shards, before the cluster goes."""
-        self._placements.clear()
+        for placements in self._placements.values():
+            placements.close()
 
 
 _PREFECT_LOGGERS = ("prefect", "EventsWorker", "APILogWorker")

@@ -145,3 +145,7 @@ class Placements:
     def forget(self, split: Split) -> None:
         """Have the split placed anew, over the workers that there are then."""
         self._placed.pop(split, None)
+
+    def close(self) -> None:
+        """Let go of all shards."""
+        self._placed.clear()

@@ -180,6 +180,7 @@ def test_a_flow_runs_without_a_command_and_with_parameters_as_the_api_sends_them
         default_client()  # the flow closed the one it opened
 
 
+@pytest.mark.slow
 def test_a_flow_starts_a_cluster_of_its_own(store: Path, tmp_path: Path, prefect: Any) -> None:
     record = train_flow(str(store), TrainingParameters(steps=2), runs=str(tmp_path), workers=1)
     assert record["cluster"] == {"workers": 1, "threads": 1, "placement": "all-workers"}

@@ -109,6 +109,7 @@ def test_a_resumed_run_begins_where_its_checkpoint_is(
     assert resumed["started"] == first["started"]
 
 
+@pytest.mark.slow
 def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_go_on(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:

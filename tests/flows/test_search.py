@@ -240,6 +240,7 @@ def test_a_prefect_task_is_a_block_of_trials(
     assert all(run.record["run"] in artifact.description for artifact in artifacts.values())
 
 
+@pytest.mark.slow
 def test_the_flows_run_without_a_command(
     user: User, search: Any, store: Path, tmp_path: Path, prefect: Any
 ) -> None:

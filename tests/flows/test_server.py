@@ -154,6 +154,7 @@ def test_commands_that_start_at_once_share_a_server_and_the_last_stops_it(home: 
     assert not answers(url)
 
 
+@pytest.mark.slow
 def test_the_server_of_a_killed_command_is_reused_and_then_stopped(home: Path) -> None:
     with command(home) as killed:
         left_over = url_of(killed)
@@ -190,6 +191,7 @@ def test_a_named_api_is_used_and_left_running(home: Path) -> None:
         assert answers(url)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_is_one_line_that_names_its_log(tmp_path: Path) -> None:
     (tmp_path / "prefect.db").write_text("not a database, and long enough to be looked at" * 100)
     with (
@@ -199,6 +201,7 @@ def test_a_server_that_cannot_start_is_one_line_that_names_its_log(tmp_path: Pat
         pass
 
 
+@pytest.mark.slow
 def test_nothing_on_standard_output_and_nothing_outside_the_home(
     home: Path, tmp_path: Path
 ) -> None:

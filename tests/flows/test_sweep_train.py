@@ -42,6 +42,7 @@ def grid(user: User, hinge: Command, store: Path) -> Any:
     return run
 
 
+@pytest.mark.slow
 def test_every_trial_is_the_run_of_hinge_train(
     grid: Any, user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_the_best_weights_can_be_swept_at(
     assert swept["initial_loss"] == pytest.approx(result["best"]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_a_flow_run_with_a_task_a_group(
     grid: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_flow_runs_without_a_command_as_from_a_schedule(
 LONG = ("--step-sizes", "1e-9,1e-8,1e-7,1e-6", "--batch-sizes", "16", "--steps", 2500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )

@@ -56,6 +56,7 @@ def loss_of(W: NDArray[np.float64], store: Path, result: dict[str, Any], split: 
     return loss_in_numpy(W, X, y, parameters["reg"]) + bias
 
 
+@pytest.mark.slow
 @EACH
 def test_the_record_holds_true_numbers(
     user: User, hinge: Command, store: Path, tmp_path: Path, method: str

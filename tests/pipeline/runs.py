@@ -1,5 +1,6 @@
 """Training as the notes write it, in one process over arrays: what every run must equal."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,6 +90,7 @@ def on_the_cluster(
     report: Any = lambda _step, _loss: None,
 ) -> Trained:
     wanted = replace(wanted, placement=placement)
-    with prepare(Placements(client, dataset), wanted, report) as stretch:
+    placements = Placements(client, dataset)
+    with closing(placements), prepare(placements, wanted, report) as stretch:
         steps = wanted.total_steps(dataset.rows("train"))
         return Trained.of(train(stretch, wanted.start(10), steps))

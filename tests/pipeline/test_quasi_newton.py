@@ -92,6 +92,7 @@ def expected(dataset: Dataset, tmp_path: Path) -> Callable[[TrainingParameters],
     return lambda wanted: Result.of(run(dataset, wanted, tmp_path / "undisturbed"))
 
 
+@pytest.mark.slow
 @BOTH
 def test_shards_tasks_and_actors_change_no_bit(
     client: Client,
@@ -289,6 +290,7 @@ def _optimum(directory: str, reg: float) -> tuple[float, float]:
 FEW = "synthetic:40"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reg", "gap"), [(1e4, 0.02), (2e5, 1e-3)])
 def test_the_certificate_is_true(store: Store, reg: float, gap: float, tmp_path: Path) -> None:
     few = store(40, FEW)

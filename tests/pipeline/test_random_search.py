@@ -52,6 +52,7 @@ def test_blocks_change_nothing(cluster: Client, store: Store, size: int) -> None
     assert losses_by_trial(got) == one_after_another(store())
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(store: Store) -> None:
     with connect(workers=1) as one:
         got = searched(one, store(), plan_blocks(37, 20))

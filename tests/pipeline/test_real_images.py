@@ -40,6 +40,7 @@ def expected(dataset: Dataset) -> dict[tuple[str, Placement], Trained]:
     return {(kind, placement): written[kind] for kind in FEW for placement in PLACEMENTS}
 
 
+@pytest.mark.slow
 def test_two_workers(client: Client, store: Store, real_cifar10: Path) -> None:
     dataset = store(7001, real_cifar10)
     assert (dataset.name, dataset.rows("train")) == ("cifar10", 50_000)

@@ -99,6 +99,7 @@ def test_the_number_of_workers_changes_nothing(
     assert runs == {(kind, way): expected[kind, "float32"] for kind in KINDS for way in PLACEMENTS}
 
 
+@pytest.mark.slow
 @EACH_KIND
 def test_a_worker_killed_between_steps_of_all_workers_changes_nothing(
     client: Client,

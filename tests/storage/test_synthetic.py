@@ -83,6 +83,7 @@ def _descend(
     return W
 
 
+@pytest.mark.slow
 def test_a_linear_classifier_is_better_than_chance_and_worse_than_perfect() -> None:
     train, train_labels = SOURCE.read("train", 0, 1000)
     test, test_labels = SOURCE.read("test", 0, 400)
