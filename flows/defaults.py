@@ -24,7 +24,7 @@ BLOCK = 32
 def by_method(values: dict[str, int]) -> str:
     """Say the values in words.
 
-    >>> by_method(STEPS)
-    '200 for gd, 3000 for minibatch'
+    >>> by_method(CHECKPOINT_EVERY)
+    '100 for gd, 1000 for minibatch'
     """
     return ", ".join(f"{value} for {method}" for method, value in values.items())

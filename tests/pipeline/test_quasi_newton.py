@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from scipy.optimize import minimize as scipy_minimize
 
 from kernels import reference
 from kernels.frequency import Preconditioner
-from pipeline import quasi_newton
+from pipeline import quasi_newton, shards
 from pipeline.actors import Actors
 from pipeline.descent import Status
 from pipeline.evaluation import in_tasks
@@ -25,8 +25,8 @@ from pipeline.journal import Journal
 from pipeline.objective import OverShards, here
 from pipeline.parameters import Method, TrainingParameters
 from pipeline.placement import Placements
-from pipeline.quasi_newton import GapRule, Minimised, minimise
-from pipeline.replay import Evaluations, Value
+from pipeline.quasi_newton import GapRule, Minimised, identity, minimise, preconditioner
+from pipeline.replay import Entry, Evaluations, Value, entries
 from pipeline.shards import ResidentShard, Shard, StoredShard
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
@@ -100,7 +100,9 @@ def test_shards_tasks_and_actors_change_no_bit(
     expected: Callable[[TrainingParameters], Result],
     wanted: TrainingParameters,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(shards, "STREAM_ROWS", 70)
     placements = Placements(client, dataset)
     with Actors(placements) as actors:
         ways = {
@@ -169,22 +171,27 @@ def stopped_at(passes: int) -> Callable[[Evaluations], None]:
 def test_a_run_goes_on_from_its_record_without_a_pass_taken_again(
     dataset: Dataset, wanted: TrainingParameters, tmp_path: Path
 ) -> None:
-    shards = resident(dataset)
-    whole = Counted(shards)
+    rows = resident(dataset)
+    whole = Counted(rows)
     expected = run(dataset, wanted, tmp_path / "whole", whole)
     assert whole.passes == len(expected.state.losses) > 6
     for killed in ([1], [4], [2, 5], [whole.passes]):
         journal, taken = tmp_path / f"killed {killed}", 0
         for passes in killed:
-            part = Counted(shards)
+            part = Counted(rows)
             with pytest.raises(_KilledError):
                 run(dataset, wanted, journal, part, stopped_at(passes))
             taken += part.passes
-        rest = Counted(shards)
+        rest = Counted(rows)
         resumed = run(dataset, wanted, journal, rest)
         assert taken == resumed.replayed == killed[-1]
         assert taken + rest.passes == whole.passes
         assert Result.of(resumed) == Result.of(expected)
+
+
+def recorded(journal: Path, dataset: Dataset, wanted: TrainingParameters) -> list[Entry]:
+    with Journal(journal) as opened:
+        return list(entries(opened, identity(dataset, wanted)))
 
 
 def rounded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +228,13 @@ def test_where_numbers_are_rounded_otherwise_a_run_goes_on_from_its_best_weights
         assert there.replayed == 9  # the new path is gone over again as the old one would be
         assert live.passes == len(there.state.losses) - 9
         assert Result.of(there) == Result.of(run(dataset, wanted, copied))
+    first, second = (
+        [entry for entry in recorded(journal, dataset, wanted) if entry.path == path]
+        for path in (0, 1)
+    )
+    assert len(first) == 6
+    best = min(first, key=lambda entry: entry.value.hinge_loss)
+    np.testing.assert_allclose(second[0].V, best.V, rtol=1e-15)
     back = run(dataset, wanted, tmp_path / "moved")  # which is not where the rest was evaluated
     for found in (there, back):
         np.testing.assert_array_equal(found.state.losses[:6], expected.state.losses[:6])
@@ -308,6 +322,23 @@ def test_the_certificate_is_true(store: Store, reg: float, gap: float, tmp_path:
     assert found.state.status is Status.DONE
     assert least - bound <= gap * least
     assert _loss(few, found.state.W, reg) == pytest.approx(least, rel=1e-9)
+
+
+def test_the_smoothing_part_is_that_of_the_width(dataset: Dataset, tmp_path: Path) -> None:
+    wanted = replace(SMOOTHED, dtype="float64")
+    run(dataset, wanted, tmp_path / "journal")
+    images, labels = dataset.read("train", 0, 600)
+    X = np.column_stack([images - dataset.mean, np.ones(600)])
+    T = preconditioner(dataset, wanted)
+    found = recorded(tmp_path / "journal", dataset, wanted)
+    assert len({entry.mu for entry in found}) > 1
+    for entry in (found[3], found[-1]):
+        W = T.weights(entry.V)
+        margins = X @ W.T - np.sum(X * W[labels], axis=1)[:, None] + 1
+        margins[np.arange(600), labels] = 0
+        between = margins[(margins > 0) & (margins < entry.mu)]
+        smoothing = np.sum(between * (1 - between / entry.mu)) / 600
+        assert entry.value.smoothing_part == pytest.approx(smoothing, rel=1e-2)
 
 
 def _loss(dataset: Dataset, W: NDArray[np.float64], reg: float) -> float:
