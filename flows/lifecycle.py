@@ -176,15 +176,20 @@ class Begun:
 def _early_end_recorded(begun: Begun, store: str) -> Iterator[None]:
     """Have the record say that the run was interrupted, or why it failed."""
     run, record = begun.run, begun.record
+
+    def end(**words: str) -> None:
+        if run.record["status"] == record["status"]:  # else it has come to its end, results and all
+            run.write_record(record | words | {"finished": now()})
+
     try:
         yield
     except (KeyboardInterrupt, TerminationSignal):
-        run.write_record(record | {"status": "interrupted", "finished": now()})
+        end(status="interrupted")
         typed = ["hinge", *record["command"].split(), "--store", store, "--resume", str(run.path)]
         raise KeyboardInterrupt(f"`{shlex.join(typed)}` goes on") from None
     except Exception as error:
         with suppress(OSError):  # of a full disk, say: then that is the error to tell of
-            run.write_record(record | {"status": "failed", "error": str(error), "finished": now()})
+            end(status="failed", error=str(error))
         raise
 
 

@@ -38,12 +38,6 @@ class Trials(NamedTuple):
     size: int
     """How many trials there are: the last lanes of the last group may be of none."""
 
-    def group(self, number: int) -> "Trials":
-        """Return the trials of one group by themselves."""
-        count = min(LANES, self.size - number * LANES)
-        some = slice(number, number + 1)
-        return self._replace(panels=self.panels[some], offsets=self.offsets[some], size=count)
-
 
 def pack(weights: FixedPoint, mean: NDArray[np.float64] | None = None) -> Trials:
     """Put the weights (B, C, D + 1) of B trials side by side, `mean` (D,) folded in.

@@ -38,12 +38,12 @@ def grid_journal(path: Path, grid: TrainingGrid) -> Iterator[GridJournal]:
 
     Raises PipelineError if it is damaged, or of another grid.
     """
-    trials = [repr(trial) for trial in grid.trials()]
+    trials = {number: repr(trial) for number, trial in enumerate(grid.trials())}
     with Journal(path) as journal:
         outcomes: dict[int, Outcome] = {}
         for entry in journal:
             trial = str(entry.pop("trial", None))
-            if entry.keys() != set(Outcome._fields) or trial != trials[int(entry["number"])]:
+            if entry.keys() != set(Outcome._fields) or trial != trials.get(int(entry["number"])):
                 raise PipelineError(
                     f"{path} is no journal of this run (it holds another grid's trials); "
                     "start the run anew"

@@ -194,6 +194,15 @@ class _Seen(NamedTuple):
     trials: Trials
     labels: NDArray[np.uint8]
 
+    def leads_to(self, parameters: LocalSearch, group: int, accepted: tuple[int, ...]) -> bool:
+        """Whether adding steps leads from here to a group's accepted lanes.
+
+        A search goes one way only, so that its parameters, the group and the accepted lanes
+        say which weights they are; but it may be taken again from a place further back.
+        """
+        same = (self.parameters, self.group) == (parameters, group)
+        return same and accepted[: len(self.accepted)] == self.accepted
+
 
 def losses_near(shard: Shard, look: Look) -> Sums[LossSum]:
     """Sum the losses of a group's tries over one shard, all from the same accepted weights."""
@@ -207,18 +216,14 @@ def losses_near(shard: Shard, look: Look) -> Sums[LossSum]:
 
 
 def _group(shard: Shard, look: Look) -> _Seen:
-    """Return the scores of the group's steps: the last look's, or new ones.
-
-    A search goes one way only, so that its parameters, the group and the accepted lanes say
-    which weights they are.
-    """
+    """Return the scores of the group's steps: the last look's, or new ones."""
     seen: _Seen | None = shard.memory.get("losses_near")
-    if seen and (seen.parameters, seen.group) == (look.parameters, look.group):
+    if seen and seen.leads_to(look.parameters, look.group, look.accepted):
         return seen
     steps = look.parameters.steps(look.group, len(look.W))
     trials = pack(steps)
     blocks = list(shard.blocks())
-    if seen and (seen.parameters, seen.group) == (look.parameters, look.group - 1):
+    if seen and seen.leads_to(look.parameters, look.group - 1, look.previous):
         base = _moved(seen, look.previous).base
     else:
         whole = Scorer(look.W[:, :-1] / steps.unit, np.zeros(len(look.W)))

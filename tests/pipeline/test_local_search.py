@@ -93,6 +93,14 @@ def test_the_losses_alone_say_how_far_a_search_is(store: Store) -> None:
         assert Searched.of(again) == Searched.of(state)
 
 
+@pytest.mark.parametrize("trials", [10, GROUP + 3])
+def test_a_search_taken_again_where_it_is_remembered(store: Store, trials: int) -> None:
+    dataset, wanted = store(), replace(PARAMETERS, trials=trials)
+    over = here([load_shard(dataset, "train", 0, 2000)])
+    first = searched(over, dataset, wanted)
+    assert searched(over, dataset, wanted) == first == plain_loop(dataset, wanted)
+
+
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))
