@@ -188,6 +188,7 @@ def _take_terminal(descriptor: int) -> None:
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 
 
+@pytest.mark.slow
 def test_an_interrupt_before_there_is_a_run_says_just_that(
     user: User, store: Path, tmp_path: Path
 ) -> None:

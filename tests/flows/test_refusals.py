@@ -210,6 +210,7 @@ def test_an_error_of_its_own_process_is_one_line_and_status_2(user: User, tmp_pa
 # -- who does not answer
 
 
+@pytest.mark.slow
 def test_schedulers_that_do_not_answer(user: User, store: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it listens and says nothing
         addresses = ("tcp://127.0.0.1:9", f"tcp://127.0.0.1:{silent.getsockname()[1]}")

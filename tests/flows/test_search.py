@@ -213,6 +213,7 @@ def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
     return flow_run.name, [run.name for run in tasks], {each.key: each for each in artifacts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "spans"),
     [

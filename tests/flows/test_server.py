@@ -140,6 +140,7 @@ def test_records_of_a_flow_are_there_after_its_server_was_stopped(home: Path) ->
     assert [run.state_name for run in task_runs] == ["Completed", "Completed"]
 
 
+@pytest.mark.slow
 def test_commands_that_start_at_once_share_a_server_and_the_last_stops_it(home: Path) -> None:
     with command(home, quiet=True) as second, command(home) as first:
         url = url_of(first)
@@ -184,6 +185,7 @@ def test_a_named_api_that_does_not_answer_is_one_line_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_a_named_api_is_used_and_left_running(home: Path) -> None:
     with prefect_server(home) as url:
         with temporary_settings({"api.url": url}), prefect_server() as named:

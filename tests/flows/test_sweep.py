@@ -220,6 +220,7 @@ def test_a_sweep_that_was_interrupted_is_taken_again(
     assert (run.path / "steps.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_flow_run_with_its_tasks_tables_and_a_picture(
     sweep: Any, user: User, store: Path, tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def test_a_certified_run_says_how_near_the_best_it_is(
     assert not {"lower_bound", "gap", "gap_reached"} & other.keys()
 
 
+@pytest.mark.slow
 def test_a_person_reads_the_certificate(user: User, hinge: Command, store: Path) -> None:
     said = dict(
         line.split(maxsplit=1)

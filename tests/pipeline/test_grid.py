@@ -138,6 +138,7 @@ def test_a_trial_is_evaluated_on_all_images_of_both_splits(
         assert outcome.test_accuracy == on_test.accuracy
 
 
+@pytest.mark.slow
 def test_other_shards_of_the_store_and_rows_that_are_streamed_change_nothing(
     client: Client, store: Store, taken: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

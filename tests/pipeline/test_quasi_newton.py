@@ -118,6 +118,7 @@ def test_shards_tasks_and_actors_change_no_bit(
     assert len({found["actors"].W, bytes(10 * 3073 * 8)}) == 2  # it did not stay at zeros
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_worker_killed_on_the_way_changes_no_bit(
     client: Client,
@@ -206,6 +207,7 @@ def rounded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quasi_newton, "minimize", minimize)
 
 
+@pytest.mark.slow
 @BOTH
 def test_where_numbers_are_rounded_otherwise_a_run_goes_on_from_its_best_weights(
     dataset: Dataset,

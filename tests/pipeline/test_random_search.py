@@ -76,6 +76,7 @@ def test_what_is_done_is_not_done_again() -> None:
     assert plan_blocks(3, 2, done=[0, 1, 2]) == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))

@@ -50,7 +50,12 @@ def test_the_runs_to_be_compared_differ(expected: dict[tuple[str, str], Trained]
 @pytest.mark.parametrize("memory", ["resident", "streamed"])
 @pytest.mark.parametrize(
     ("shard_rows", "dtype"),
-    [(100, "float32"), (701, "float32"), (2000, "float32"), (701, "float64")],
+    [
+        pytest.param(100, "float32", marks=pytest.mark.slow),
+        (701, "float32"),
+        pytest.param(2000, "float32", marks=pytest.mark.slow),
+        (701, "float64"),
+    ],
 )
 @BOTH
 @EACH_KIND
@@ -84,6 +89,7 @@ def keep_only(rows: int, dataset: Dataset, client: Client, monkeypatch: pytest.M
     assert not placing.fits_one_worker(dataset.rows("train"), workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_number_of_workers_changes_nothing(
     store: Store, expected: dict[tuple[str, str], Trained], workers: int

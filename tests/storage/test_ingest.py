@@ -71,6 +71,7 @@ def test_either_version_of_cifar10_gives_one_fingerprint(
     assert ingest(other, str(tmp_path / "b.zarr")).fingerprint == dataset.fingerprint
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     shard_rows=st.integers(7, 300),

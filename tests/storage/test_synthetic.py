@@ -14,6 +14,7 @@ from storage.synthetic import Synthetic
 SOURCE = Synthetic.of_size(2000)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     split=st.sampled_from(SPLITS),
