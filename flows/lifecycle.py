@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from prefect import runtime
 from prefect.exceptions import TerminationSignal
 
 from flows.parameters import read_parameters
@@ -191,6 +192,14 @@ def _early_end_recorded(begun: Begun, store: str) -> Iterator[None]:
         with suppress(OSError):  # of a full disk, say: then that is the error to tell of
             end(status="failed", error=str(error))
         raise
+
+
+def flow_run_name(what: str) -> str:
+    """Name the flow run under way by what it does and its data, or by the run it goes on with."""
+    given = runtime.flow_run.parameters
+    if given["resume"] is not None:
+        return f"{Path(given['resume']).name}, resumed"
+    return f"{what} on {data_name(given['store'])}"
 
 
 def data_name(store: str) -> str:

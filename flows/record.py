@@ -114,6 +114,11 @@ class Run:
         """Where the state to go on from is kept."""
         return self.path / "checkpoint.npz"
 
+    @property
+    def journal(self) -> Path:
+        """Where a search or a grid keeps what is finished."""
+        return self.path / "journal.sqlite"
+
     def write_weights(self, W: NDArray[np.float64]) -> None:
         """Write the weights (C, D + 1) as `weights.npy`."""
         with _replacing(self.path / "weights.npy") as written, written.open("wb") as file:

@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.console import to_json
 from flows.defaults import BLOCK, TRIALS
 from flows.evaluate import evaluate_task
-from flows.lifecycle import Begun, Kind, Plan, data_name
+from flows.lifecycle import Begun, Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.search_results import SearchPlan, keep_task, trial_lines
 from flows.session import Session, flow_session
@@ -60,7 +60,7 @@ def plan_local(
 
 def _with_sound_journal(plan: Plan[P]) -> Plan[P]:
     """Return the plan, if the journal of the run to go on with can be gone on with."""
-    if plan.run and not plan.finished and _journal_path(plan.run).exists():
+    if plan.run and not plan.finished and plan.run.journal.exists():
         with _journal(plan, plan.run):
             pass
     return plan
@@ -72,19 +72,11 @@ def _journal(plan: Plan[P], run: Run) -> AbstractContextManager[SearchJournal]:
         "parameters": asdict(plan.parameters),
         "fingerprint": plan.dataset.fingerprint,
     }
-    return search_journal(_journal_path(run), to_json(decides), plan.parameters.trials)
-
-
-def _journal_path(run: Run) -> Path:
-    return run.path / "journal.sqlite"
+    return search_journal(run.journal, to_json(decides), plan.parameters.trials)
 
 
 def _flow_run_name() -> str:
-    """Name a flow run by its search and its data, or by the run that it goes on with."""
-    given = runtime.flow_run.parameters
-    if given["resume"] is not None:
-        return f"{Path(given['resume']).name}, resumed"
-    return f"{runtime.flow_run.flow_name} on {data_name(given['store'])}"
+    return flow_run_name(runtime.flow_run.flow_name)
 
 
 @flow(

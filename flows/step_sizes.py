@@ -10,12 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.figures import Curve, draw_loss_curves
-from flows.lifecycle import Kind, Plan, data_name
+from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
 from pipeline.descent import Status
@@ -43,22 +43,14 @@ def plan_grid(
     plan = GRID.plan(store, runs, parameters, resume)
     for trial in plan.parameters.trials():
         trial.recipe(plan.dataset.rows("train"))
-    if plan.run and not plan.finished and _journal_path(plan.run).exists():
-        with grid_journal(_journal_path(plan.run), plan.parameters):
+    if plan.run and not plan.finished and plan.run.journal.exists():
+        with grid_journal(plan.run.journal, plan.parameters):
             pass
     return plan
 
 
-def _journal_path(run: Run) -> Path:
-    return run.path / "journal.sqlite"
-
-
 def _flow_run_name() -> str:
-    """Name a flow run by its data, or by the run that it goes on with."""
-    given = runtime.flow_run.parameters
-    if given["resume"] is not None:
-        return f"{Path(given['resume']).name}, resumed"
-    return f"trials on {data_name(given['store'])}"
+    return flow_run_name("trials")
 
 
 @flow(
@@ -84,7 +76,7 @@ def step_sizes_flow(
     with (
         flow_session(workers=workers, scheduler=scheduler) as session,
         plan.begun(session) as begun,
-        grid_journal(_journal_path(begun.run), plan.parameters) as journal,
+        grid_journal(begun.run.journal, plan.parameters) as journal,
     ):
         clock = time.perf_counter()
         _take_trials(session, plan, journal)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.figures import draw_step_sizes
-from flows.lifecycle import Kind, Plan, data_name
+from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
 from pipeline.actors import Actors
@@ -144,11 +144,7 @@ def weights_of(plan: Plan[Sweep]) -> NDArray[np.float64]:
 
 
 def _flow_run_name() -> str:
-    """Name a flow run by its data, or by the run that it takes again."""
-    given = runtime.flow_run.parameters
-    if given["resume"] is not None:
-        return f"{Path(given['resume']).name}, resumed"
-    return f"sweep on {data_name(given['store'])}"
+    return flow_run_name("sweep")
 
 
 @flow(

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.defaults import CHECKPOINT_EVERY, STEPS
 from flows.evaluate import evaluate_task
-from flows.lifecycle import Kind, data_name
+from flows.lifecycle import Kind, flow_run_name
 from flows.minimise import check_journal, journal_path, minimise_task
 from flows.record import Run
 from flows.session import Session, flow_session
@@ -68,12 +68,8 @@ def reached(plan: TrainingPlan) -> DescentState:
 
 
 def _flow_run_name() -> str:
-    """Name a flow run by its method and its data, or by the run that it goes on with."""
-    given = runtime.flow_run.parameters
-    if given["resume"] is not None:
-        return f"{Path(given['resume']).name}, resumed"
-    method = given["parameters"].method if given["parameters"] else Method.GD
-    return f"{method} on {data_name(given['store'])}"
+    parameters = runtime.flow_run.parameters["parameters"]
+    return flow_run_name(parameters.method if parameters else Method.GD)
 
 
 @flow(name="train", description=__doc__, flow_run_name=_flow_run_name)

@@ -71,6 +71,13 @@ def check_cluster(workers: int | None, scheduler: str | None) -> None:
         )
 
 
+def take_cluster(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what says where the work is done out of the options, and check it."""
+    cluster = {name: options.pop(name) for name in ("workers", "scheduler")}
+    check_cluster(**cluster)
+    return cluster
+
+
 def refuse_changes(context: click.Context, *may_differ: str) -> None:
     """Refuse options that would make a resumed run another run; those `may_differ` do not."""
     for name in context.params.keys() - _WHERE_ANY_RUN_MAY_DIFFER - {*may_differ}:

@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from flows.commands.options import (
-    check_cluster,
     cluster_options,
     joined,
     output_options,
@@ -14,6 +13,7 @@ from flows.commands.options import (
     resume_option,
     seed_option,
     store_option,
+    take_cluster,
 )
 from flows.defaults import BLOCK, TRIALS
 from flows.errors import EXIT_DONE
@@ -135,8 +135,7 @@ def _cluster(
     context: click.Context, resume: str | None, options: dict[str, Any], *may_differ: str
 ) -> dict[str, Any]:
     """Take what says where the work is done out of the options, which are then a search's own."""
-    cluster = {name: options.pop(name) for name in ("workers", "scheduler")}
-    check_cluster(**cluster)
+    cluster = take_cluster(options)
     if resume is not None:
         refuse_changes(context, *may_differ)
     return cluster

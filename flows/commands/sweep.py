@@ -8,13 +8,13 @@ import click
 from click.core import ParameterSource
 
 from flows.commands.options import (
-    check_cluster,
     cluster_options,
     output_options,
     refuse_changes,
     resume_option,
     seed_option,
     store_option,
+    take_cluster,
 )
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
@@ -138,8 +138,7 @@ def sweep(
     """
     from flows.console import Console
 
-    cluster = {name: options.pop(name) for name in ("workers", "scheduler")}
-    check_cluster(**cluster)
+    cluster = take_cluster(options)
     _refuse_the_others(context, train, options["at"])
     if resume is not None:
         refuse_changes(context, "train")
