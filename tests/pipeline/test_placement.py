@@ -32,7 +32,7 @@ from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.schema import PIXELS
 from tests.pipeline.conftest import Store
-from tests.pipeline.workers import held, kill, process_ids, until
+from tests.pipeline.workers import held, kill, let_go, process_ids
 
 ROW = PIXELS + 1
 MEMORY = {rows: 2 * rows * ROW for rows in (10, 15, 100)}
@@ -157,7 +157,7 @@ def test_shards_are_let_go_of(client: Client, store: Store) -> None:
     in_tasks(client, placed)(partial, Pass(fold(np.zeros((10, 3073)))))
     assert keys <= held(client)
     placed.clear()
-    until(lambda: held(client) <= before)
+    let_go(client, before)
 
 
 def test_a_worker_killed_while_shards_are_loaded(client: Client, store: Store) -> None:

@@ -23,7 +23,7 @@ from storage.schema import Layout
 from storage.synthetic import Synthetic
 from tests.pipeline.conftest import Store
 from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
-from tests.pipeline.workers import address_of, held, prefixes, until
+from tests.pipeline.workers import address_of, held, let_go, prefixes
 
 BOTH = pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
 
@@ -49,7 +49,7 @@ def test_the_dashboard_groups_work_by_what_it_is(
 def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
     before = held(client)
     on_the_cluster(client, store(), parameters("samples"), placement)
-    until(lambda: held(client) <= before)
+    let_go(client, before)
 
 
 def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) -> None:
@@ -63,7 +63,7 @@ def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) ->
     with pytest.raises(ReportError):
         on_the_cluster(client, store(), parameters("gd"), Placement.ALL_WORKERS, report)
     gc.collect()  # the error's traceback and its frames hold each other
-    until(lambda: held(client) <= before)
+    let_go(client, before)
 
 
 def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
@@ -79,7 +79,7 @@ def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
 
     with pytest.raises(InterruptedError) as caught:
         run()
-    until(lambda: held(client) <= before)
+    let_go(client, before)
     assert caught.traceback  # which holds the run's frames, but not its rows
 
 

@@ -58,6 +58,23 @@ def held(client: Client) -> set[Any]:
     return {key for key in keys if str(key[0]).startswith("hinge-")}
 
 
+def let_go(client: Client, before: set[Any], seconds: float = 30.0) -> None:
+    """Wait until workers hold nothing that they did not hold before; else say what it is."""
+    deadline = time.monotonic() + seconds
+    while (more := held(client) - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not more, client.run_on_scheduler(_states, keys=more)
+
+
+def _states(dask_scheduler: Any, keys: set[Any]) -> dict[str, str]:
+    """Say what the scheduler knows of the keys: their state, who wants and who holds them."""
+    tasks = {key: dask_scheduler.tasks.get(key) for key in keys}
+    return {
+        str(key): task and f"{task.state}, wanted by {task.who_wants}, held by {task.who_has}"
+        for key, task in tasks.items()
+    }
+
+
 def prefixes(client: Client) -> dict[str, int]:
     """Return how many tasks each row of the dashboard's progress page has ever had."""
 
