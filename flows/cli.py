@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from flows.commands.check import check
 from flows.commands.info import info
 from flows.commands.ingest import ingest
 from flows.commands.search import search
@@ -63,5 +64,5 @@ def hinge() -> None:
     """Optimise a multiclass SVM on CIFAR-10 with Dask, Zarr and Prefect."""
 
 
-for command in (ingest, info, train, search, sweep):
+for command in (ingest, info, train, search, sweep, check):
     hinge.add_command(command)

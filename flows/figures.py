@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 # told apart by colour-blind people too
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
 _HIGHEST = 1e100  # of a diverged run; Matplotlib's own arithmetic overflows from 1e300 on
 
 
@@ -25,19 +25,19 @@ def draw_loss_curve(
 
     A loss that is no number, or off every scale, leaves a gap.
     """
-    figure, axes = _sheet(title, "step", "loss (mean hinge + regulariser)")
+    figure, axes = sheet(title, "step", "loss (mean hinge + regulariser)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     steps = np.arange(len(losses))
     shown = np.where(losses < _HIGHEST, losses, np.nan)
     if 1 < window < len(losses):
-        axes.plot(steps, shown, color=_GREY, linewidth=0.4, label="each batch")
+        axes.plot(steps, shown, color=GREY, linewidth=0.4, label="each batch")
         mean = np.convolve(shown, np.full(window, 1 / window), "valid")
         label = f"mean of {window} steps"
-        axes.plot(steps[window - 1 :], mean, color=_BLUE, linewidth=1.5, label=label)
+        axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=1.5, label=label)
         axes.legend(frameon=False)
     else:
         marker = "." if len(losses) < 50 else ""
-        axes.plot(steps, shown, color=_BLUE, linewidth=1.5, marker=marker)
+        axes.plot(steps, shown, color=BLUE, linewidth=1.5, marker=marker)
     if _magnitudes(losses):
         axes.set_yscale("log")
     figure.savefig(path)
@@ -54,13 +54,13 @@ def draw_passes(
 
     A bound below 0 leaves a gap, for it says nothing; so does a loss that is no number.
     """
-    figure, axes = _sheet(title, "pass over the images", "loss (mean hinge + regulariser)")
+    figure, axes = sheet(title, "pass over the images", "loss (mean hinge + regulariser)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     passes = np.arange(len(losses))
     marker = "." if len(losses) < 50 else ""
     for values, color, label in (
-        (losses, _BLUE, "loss"),
-        (lower_bounds, _ORANGE, "lower bound on the least loss"),
+        (losses, BLUE, "loss"),
+        (lower_bounds, ORANGE, "lower bound on the least loss"),
     ):
         shown = np.where((values >= 0) & (values < _HIGHEST), values, np.nan)
         if np.isfinite(shown).any():
@@ -68,32 +68,32 @@ def draw_passes(
     if _magnitudes(losses):
         axes.set_yscale("log")
     if axes.lines:
-        _legend_below(figure)
+        legend_below(figure)
     figure.savefig(path)
 
 
 def draw_trials(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
     """Draw the loss of every trial of a random search to `path` (PNG), and the best so far."""
-    figure, axes = _sheet(title, "trial", "loss (mean hinge)")
+    figure, axes = sheet(title, "trial", "loss (mean hinge)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     trials = np.arange(len(losses))
-    axes.scatter(trials, losses, s=8, color=_GREY, linewidths=0, label="each trial")
+    axes.scatter(trials, losses, s=8, color=GREY, linewidths=0, label="each trial")
     best = np.minimum.accumulate(losses)
-    axes.step(trials, best, where="post", color=_BLUE, linewidth=1.5, label="best so far")
+    axes.step(trials, best, where="post", color=BLUE, linewidth=1.5, label="best so far")
     _mark_lowest(axes, losses)
-    _legend_below(figure)
+    legend_below(figure)
     figure.savefig(path)
 
 
 def draw_histogram(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
     """Draw how many trials came to which loss to `path` (PNG), the lowest marked."""
-    figure, axes = _sheet(title, "loss (mean hinge)", "trials")
+    figure, axes = sheet(title, "loss (mean hinge)", "trials")
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     bins = int(np.clip(np.sqrt(len(losses)), 1, 50))
-    axes.hist(losses, bins=bins, color=_BLUE, edgecolor="white", linewidth=0.5)
+    axes.hist(losses, bins=bins, color=BLUE, edgecolor="white", linewidth=0.5)
     lowest = losses.min()
-    axes.axvline(lowest, color=_ORANGE, linewidth=1.5, label=f"best: {lowest:f}")
-    _legend_below(figure)
+    axes.axvline(lowest, color=ORANGE, linewidth=1.5, label=f"best: {lowest:f}")
+    legend_below(figure)
     figure.savefig(path)
 
 
@@ -101,20 +101,20 @@ def draw_local_search(
     path: Path, losses: NDArray[np.float64], accepted: NDArray[np.bool_], *, title: str
 ) -> None:
     """Draw the loss of the accepted weights over the tries to `path` (PNG), and the others'."""
-    figure, axes = _sheet(title, "try", "loss (mean hinge)")
+    figure, axes = sheet(title, "try", "loss (mean hinge)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     tries = np.arange(len(losses))
     across, up = tries[~accepted], losses[~accepted]
-    axes.scatter(across, up, s=8, color=_GREY, alpha=0.5, linewidths=0, label="rejected")
+    axes.scatter(across, up, s=8, color=GREY, alpha=0.5, linewidths=0, label="rejected")
     best = np.minimum.accumulate(losses)
-    axes.step(tries, best, where="post", color=_BLUE, linewidth=1.5, label="accepted weights")
-    axes.scatter(tries[accepted], losses[accepted], s=10, color=_BLUE, linewidths=0)
+    axes.step(tries, best, where="post", color=BLUE, linewidth=1.5, label="accepted weights")
+    axes.scatter(tries[accepted], losses[accepted], s=10, color=BLUE, linewidths=0)
     _mark_lowest(axes, losses)
-    _legend_below(figure)
+    legend_below(figure)
     figure.savefig(path)
 
 
-def _legend_below(figure: Figure, columns: int = 4) -> None:
+def legend_below(figure: Figure, columns: int = 4) -> None:
     """Say what is what where it hides no point."""
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
 
@@ -123,7 +123,7 @@ def _mark_lowest(axes: Axes, losses: NDArray[np.float64]) -> None:
     """Mark the lowest loss, the first of equals, and say which it is."""
     best = int(np.argmin(losses))
     label = f"best: {losses[best]:f} at {best}"
-    axes.scatter([best], [losses[best]], s=40, color=_ORANGE, zorder=3, label=label)
+    axes.scatter([best], [losses[best]], s=40, color=ORANGE, zorder=3, label=label)
 
 
 def draw_step_sizes(
@@ -140,12 +140,10 @@ def draw_step_sizes(
     `initial` is the loss before the step, `minimum` the best of all step sizes and its loss.
     Where losses are of several magnitudes, the valley is drawn once more, by itself.
     """
-    figure, axes = _sheet(
-        title, "step size (times the gradient)", "loss (mean hinge + regulariser)"
-    )
+    figure, axes = sheet(title, "step size (times the gradient)", "loss (mean hinge + regulariser)")
     valley = losses <= initial * 1.1
     _draw_valley(axes, step_sizes, losses, initial, minimum)
-    _legend_below(figure, columns=2)
+    legend_below(figure, columns=2)
     if _magnitudes(losses):
         axes.set_yscale("log")
         if valley.any():
@@ -167,17 +165,17 @@ def _draw_valley(
     """Draw the loss by step size, what it was before, its best and its minimum."""
     axes.set_xscale("log")
     shown = np.where(losses < _HIGHEST, losses, np.nan)
-    axes.axhline(initial, color=_GREY, linestyle="--", label=f"before the step: {initial:f}")
+    axes.axhline(initial, color=GREY, linestyle="--", label=f"before the step: {initial:f}")
     marker = "." if len(losses) < 100 else ""
     label = f"after it ({len(losses):,} step sizes)"
-    axes.plot(step_sizes, shown, color=_BLUE, linewidth=1.5, marker=marker, label=label)
+    axes.plot(step_sizes, shown, color=BLUE, linewidth=1.5, marker=marker, label=label)
     best = int(np.argmin(losses))
     label = f"best of them: {losses[best]:f} at {step_sizes[best]:.4g}"
-    axes.scatter(step_sizes[best], losses[best], s=50, color=_ORANGE, zorder=3, label=label)
+    axes.scatter(step_sizes[best], losses[best], s=50, color=ORANGE, zorder=3, label=label)
     label = f"exact minimum: {minimum[1]:f} at {minimum[0]:.4g}"
     # a step size of 0 has no place on a logarithmic scale
     there = minimum if minimum[0] else (np.nan, np.nan)
-    axes.scatter(*there, s=70, color=_GREEN, marker="x", zorder=4, label=label)
+    axes.scatter(*there, s=70, color=GREEN, marker="x", zorder=4, label=label)
 
 
 class Curve(NamedTuple):
@@ -268,11 +266,11 @@ def _magnitudes(losses: NDArray[np.float64]) -> bool:
 
 def _plain(axes: Axes) -> None:
     """Have the axes look as in all pictures."""
-    axes.grid(color=_GREY, alpha=0.3, linewidth=0.5)
+    axes.grid(color=GREY, alpha=0.3, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+def sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     """Return an empty figure and its axes, which all pictures look like."""
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)

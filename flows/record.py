@@ -124,6 +124,27 @@ class Run:
         with _replacing(self.path / "weights.npy") as written, written.open("wb") as file:
             np.save(file, W)
 
+    def read_weights(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Return the weights that the run came to, finite and of `shape` (C, D + 1).
+
+        Raises PipelineError if it has none, or others.
+        """
+        path = self.path / "weights.npy"
+        try:
+            W = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise PipelineError(
+                f"run {self.id} has no weights to go by ({error}); name one that has come to its "
+                "end"
+            ) from error
+        if W.shape != shape or W.dtype != np.float64 or not np.isfinite(W).all():
+            raise PipelineError(
+                f"{path} cannot be gone by: it holds {W.shape} {W.dtype}, and finite {shape} "
+                "float64 weights are wanted"
+            )
+        found: NDArray[np.float64] = W
+        return found
+
     def write_losses(self, losses: NDArray[np.float64]) -> None:
         """Write the loss curve as `loss.csv`: the step and the loss before it."""
         self.write_table("loss.csv", {"step": range(len(losses)), "loss": losses})

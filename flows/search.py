@@ -27,7 +27,7 @@ from flows.session import Session, flow_session
 from pipeline.actors import Actors
 from pipeline.local_search import GROUP, LocalSearch, SearchState, local_search
 from pipeline.random_search import RandomSearch, check_block, improvements, plan_blocks, search
-from pipeline.search_journal import SearchJournal, search_journal
+from pipeline.value_journal import ValueJournal, value_journal
 from storage.schema import SPLITS
 
 RANDOM = Kind("search random", RandomSearch)
@@ -66,13 +66,13 @@ def _with_sound_journal(plan: Plan[P]) -> Plan[P]:
     return plan
 
 
-def _journal(plan: Plan[P], run: Run) -> AbstractContextManager[SearchJournal]:
+def _journal(plan: Plan[P], run: Run) -> AbstractContextManager[ValueJournal]:
     decides = {
         "command": plan.kind.command,
         "parameters": asdict(plan.parameters),
         "fingerprint": plan.dataset.fingerprint,
     }
-    return search_journal(run.journal, to_json(decides), plan.parameters.trials)
+    return value_journal(run.journal, to_json(decides), plan.parameters.trials)
 
 
 def _flow_run_name() -> str:
@@ -142,7 +142,7 @@ def search_local_flow(
     ):
         loading = load_task(session, plan)
         with Actors(session.placements(plan.dataset)) as actors:
-            losses = _losses_of_groups(actors, plan, journal.losses)
+            losses = _losses_of_groups(actors, plan, journal.values)
             searching = _take_trials(session, plan, journal, losses, TRIES)
         return _ended(session, plan, begun, journal, loading | searching)
 
@@ -169,7 +169,7 @@ def _losses_of_groups(
 def _take_trials(
     session: Session,
     plan: SearchPlan,
-    journal: SearchJournal,
+    journal: ValueJournal,
     found: Iterator[NDArray[np.float64]],
     size: int,
 ) -> dict[str, float]:
@@ -181,8 +181,8 @@ def _take_trials(
     with session.console.progress(plan.kind.command, trials) as advance:
 
         def tell(first: int) -> None:
-            session.console.note("\n".join(trial_lines(journal.losses, first, local=local)))
-            advance(journal.done, f"best {journal.losses.min():f}")
+            session.console.note("\n".join(trial_lines(journal.values, first, local=local)))
+            advance(journal.done, f"best {journal.values.min():f}")
 
         for first in range(journal.done, trials, size):
             trials_task(journal, found, tell, first, min(first + size, trials) - 1)
@@ -191,7 +191,7 @@ def _take_trials(
 
 @task(name="trials", task_run_name="trials {first} to {last}", cache_policy=NO_CACHE)
 def trials_task(
-    journal: SearchJournal,
+    journal: ValueJournal,
     found: Iterator[NDArray[np.float64]],
     tell: Callable[[int], None],
     first: int,
@@ -209,14 +209,14 @@ def _ended(
     session: Session,
     plan: SearchPlan,
     begun: Begun,
-    journal: SearchJournal,
+    journal: ValueJournal,
     timings: dict[str, float],
 ) -> dict[str, Any]:
     """Test the best weights, keep what came of the search and end its run.
 
     Scores are taken in float64, as those of the trials were: it is the same loss again.
     """
-    losses, classes = journal.losses, len(plan.dataset.classes)
+    losses, classes = journal.values, len(plan.dataset.classes)
     W = plan.parameters.best_weights(losses, classes)
     train_part, test_part = (
         evaluate_task(session, plan.dataset, W, split, dtype="float64") for split in SPLITS

@@ -125,22 +125,7 @@ def weights_of(plan: Plan[Sweep]) -> NDArray[np.float64]:
     if parameters.at == START:
         return Init.parse(parameters.init).weights(classes, parameters.seed)
     runs = plan.run.path.parent if plan.run else plan.runs
-    path = Run.find(runs, parameters.at).path / "weights.npy"
-    try:
-        W = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise PipelineError(
-            f"run {path.parent.name} has no weights to sweep at ({error}); name one that has come "
-            "to its end"
-        ) from error
-    shape = classes, PIXELS + 1
-    if W.shape != shape or W.dtype != np.float64 or not np.isfinite(W).all():
-        raise PipelineError(
-            f"{path} cannot be swept at: it holds {W.shape} {W.dtype}, and finite {shape} float64 "
-            "weights are wanted"
-        )
-    found: NDArray[np.float64] = W
-    return found
+    return Run.find(runs, parameters.at).read_weights((classes, PIXELS + 1))
 
 
 def _flow_run_name() -> str:

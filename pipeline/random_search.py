@@ -6,28 +6,22 @@ or on the workers: it is the very loss of a float64 evaluation of its weights al
 """
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from distributed import Client
 from numpy.typing import NDArray
 
 from kernels.partial import LossSum, Sums
 from kernels.trials import Trials, pack, trial_losses
-from pipeline.cluster import task_group
 from pipeline.errors import PipelineError
-from pipeline.placement import Placed, Placements
+from pipeline.evaluation import blocks_in_tasks
+from pipeline.placement import Placements
 from pipeline.shards import Shard
 from pipeline.streams import Purpose
 from pipeline.weights import drawn
-
-BLOCKS_AHEAD = 3
-"""Blocks that the cluster is given at a time, so that no worker waits for the driver."""
 
 MAX_BLOCK = 512
 """Trials in a block: the weights of so many take some 600 MB while they are drawn."""
@@ -86,52 +80,34 @@ def search(
 
     When a worker dies, Dask takes what it had anew on another.
     """
+    dataset = placements.dataset
+    common = Drawn(parameters, dataset.mean, len(dataset.classes))
     placed = placements.shards("train")
-    mean, classes = placements.dataset.mean, len(placements.dataset.classes)
-    groups = task_group("hinge-weights"), task_group("hinge-trials")
-    ahead: deque[tuple[tuple[int, ...], list[Any]]] = deque()
-    submitted = (
-        (
-            block,
-            _submit(placements.client, placed, (parameters, block, mean, classes), groups, number),
-        )
-        for number, block in enumerate(blocks)
-    )
-    ahead.extend(islice(submitted, BLOCKS_AHEAD))
-    while ahead:
-        block, futures = ahead.popleft()
-        sums = reduce(Sums.combine, placements.client.gather(futures))
-        ahead.extend(islice(submitted, 1))
-        yield Block(block, np.array([losses.mean for losses in sums]))
+    sums = blocks_in_tasks(placements.client, placed, weights, common, trials, blocks)
+    for block, losses in zip(blocks, sums, strict=True):
+        yield Block(block, np.array([each.mean for each in losses]))
 
 
-def _submit(
-    client: Client,
-    placed: Sequence[Placed],
-    drawing: tuple[RandomSearch, tuple[int, ...], NDArray[np.float64], int],
-    groups: tuple[str, str],
-    number: int,
-) -> list[Any]:
-    """Have one task draw the weights, and one a shard take the losses."""
-    weights = client.submit(pack_task, *drawing, key=(groups[0], number))
-    return [
-        client.submit(trials_task, shard, weights, key=(groups[1], number, i))
-        for i, (_, shard) in enumerate(placed)
-    ]
+class Drawn(NamedTuple):
+    """What the weights of every block are drawn by."""
+
+    parameters: RandomSearch
+    mean: NDArray[np.float64]
+    """The mean training image (D,)."""
+    classes: int
 
 
-def pack_task(
-    parameters: RandomSearch, block: Sequence[int], mean: NDArray[np.float64], classes: int
-) -> Trials:
+def weights(common: Drawn, block: Sequence[int]) -> Trials:
     """Draw a block's weights: a task."""
+    parameters, mean, classes = common
     return pack(drawn(parameters.seed, Purpose.TRIAL, block, parameters.scale, classes), mean)
 
 
-def trials_task(shard: Shard, trials: Trials) -> Sums[LossSum]:
+def trials(shard: Shard, packed: Trials) -> Sums[LossSum]:
     """Sum the losses of a block's trials over one shard: a task."""
     return reduce(
         Sums.combine,
-        (trial_losses(trials, block.images, block.labels) for block in shard.blocks()),
+        (trial_losses(packed, block.images, block.labels) for block in shard.blocks()),
     )
 
 

@@ -16,6 +16,8 @@ class Purpose(IntEnum):
     SHUFFLE = 3
     TRIAL = 4
     PERTURBATION = 5
+    EXAMPLES = 6
+    COORDINATES = 7
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

@@ -181,7 +181,7 @@ def test_the_journal_of_another_search(
     [other] = (tmp_path / "b").iterdir()
     shutil.copy(other / "journal.sqlite", begun / "journal.sqlite")
     finished = hinge("search", "random", "--store", store, "--resume", begun)
-    refused(finished, "journal.sqlite", "it is of another search")
+    refused(finished, "journal.sqlite", "it is of another run")
 
 
 def test_a_run_without_its_journal_begins_anew(

@@ -152,13 +152,13 @@ def test_the_weights_of_a_run(
 @pytest.mark.parametrize(
     ("W", "words"),
     [
-        (None, ["no weights to sweep at"]),
+        (None, ["no weights to go by"]),
         (np.zeros((3, 3073)), ["(3, 3073)", "(10, 3073)"]),
         (np.zeros((10, 3073), np.float32), ["float32"]),
         (np.full((10, 3073), math.nan), ["finite"]),
-        (np.array([{}]), ["no weights to sweep at"]),  # a pickle
-        (b"nonsense", ["no weights to sweep at"]),
-        (b"", ["no weights to sweep at"]),
+        (np.array([{}]), ["no weights to go by"]),  # a pickle
+        (b"nonsense", ["no weights to go by"]),
+        (b"", ["no weights to go by"]),
     ],
 )
 def test_weights_that_cannot_be_swept_at(

@@ -1,0 +1,131 @@
+"""The pictures of a gradient check: errors and crossings as images, and by their size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from flows.figures import BLUE, GREY, ORANGE, legend_below, sheet
+from kernels.gradient_verdict import ERROR_DECADES
+from storage.schema import IMAGE_SHAPE
+
+Floats = NDArray[np.float64]
+
+_LOWEST = 1e-16
+"""Relative errors below are drawn as this: a rounded number has no more digits."""
+
+
+def draw_error_images(
+    path: Path, before: Floats, after: Floats | None, names: Sequence[str], *, title: str
+) -> None:
+    """Draw relative errors (n, D) as n images to `path` (PNG), the largest of three channels.
+
+    `after` has them once kinks are accounted for, which are drawn below. What is no number was
+    not checked and is left empty.
+    """
+    rows = {"as it is": before} if after is None else {"as it is": before, "less kinks": after}
+    shown = {label: _by_pixel(np.maximum(errors, _LOWEST)) for label, errors in rows.items()}
+    highest = max(np.nanmax(images, initial=10 * _LOWEST) for images in shown.values())
+    norm = LogNorm(_LOWEST, min(highest, 2.0))
+    _draw_images(path, shown, names, norm, title=title, label="relative error |a - n| / max")
+
+
+def draw_crossings(path: Path, crossings: Floats, names: Sequence[str], *, title: str) -> None:
+    """Draw how many margins cross their kink (n, D) as n images to `path` (PNG)."""
+    shown = {"": _by_pixel(crossings)}
+    norm = Normalize(0, max(1.0, np.nanmax(shown[""], initial=1.0)))
+    _draw_images(path, shown, names, norm, title=title, label="margins that cross their kink")
+
+
+def _by_pixel(values: Floats) -> Floats:
+    """Return the largest value of the channels (n, 32, 32); NaN where none is known."""
+    images = values.reshape(-1, *IMAGE_SHAPE)
+    largest = np.fmax(np.fmax(images[:, 0], images[:, 1]), images[:, 2])
+    return np.asarray(largest, np.float64)
+
+
+def _draw_images(
+    path: Path,
+    rows: dict[str, Floats],
+    names: Sequence[str],
+    norm: Normalize,
+    *,
+    title: str,
+    label: str,
+) -> None:
+    """Draw rows of named images with one scale."""
+    size = (max(4.5, 1.15 * len(names) + 1.2), 1.25 * len(rows) + 0.9)
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize="medium")
+    grid = figure.subplots(len(rows), len(names), squeeze=False)
+    picture: Any = None
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title(name, fontsize="small")
+    for line, (row, images) in zip(grid, rows.items(), strict=True):
+        line[0].set_ylabel(row, fontsize="small")
+        for axes, image in zip(line, images, strict=True):
+            picture = axes.imshow(image, norm=norm, cmap="viridis", interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+    figure.colorbar(picture, ax=grid, label=label, shrink=0.9, pad=0.01)
+    figure.savefig(path)
+
+
+def draw_histogram(path: Path, histograms: NDArray[np.int64], *, title: str) -> None:
+    """Draw how many coordinates have a relative error of which size to `path` (PNG).
+
+    `histograms` are those of `kernels.gradient_verdict.Findings`.
+    """
+    figure, axes = sheet(title, "relative error |a - n| / max(|a|, |n|)", "coordinates")
+    edges = np.array(ERROR_DECADES)
+    for counts, color, label, shift in zip(
+        histograms, (ORANGE, BLUE), ("as it is", "less kinks"), (0.28, 0.72), strict=True
+    ):
+        axes.bar(edges[:-1] + shift, counts, width=0.4, color=color, label=label)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(edges[::2], [f"$10^{{{edge}}}$" for edge in edges[::2].tolist()])
+    legend_below(figure)
+    figure.savefig(path)
+
+
+def draw_step_errors(
+    path: Path,
+    steps: Floats,
+    errors: dict[str, Floats],
+    lines: dict[str, Floats],
+    *,
+    chosen: float,
+    title: str,
+) -> None:
+    """Draw errors (n,) by the step of the difference to `path` (PNG), and what theory expects.
+
+    The names of `errors` begin with the scheme; `lines` are those of theory.
+    """
+    figure, axes = sheet(title, "step h", "root mean square error")
+    axes.set(xscale="log", yscale="log")
+    styles = {"centred": (BLUE, "o"), "forward": (ORANGE, "s")}
+    for name, values in errors.items():
+        color, marker = styles[name.split(",")[0]]
+        style = ("--", "none") if "less kinks" in name else ("-", color)
+        axes.plot(
+            steps, np.where(values > 0, values, np.nan), style[0], color=color, marker=marker,
+            markersize=4, markerfacecolor=style[1], linewidth=1.3, label=name,
+        )  # fmt: skip
+    _draw_theory(axes, steps, lines)
+    axes.axvline(chosen, color=GREY, linewidth=1, label=f"h = {chosen:g}")
+    legend_below(figure, columns=3)
+    figure.savefig(path)
+
+
+def _draw_theory(axes: Axes, steps: Floats, lines: dict[str, Floats]) -> None:
+    dashes = (":", (0, (1, 3)), "-.", (0, (6, 3)))
+    for (name, values), dash in zip(lines.items(), dashes, strict=False):
+        shown = np.where(values > 0, values, np.nan)
+        axes.plot(steps, shown, color="black", linestyle=dash, linewidth=1, label=name)

@@ -1,0 +1,113 @@
+"""Finite differences of each row's loss in its own pixels, beside the gradient in the data.
+
+Changing pixel d of row i by h moves each of its margins by `h (W_jd - W_yd)`. As for the weights
+(`kernels.structured_difference`) both hinges of every class are evaluated and subtracted, and what
+crossed kinks make of it is known exactly.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from kernels.difference_loops import block_margins, departure, hinge
+from kernels.finite_difference import Scheme
+from kernels.gradient_verdict import ROUNDOFF_UNIT, Comparison
+from kernels.hinge import data_gradient, fold, scores
+
+Floats = NDArray[np.float64]
+
+
+def compare_data_gradient(
+    W: Floats,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    mean: Floats,
+    step: float,
+    scheme: Scheme = Scheme.CENTRED,
+    delta: float = 1.0,
+) -> Comparison:
+    """Compare `hinge.data_gradient` of images (n, D) with the differences in every pixel (n, D).
+
+    Raises ValueError for arrays that do not fit together.
+    """
+    gradient = data_gradient(W, images, labels, mean=mean, delta=delta)
+    margins = np.empty((len(labels), len(W)))
+    products = scores(fold(W, mean, np.float64), images)
+    block_margins(products, np.zeros(len(W)), labels, float(delta), margins)
+    pixels = np.ascontiguousarray(W[:, :-1])
+    reach = np.nextafter(step * _largest_slope(pixels), np.inf)
+    numerical, kinks = np.zeros((2, *images.shape))
+    crossings = np.zeros(images.shape, np.int64)
+    sizes = np.zeros(len(labels))
+    centred = scheme is Scheme.CENTRED
+    _differences(margins, labels, pixels, step, reach, centred, numerical, kinks, crossings, sizes)
+    distance = step * scheme.width
+    numerical /= distance
+    kinks /= distance
+    bound = 2 * sizes / distance + 200 * np.abs(pixels).max(initial=0.0)
+    return Comparison(
+        gradient, numerical, kinks, crossings, np.broadcast_to(_rounded(bound), images.shape)
+    )
+
+
+def _rounded(bound: Floats) -> Floats:
+    """Return what rounding makes of sizes (n,), as a column.
+
+    200 times the largest weight is more than is rounded in the 18 terms of the gradient and, of
+    each of 9 differences, in the move, the difference and the sum.
+    """
+    return np.asarray((1 + 1e-6) * ROUNDOFF_UNIT * bound)[:, None]
+
+
+def _largest_slope(pixels: Floats) -> float:
+    """Return the most that a pixel may change a margin by."""
+    return float(np.ptp(pixels, axis=0).max(initial=0.0))
+
+
+@njit(cache=True, nogil=True)
+def _differences(
+    margins: Any,
+    labels: Any,
+    pixels: Any,
+    step: Any,
+    reach: Any,
+    centred: Any,
+    numerical: Any,
+    kinks: Any,
+    crossings: Any,
+    sizes: Any,
+) -> None:
+    """Add the hinges' differences to `numerical`, and what kinks make of them to `kinks`.
+
+    All but the margins (n, C) and `pixels`, the weights (C, D), are (n, D) or (n,).
+    """
+    for i in range(len(labels)):
+        own = pixels[labels[i]]
+        for j in range(margins.shape[1]):
+            margin = margins[i, j]
+            if margin + reach <= 0:
+                continue  # both hinges are 0
+            sizes[i] += abs(margin)
+            row, weights = numerical[i], pixels[j]
+            for d in range(pixels.shape[1]):
+                move = step * (weights[d] - own[d])
+                back = margin - move if centred else margin
+                row[d] += hinge(margin + move) - hinge(back)
+            if margin <= reach:
+                _cross(margin, weights, own, step, centred, kinks[i], crossings[i])
+
+
+@njit(cache=True, nogil=True)
+def _cross(
+    margin: Any, weights: Any, own: Any, step: Any, centred: Any, kinks: Any, crossings: Any
+) -> None:
+    """Count the columns in which one margin crosses its kink, and add what that makes."""
+    for d in range(len(weights)):
+        move = step * (weights[d] - own[d])
+        moved, back = margin + move, margin - move if centred else margin
+        if (moved > 0) != (back > 0):
+            crossings[d] += 1
+            kinks[d] += departure(margin, moved, back)

@@ -1,0 +1,304 @@
+"""The compiled loops over the differences of hinges in every coordinate of the weights.
+
+As in `kernels.loops`: compiled at the first call, cached on disk, and the interpreter lock
+released. `kernels.structured_difference` checks the arrays and is the way in; it says what the
+sums are. Shapes: n rows, D columns, C classes; "padded" are whole tiles of classes and of
+columns, so that none has a tail.
+
+Numba's cache follows the date of this file, not that of the modules whose functions are inlined
+here: after a change there, delete `__pycache__`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from kernels import loops
+from kernels.difference_lanes import TILE_CLASSES, TILE_COLUMNS, centred_tile, forward_tile
+
+BLOCK_ROWS = 64
+"""Rows that are scored at a time."""
+
+LIMB_BITS = 32
+"""A sum is two int64 limbs: it is moved there after every block, so that nothing overflows."""
+
+PIXEL_BITS = 20
+"""Sums of pixels that only a bound is made of are in units of 2^-20."""
+
+
+@njit(cache=True, nogil=True)
+def block_margins(products: Any, offset: Any, labels: Any, delta: Any, margins: Any) -> None:
+    """Write the margins of rows of dot products to `margins` (rows, padded C).
+
+    Those of the own class, and of classes that only fill the tile, are minus infinity: their
+    hinges are 0 wherever they are moved. The order of operations is that of `loops.margins`.
+    """
+    margins[:] = -np.inf
+    for i in range(len(labels)):
+        label = labels[i]
+        correct = products[i, label] + offset[label]
+        for j in range(len(offset)):
+            if j != label:
+                margins[i, j] = products[i, j] + offset[j] - correct + delta
+
+
+@njit(inline="always")
+def hinge(margin: Any) -> Any:
+    """Return `max(0, margin)`."""
+    return margin if margin > 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def add_differences(
+    addresses: Any,
+    labels: Any,
+    margins: Any,
+    mean: Any,
+    step: Any,
+    magic: Any,
+    centred: Any,
+    sums: Any,
+) -> None:
+    """Add every pixel's differences over a block of rows to `sums` (padded C, padded D + 1)."""
+    for column in range(0, len(mean), TILE_COLUMNS):
+        for first in range(0, sums.shape[0], TILE_CLASSES):
+            tile = (
+                addresses.ctypes.data,
+                len(labels),
+                column,
+                labels.ctypes.data,
+                margins.ctypes.data + first * margins.itemsize,
+                margins.strides[0],
+                mean.ctypes.data + column * mean.itemsize,
+                step,
+                magic,
+                sums.ctypes.data + column * sums.itemsize,
+                first,
+                sums.strides[0],
+            )
+            if centred:
+                centred_tile(*tile)
+            else:
+                forward_tile(*tile)
+
+
+@njit(cache=True, nogil=True)
+def plain_add_differences(
+    images: Any,
+    rows: Any,
+    labels: Any,
+    margins: Any,
+    mean: Any,
+    step: Any,
+    magic: Any,
+    centred: Any,
+    sums: Any,
+) -> None:
+    """The same integers as `add_differences`, a difference at a time."""
+    for i in range(len(rows)):
+        for d in range(len(mean)):
+            move = (np.float64(images[rows[i], d]) - mean[d]) * step
+            for j in range(margins.shape[1]):
+                _add_difference(margins[i, j], move, labels[i], j, d, magic, centred, sums)
+
+
+@njit(cache=True, nogil=True)
+def _add_difference(
+    margin: Any, move: Any, label: Any, j: Any, d: Any, magic: Any, centred: Any, sums: Any
+) -> None:
+    """Add what a move in column `d` makes of one margin to its class, and to the own class."""
+    unit = np.spacing(magic)
+    here, up, down = hinge(margin), hinge(margin + move), hinge(margin - move)
+    if centred:
+        units = np.int64(np.rint((up - down) / unit))
+        sums[j, d] += units
+        sums[label, d] -= units
+    else:
+        sums[j, d] += np.int64(np.rint((up - here) / unit))
+        sums[label, d] += np.int64(np.rint((down - here) / unit))
+
+
+@njit(cache=True, nogil=True)
+def add_bias_differences(
+    labels: Any, margins: Any, step: Any, magic: Any, centred: Any, sums: Any
+) -> None:
+    """Add the differences of the bias, which moves a margin by the step itself.
+
+    They are the last column of `sums` that is in use: after all pixels.
+    """
+    last = sums.shape[1] - 1
+    for i in range(len(labels)):
+        for j in range(margins.shape[1]):
+            _add_difference(margins[i, j], step, labels[i], j, last, magic, centred, sums)
+
+
+@njit(inline="always")
+def departure(margin: Any, moved: Any, back: Any) -> Any:
+    """Return by how much a crossing makes a difference depart from the subgradient.
+
+    The difference is `hinge(moved) - hinge(back)`, the subgradient's `moved - back` where the
+    margin is positive, and else 0. As one of the two values is on the far side of 0, what is left
+    of one less the other is one value alone.
+    """
+    if margin > 0:
+        return back if moved > 0 else -moved
+    return moved if moved > 0 else -back
+
+
+@njit(cache=True, nogil=True)
+def _add_crossing(
+    margin: Any, moved: Any, back: Any, class_row: Any, d: Any, unit: Any, out: Any
+) -> None:
+    """Count a crossing, if it is one, and add its departure."""
+    crossings, departures = out
+    if (moved > 0) == (back > 0):
+        return
+    crossings[class_row, d] += 1
+    departures[class_row, d] += np.int64(np.rint(departure(margin, moved, back) / unit))
+
+
+@njit(cache=True, nogil=True)
+def add_crossings(
+    images: Any,
+    rows: Any,
+    labels: Any,
+    margins: Any,
+    mean: Any,
+    step: Any,
+    reach: Any,
+    unit: Any,
+    centred: Any,
+    crossings: Any,
+    departures: Any,
+) -> None:
+    """Look at the margins within `reach` of their kink, column by column, the bias last.
+
+    Adds to `crossings` and `departures` (padded C, D + 1).
+    """
+    columns = crossings.shape[1] - 1
+    out = crossings, departures
+    for i in range(len(rows)):
+        label = labels[i]
+        for j in range(margins.shape[1]):
+            margin = margins[i, j]
+            if abs(margin) <= reach:
+                for d in range(columns + 1):
+                    move = step
+                    if d < columns:
+                        move = (np.float64(images[rows[i], d]) - mean[d]) * step
+                    up, down = margin + move, margin - move
+                    _add_crossing(margin, up, down if centred else margin, j, d, unit, out)
+                    _add_crossing(margin, down, up if centred else margin, label, d, unit, out)
+
+
+@njit(cache=True, nogil=True)
+def add_active(labels: Any, margins: Any, reach: Any, counts: Any, sizes: Any) -> Any:
+    """Add up the margins whose hinges need not be 0 within `reach`, for both of their classes.
+
+    Adds how many there are to `counts` (padded C,) int64 and their sizes to `sizes` (padded C,
+    `loops.LOSS_LIMBS`). Returns how many are not finite or too large for that.
+    """
+    overflows = 0
+    for i in range(len(labels)):
+        for j in range(margins.shape[1]):
+            if not margins[i, j] + reach <= 0:  # nor is what is no number
+                size = abs(margins[i, j])
+                if loops.add_loss(size, sizes[j]) and loops.add_loss(size, sizes[labels[i]]):
+                    counts[j] += 1
+                    counts[labels[i]] += 1
+                else:
+                    overflows += 1
+    return overflows
+
+
+@njit(cache=True, nogil=True)
+def add_undecided(
+    images: Any,
+    rows: Any,
+    labels: Any,
+    margins: Any,
+    sizes: Any,
+    slack: Any,
+    mean: Any,
+    undecided: Any,
+) -> None:
+    """Add up, in both classes, the pixels of margins whose sign rounded scores may get wrong.
+
+    `sizes` (rows, padded C) bounds the products that the scores are sums of, and `slack` times
+    it their error. Adds `|pixel - mean|` in units of 2^-`PIXEL_BITS`, rounded up, and 1 for the
+    bias, to `undecided` (padded C, D + 1).
+    """
+    columns = undecided.shape[1] - 1
+    one = 2.0**PIXEL_BITS
+    for i in range(len(rows)):
+        label = labels[i]
+        for j in range(margins.shape[1]):
+            if abs(margins[i, j]) <= slack * (sizes[i, j] + sizes[i, label]):
+                for d in range(columns + 1):
+                    pixel = one
+                    if d < columns:
+                        pixel = abs(np.float64(images[rows[i], d]) - mean[d]) * one
+                    undecided[j, d] += np.int64(np.ceil(pixel))
+                    undecided[label, d] += np.int64(np.ceil(pixel))
+
+
+@njit(cache=True, nogil=True)
+def carry(sums: Any, limbs: Any) -> None:
+    """Move `sums` (padded C, columns) to the `limbs` (2, padded C, columns), the lower first."""
+    mask = 2**LIMB_BITS - 1
+    for j in range(sums.shape[0]):
+        for d in range(sums.shape[1]):
+            limbs[0, j, d] += sums[j, d] & mask
+            limbs[1, j, d] += sums[j, d] >> LIMB_BITS
+            sums[j, d] = 0
+
+
+@njit(cache=True, nogil=True)
+def differences(
+    images: Any,
+    labels: Any,
+    rows: Any,
+    scorer: Any,
+    absolute: Any,
+    mean: Any,
+    probe: Any,
+    tiles: Any,
+    out: Any,
+) -> Any:
+    """Go over `images[rows]` once, and add up all that is asked of them.
+
+    `scorer` holds the padded weights and the offsets, `absolute` their absolute values, `mean`
+    is padded; `probe` and `out` are a `structured_difference.Probe`'s numbers and its sums.
+    Returns how many margins are not finite.
+    """
+    weights, offset = scorer
+    delta, step, reach, magic, slack, centred = probe
+    limbs, departures, crossings, undecided, counts, sizes = out
+    addresses = np.empty(BLOCK_ROWS, np.int64)
+    block = np.empty((BLOCK_ROWS, weights.shape[0]))
+    kept = np.empty((BLOCK_ROWS, weights.shape[0]))
+    sums = np.zeros(limbs.shape[1:], np.int64)
+    overflows = 0
+    for start in range(0, len(rows), BLOCK_ROWS):
+        some = rows[start : start + BLOCK_ROWS]
+        own, margins = labels[some], kept[: len(some)]
+        loops.row_addresses(images, some, addresses)
+        loops.block_scores(images, addresses, len(some), weights, block)
+        block_margins(block, offset, own, delta, margins)
+        moved = own, margins
+        step_of = step, magic, centred
+        if tiles:
+            add_differences(addresses, *moved, mean, *step_of, sums)
+        else:
+            plain_add_differences(images, some, *moved, mean, *step_of, sums)
+        add_bias_differences(*moved, *step_of, sums)
+        carry(sums, limbs)
+        near = images, some, own, margins
+        add_crossings(*near, mean, step, reach, np.spacing(magic), centred, crossings, departures)
+        overflows += add_active(*moved, reach, counts, sizes)
+        if slack > 0:
+            loops.block_scores(images, addresses, len(some), absolute[0], block)
+            block += absolute[1]
+            add_undecided(*near, block, slack, mean, undecided)
+    return overflows
