@@ -80,7 +80,10 @@ def _resident_rows(worker: Worker) -> int:
 
 def workers_of(client: Client) -> list[Worker]:
     """Return the cluster's workers, in a fixed order."""
-    info: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    # not by `client.scheduler_info`, which hands back what the client's clock has fetched
+    # meanwhile, without a worker
+    identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+    info: Mapping[str, Any] = identity["workers"]
     return [
         Worker(address, worker["nthreads"], worker["memory_limit"] or 0)
         for address, worker in sorted(info.items())

@@ -1,5 +1,6 @@
 """The plan of who holds which rows, and that what is carried out is what was planned."""
 
+import asyncio
 import pickle
 import tracemalloc
 from dataclasses import replace
@@ -244,3 +245,17 @@ def test_a_missing_store_is_a_data_error(client: Client, store: Store) -> None:
     dataset = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
     with pytest.raises(DataError, match="cannot open train/images"):
         place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
+
+
+def test_workers_are_there_though_the_client_looks_for_itself_meanwhile(client: Client) -> None:
+    """Dask's client asks by a clock of its own who the scheduler is, and not for its workers."""
+    asked = asyncio.run_coroutine_threadsafe(_ask_for_ever(client), client.loop.asyncio_loop)
+    try:
+        assert [len(workers_of(client)) for _ in range(200)] == [2] * 200
+    finally:
+        asked.cancel()
+
+
+async def _ask_for_ever(client: Client) -> None:
+    while True:
+        await client._update_scheduler_info()
