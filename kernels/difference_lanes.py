@@ -1,4 +1,4 @@
-"""Vector instructions for differences of hinges: eight columns of pixels at once.
+"""Vector instructions for differences of hinges, several columns of pixels at once.
 
 As in `kernels.vector`, the functions generate code for the compiled loops that call them (in
 `kernels.difference_loops`), with addresses and byte strides as integers.
@@ -9,19 +9,27 @@ the total has no order, and is as quick as one of floats.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kernels.vector import I8, I64, WIDE_REGISTERS, accumulators, load, spread, store
+from kernels.vector import (
+    I8,
+    I64,
+    WIDE_REGISTERS,
+    accumulators,
+    fused_multiply_add,
+    load,
+    spread,
+    store,
+)
 
-LANES = 8
-"""Columns in a vector: 64 bytes of float64."""
+TILE_CLASSES, TILE_VECTORS, LANES = (5, 2, 8) if WIDE_REGISTERS else (5, 1, 4)
+"""Classes, and vectors of so many columns each, whose sums are held in registers.
 
-TILE_CLASSES, TILE_VECTORS = (5, 2) if WIDE_REGISTERS else (2, 1)
-"""Classes, and vectors of columns, whose sums are held in registers."""
+It does not change a bit of any."""
 
 TILE_COLUMNS = LANES * TILE_VECTORS
 
@@ -30,14 +38,27 @@ _VALUES, _PIXELS, _UNITS = (ir.VectorType(kind, LANES) for kind in (_F64, I8, I6
 _VECTOR_BYTES = 8 * LANES
 
 
-def _hinge(builder: Any, margin: Any) -> Any:
-    zero = ir.Constant(_VALUES, [0.0] * LANES)
+class _Constants(NamedTuple):
+    """What stays in registers."""
+
+    step: Any
+    magic: Any
+    zero: Any
+    fma: Any
+
+    @classmethod
+    def of(cls, builder: Any, step: Any, magic: Any) -> "_Constants":
+        step, magic = (spread(builder, _VALUES, value) for value in (step, magic))
+        # with a zero that LLVM does not know for one, a hinge is a single instruction
+        zero = builder.fsub(magic, magic)
+        return cls(step, magic, zero, fused_multiply_add(builder, _VALUES))
+
+
+def _hinge(builder: Any, margin: Any, zero: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", margin, zero), margin, zero)
 
 
-def _add(builder: Any, slot: Any, value: Any, magic: Any) -> None:
-    """Add a value in whole units, and the bits of `magic`, to a slot."""
-    units = builder.bitcast(builder.fadd(value, magic), _UNITS)
+def _add(builder: Any, slot: Any, units: Any) -> None:
     builder.store(builder.add(builder.load(slot), units), slot)
 
 
@@ -49,73 +70,77 @@ def _combine(builder: Any, combine: Any, address: Any, slots: Sequence[Any], mag
         address = builder.add(address, I64(_VECTOR_BYTES))
 
 
-def _moves(builder: Any, pixels: Any, mean: Any, step: Any) -> list[Any]:
-    """Return how far the step moves a margin by each column: `step * (pixel - mean)`."""
-    moves = []
+def _centred(builder: Any, pixels: Any, mean: Any) -> list[Any]:
+    """Return the pixels less the mean image, a vector of columns each, from their addresses."""
+    vectors = []
     for _ in range(TILE_VECTORS):
         raw = builder.uitofp(load(builder, pixels, _PIXELS), _VALUES)
-        centred = builder.fsub(raw, load(builder, mean, _VALUES, 8))
-        moves.append(builder.fmul(centred, step))
+        vectors.append(builder.fsub(raw, load(builder, mean, _VALUES, 8)))
         pixels = builder.add(pixels, I64(LANES))
         mean = builder.add(mean, I64(_VECTOR_BYTES))
-    return moves
+    return vectors
+
+
+def _units(builder: Any, more: Any, less: Any, magic: Any) -> Any:
+    """Return a difference in whole units, plus the bits of `magic`."""
+    return builder.bitcast(builder.fadd(builder.fsub(more, less), magic), _UNITS)
 
 
 def _add_hinges(
-    builder: Any, margin: Any, move: Any, slots: Sequence[Any], magic: Any, *, centred: bool
+    builder: Any, margin: Any, x: Any, slots: Sequence[Any], constants: _Constants, *, centred: bool
 ) -> None:
-    """Add a margin's difference to the slot of its class, and less that of the own class.
+    """Add a margin's difference to the slot of its class.
 
-    The own class's score lowers the margin, so it gets what it is subtracted from.
+    The own class's score lowers the margin, so it loses what a lower margin does; where centred
+    that is the same difference, and is not added up a second time.
     """
     class_slot, own_slot = slots
-    up = _hinge(builder, builder.fadd(margin, move))
-    down = _hinge(builder, builder.fsub(margin, move))
+    step, magic, zero, fma = constants
+    up = _hinge(builder, builder.call(fma, [x, step, margin]), zero)
+    down = _hinge(builder, builder.call(fma, [builder.fneg(x), step, margin]), zero)
     if centred:
-        difference = builder.fsub(up, down)
-        _add(builder, class_slot, difference, magic)
-        _add(builder, own_slot, difference, magic)
+        _add(builder, class_slot, _units(builder, up, down, magic))
     else:
-        here = _hinge(builder, margin)
-        _add(builder, class_slot, builder.fsub(up, here), magic)
-        _add(builder, own_slot, builder.fsub(here, down), magic)
+        here = _hinge(builder, margin, zero)
+        _add(builder, class_slot, _units(builder, up, here, magic))
+        _add(builder, own_slot, _units(builder, here, down, magic))
 
 
 def _generator(*, centred: bool) -> Any:
     """Return the code generator of a tile in one scheme."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        rows, n, column, labels, margins, stride, mean, step, magic, sums, first, row = arguments
-        step, magic = (spread(builder, _VALUES, value) for value in (step, magic))
-        bits = builder.bitcast(magic, _UNITS)
+        rows, n, column, margins, stride, mean, step, magic, sums, first, label, row = arguments
+        constants = _Constants.of(builder, step, magic)
         class_slots = [accumulators(builder, TILE_VECTORS, _UNITS) for _ in range(TILE_CLASSES)]
         own_slots = accumulators(builder, TILE_VECTORS, _UNITS)
         with cgutils.for_range(builder, n) as loop:
             at = builder.add(rows, builder.mul(loop.index, I64(8)))
-            pixels = builder.add(load(builder, at, I64, 8), column)
-            moves = _moves(builder, pixels, mean, step)
+            xs = _centred(builder, builder.add(load(builder, at, I64, 8), column), mean)
             at = builder.add(margins, builder.mul(loop.index, stride))
-            for slot in own_slots:
-                builder.store(ir.Constant(_UNITS, [0] * LANES), slot)
             for j in range(TILE_CLASSES):
                 margin = load(builder, builder.add(at, I64(8 * j)), _F64, 8)
                 margin = spread(builder, _VALUES, margin)
-                for move, *slots in zip(moves, class_slots[j], own_slots, strict=True):
-                    _add_hinges(builder, margin, move, slots, magic, centred=centred)
-            label = builder.zext(load(builder, builder.add(labels, loop.index), I8), I64)
-            own = builder.add(sums, builder.mul(label, row))
-            magics = builder.mul(bits, ir.Constant(_UNITS, [TILE_CLASSES] * LANES))
-            _combine(builder, builder.sub, own, own_slots, magics)
+                for x, *slots in zip(xs, class_slots[j], own_slots, strict=True):
+                    _add_hinges(builder, margin, x, slots, constants, centred=centred)
+        if centred:
+            for slots in class_slots:
+                for slot, own_slot in zip(slots, own_slots, strict=True):
+                    _add(builder, own_slot, builder.load(slot))
+        bits = builder.bitcast(constants.magic, _UNITS)
         magics = builder.mul(bits, spread(builder, _UNITS, n))
         for j, slots in enumerate(class_slots):
             address = builder.add(sums, builder.mul(builder.add(first, I64(j)), row))
             _combine(builder, builder.add, address, slots, magics)
+        own = builder.add(sums, builder.mul(label, row))
+        magics = builder.mul(magics, ir.Constant(_UNITS, [TILE_CLASSES] * LANES))
+        _combine(builder, builder.sub, own, own_slots, magics)
         return context.get_dummy_value()
 
     return generate
 
 
-_SIGNATURE = types.void(*(types.intp,) * 7, types.float64, types.float64, *(types.intp,) * 3)
+_SIGNATURE = types.void(*(types.intp,) * 6, types.float64, types.float64, *(types.intp,) * 4)
 
 
 @intrinsic
@@ -124,7 +149,6 @@ def centred_tile(
     rows: Any,
     n: Any,
     column: Any,
-    labels: Any,
     margins: Any,
     margins_stride: Any,
     mean: Any,
@@ -132,16 +156,17 @@ def centred_tile(
     magic: Any,
     sums: Any,
     first: Any,
+    label: Any,
     sums_stride: Any,
 ) -> Any:
-    """Add the centred differences of some rows' hinges to the sums of their classes.
+    """Add the centred differences of the hinges of some rows of one label to their sums.
 
     It works on `TILE_CLASSES` classes and `TILE_COLUMNS` columns. All but `step` and `magic`
     are integers: the address of the rows' addresses, and how many rows there are; the first
-    column; the address of the labels, uint8; that of the first row's margins in the tile's
-    classes, float64, minus infinity in its own class, and the bytes from one row's to the
-    next's; that of the mean image at the first column, float64; that of class 0's sums at the
-    first column, int64; the tile's first class; the bytes from one class's sums to the next's.
+    column; the address of the first row's margins in the tile's classes, float64, minus infinity
+    in its own class, and the bytes from one row's to the next's; that of the mean image at the
+    first column, float64; that of class 0's sums at the first column, int64; the tile's first
+    class; the label; the bytes from one class's sums to the next's.
     """
     return _SIGNATURE, _generator(centred=True)
 
@@ -152,7 +177,6 @@ def forward_tile(
     rows: Any,
     n: Any,
     column: Any,
-    labels: Any,
     margins: Any,
     margins_stride: Any,
     mean: Any,
@@ -160,6 +184,7 @@ def forward_tile(
     magic: Any,
     sums: Any,
     first: Any,
+    label: Any,
     sums_stride: Any,
 ) -> Any:
     """Add the forward differences; otherwise as `centred_tile`."""

@@ -3,7 +3,7 @@
 As in `kernels.loops`: compiled at the first call, cached on disk, and the interpreter lock
 released. `kernels.structured_difference` checks the arrays and is the way in; it says what the
 sums are. Shapes: n rows, D columns, C classes; "padded" are whole tiles of classes and of
-columns, so that none has a tail.
+columns, so that none has a tail; those of the differences need not be those of the scores.
 
 Numba's cache follows the date of this file, not that of the modules whose functions are inlined
 here: after a change there, delete `__pycache__`.
@@ -16,9 +16,10 @@ from numba import njit
 
 from kernels import loops
 from kernels.difference_lanes import TILE_CLASSES, TILE_COLUMNS, centred_tile, forward_tile
+from kernels.vector import multiply_add
 
-BLOCK_ROWS = 64
-"""Rows that are scored at a time."""
+BLOCK_ROWS = 256
+"""Rows that are taken at a time: enough for runs of one label, few enough for the caches."""
 
 LIMB_BITS = 32
 """A sum is two int64 limbs: it is moved there after every block, so that nothing overflows."""
@@ -50,9 +51,23 @@ def hinge(margin: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
+def by_label(rows: Any, labels: Any, ordered: Any, starts: Any) -> None:
+    """Write `rows` to `ordered`, those of label y from `starts[y]` on; `starts` is (C + 1,)."""
+    starts[:] = 0
+    for row in rows:
+        starts[labels[row] + 1] += 1
+    for j in range(1, len(starts)):
+        starts[j] += starts[j - 1]
+    places = starts.copy()
+    for row in rows:
+        ordered[places[labels[row]]] = row
+        places[labels[row]] += 1
+
+
+@njit(cache=True, nogil=True)
 def add_differences(
     addresses: Any,
-    labels: Any,
+    starts: Any,
     margins: Any,
     mean: Any,
     step: Any,
@@ -60,27 +75,32 @@ def add_differences(
     centred: Any,
     sums: Any,
 ) -> None:
-    """Add every pixel's differences over a block of rows to `sums` (padded C, padded D + 1)."""
+    """Add every pixel's differences over a block of rows to `sums` (padded C, padded D + 1).
+
+    The rows are ordered by their labels: those of label y are `starts[y]` to `starts[y + 1]`.
+    """
     for column in range(0, len(mean), TILE_COLUMNS):
-        for first in range(0, sums.shape[0], TILE_CLASSES):
-            tile = (
-                addresses.ctypes.data,
-                len(labels),
-                column,
-                labels.ctypes.data,
-                margins.ctypes.data + first * margins.itemsize,
-                margins.strides[0],
-                mean.ctypes.data + column * mean.itemsize,
-                step,
-                magic,
-                sums.ctypes.data + column * sums.itemsize,
-                first,
-                sums.strides[0],
-            )
-            if centred:
-                centred_tile(*tile)
-            else:
-                forward_tile(*tile)
+        for label in range(len(starts) - 1):
+            start = starts[label]
+            for first in range(0, sums.shape[0], TILE_CLASSES):
+                tile = (
+                    addresses.ctypes.data + start * addresses.itemsize,
+                    starts[label + 1] - start,
+                    column,
+                    margins.ctypes.data + start * margins.strides[0] + first * margins.itemsize,
+                    margins.strides[0],
+                    mean.ctypes.data + column * mean.itemsize,
+                    step,
+                    magic,
+                    sums.ctypes.data + column * sums.itemsize,
+                    first,
+                    label,
+                    sums.strides[0],
+                )
+                if centred:
+                    centred_tile(*tile)
+                else:
+                    forward_tile(*tile)
 
 
 @njit(cache=True, nogil=True)
@@ -98,18 +118,19 @@ def plain_add_differences(
     """The same integers as `add_differences`, a difference at a time."""
     for i in range(len(rows)):
         for d in range(len(mean)):
-            move = (np.float64(images[rows[i], d]) - mean[d]) * step
+            x = np.float64(images[rows[i], d]) - mean[d]
             for j in range(margins.shape[1]):
-                _add_difference(margins[i, j], move, labels[i], j, d, magic, centred, sums)
+                _add_difference(margins[i, j], x, step, labels[i], j, d, magic, centred, sums)
 
 
 @njit(cache=True, nogil=True)
 def _add_difference(
-    margin: Any, move: Any, label: Any, j: Any, d: Any, magic: Any, centred: Any, sums: Any
+    margin: Any, x: Any, step: Any, label: Any, j: Any, d: Any, magic: Any, centred: Any, sums: Any
 ) -> None:
-    """Add what a move in column `d` makes of one margin to its class, and to the own class."""
+    """Add what a step in column `d`, where the pixel is `x`, makes of one margin."""
     unit = np.spacing(magic)
-    here, up, down = hinge(margin), hinge(margin + move), hinge(margin - move)
+    up, down = hinge(multiply_add(x, step, margin)), hinge(multiply_add(-x, step, margin))
+    here = hinge(margin)
     if centred:
         units = np.int64(np.rint((up - down) / unit))
         sums[j, d] += units
@@ -130,7 +151,7 @@ def add_bias_differences(
     last = sums.shape[1] - 1
     for i in range(len(labels)):
         for j in range(margins.shape[1]):
-            _add_difference(margins[i, j], step, labels[i], j, last, magic, centred, sums)
+            _add_difference(margins[i, j], 1.0, step, labels[i], j, last, magic, centred, sums)
 
 
 @njit(inline="always")
@@ -184,10 +205,11 @@ def add_crossings(
             margin = margins[i, j]
             if abs(margin) <= reach:
                 for d in range(columns + 1):
-                    move = step
+                    x = 1.0
                     if d < columns:
-                        move = (np.float64(images[rows[i], d]) - mean[d]) * step
-                    up, down = margin + move, margin - move
+                        x = np.float64(images[rows[i], d]) - mean[d]
+                    up: Any = multiply_add(x, step, margin)
+                    down: Any = multiply_add(-x, step, margin)
                     _add_crossing(margin, up, down if centred else margin, j, d, unit, out)
                     _add_crossing(margin, down, up if centred else margin, label, d, unit, out)
 
@@ -233,7 +255,7 @@ def add_undecided(
     one = 2.0**PIXEL_BITS
     for i in range(len(rows)):
         label = labels[i]
-        for j in range(margins.shape[1]):
+        for j in range(min(sizes.shape[1], margins.shape[1])):
             if abs(margins[i, j]) <= slack * (sizes[i, j] + sizes[i, label]):
                 for d in range(columns + 1):
                     pixel = one
@@ -275,30 +297,32 @@ def differences(
     weights, offset = scorer
     delta, step, reach, magic, slack, centred = probe
     limbs, departures, crossings, undecided, counts, sizes = out
-    addresses = np.empty(BLOCK_ROWS, np.int64)
+    addresses, ordered = np.empty(BLOCK_ROWS, np.int64), np.empty(BLOCK_ROWS, np.int64)
+    starts = np.empty(len(offset) + 1, np.int64)
     block = np.empty((BLOCK_ROWS, weights.shape[0]))
-    kept = np.empty((BLOCK_ROWS, weights.shape[0]))
+    kept = np.empty((BLOCK_ROWS, limbs.shape[1]))
     sums = np.zeros(limbs.shape[1:], np.int64)
     overflows = 0
     for start in range(0, len(rows), BLOCK_ROWS):
-        some = rows[start : start + BLOCK_ROWS]
-        own, margins = labels[some], kept[: len(some)]
+        n = min(BLOCK_ROWS, len(rows) - start)
+        some, margins = ordered[:n], kept[:n]
+        by_label(rows[start : start + n], labels, some, starts)
+        own = labels[some]
         loops.row_addresses(images, some, addresses)
-        loops.block_scores(images, addresses, len(some), weights, block)
+        loops.block_scores(images, addresses, n, weights, block)
         block_margins(block, offset, own, delta, margins)
-        moved = own, margins
         step_of = step, magic, centred
         if tiles:
-            add_differences(addresses, *moved, mean, *step_of, sums)
+            add_differences(addresses, starts, margins, mean, *step_of, sums)
         else:
-            plain_add_differences(images, some, *moved, mean, *step_of, sums)
-        add_bias_differences(*moved, *step_of, sums)
+            plain_add_differences(images, some, own, margins, mean, *step_of, sums)
+        add_bias_differences(own, margins, *step_of, sums)
         carry(sums, limbs)
         near = images, some, own, margins
         add_crossings(*near, mean, step, reach, np.spacing(magic), centred, crossings, departures)
-        overflows += add_active(*moved, reach, counts, sizes)
+        overflows += add_active(own, margins, reach, counts, sizes)
         if slack > 0:
-            loops.block_scores(images, addresses, len(some), absolute[0], block)
+            loops.block_scores(images, addresses, n, absolute[0], block)
             block += absolute[1]
             add_undecided(*near, block, slack, mean, undecided)
     return overflows

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels import difference_loops as compiled
+from kernels.difference_lanes import TILE_CLASSES
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT
 from kernels.hinge import Scorer, check, padded
@@ -146,10 +147,11 @@ def _run(
     """Add up so few rows that no sum overflows."""
     weights, images = padded(probe.scorer.weights, images)
     classes, columns = probe.scorer.weights.shape
-    sums = np.zeros((2, len(weights), images.shape[1] + _BIAS_LANES), np.int64)
-    departures, crossings, undecided = np.zeros((3, len(weights), columns + 1), np.int64)
-    counts = np.zeros(len(weights), np.int64)
-    sizes = np.zeros((len(weights), LOSS_LIMBS), np.int64)
+    tiles_of_classes = -(-classes // TILE_CLASSES) * TILE_CLASSES
+    sums = np.zeros((2, tiles_of_classes, images.shape[1] + _BIAS_LANES), np.int64)
+    departures, crossings, undecided = np.zeros((3, tiles_of_classes, columns + 1), np.int64)
+    counts = np.zeros(tiles_of_classes, np.int64)
+    sizes = np.zeros((tiles_of_classes, LOSS_LIMBS), np.int64)
     offset = np.pad(probe.scorer.offset, (0, len(weights) - classes))
     overflows = compiled.differences(
         images,
@@ -209,7 +211,7 @@ def _weight(total: Differences, probe: Probe) -> float:
 def roundoff(total: Differences, probe: Probe) -> Floats:
     """Return what rounding can make of the quotient less its kink part, at most (C, 1).
 
-    Rounded are, for each margin that is not 0 all along, the move (twice), both moved margins,
+    Rounded are, for each margin that is not 0 all along, the centred pixel, both moved margins,
     the difference, and that to whole units; of each crossing the departure, to whole units.
     """
     sizes = np.array([each.loss / (1 << LOSS_UNIT_BITS) for each in total.active])

@@ -70,7 +70,7 @@ def _halved(builder: Any, vector: Any) -> Any:
     return builder.extract_element(vector, I32(0))
 
 
-def _fma(builder: Any, kind: Any) -> Any:
+def fused_multiply_add(builder: Any, kind: Any) -> Any:
     """LLVM's fused multiply-add of a float or of a vector of them."""
     element = getattr(kind, "element", kind)
     width = f"v{kind.count}" if element is not kind else ""
@@ -124,7 +124,7 @@ def dot_product_tile(
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         row_tuple, weight, weight_stride, columns, out, out_stride = arguments[2:]
         addresses = cgutils.unpack_tuple(builder, row_tuple)
-        fma = _fma(builder, vector)
+        fma = fused_multiply_add(builder, vector)
         sums = [accumulators(builder, TILE_CLASSES, vector) for _ in addresses]
         with cgutils.for_range_slice(builder, I64(0), columns, I64(lanes)) as (column, _):
             offset = builder.mul(column, I64(1 if bytes_in else itemsize))
@@ -153,7 +153,7 @@ def multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c` of three floats with one rounding: the plain twin of the tile's own."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.call(_fma(builder, _FLOATS[c.bitwidth // 8]), arguments)
+        return builder.call(fused_multiply_add(builder, _FLOATS[c.bitwidth // 8]), arguments)
 
     return c(c, c, c), generate
 

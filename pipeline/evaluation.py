@@ -34,7 +34,7 @@ def in_tasks(client: Client, placed: Sequence[Placed]) -> OverShards:
     def over(function: Callable[[Shard, I], S], inputs: I, /) -> list[S]:
         group = task_group(_shown(function))
         # a task's result, not scattered data: that would be lost with the worker that has it
-        sent = client.submit(_Sent, inputs, key=(task_group("hinge-inputs"), 0))
+        sent = client.submit(Sent, inputs, key=(task_group("hinge-inputs"), 0))
         futures = [
             client.submit(_call, function, shard, sent, key=(group, number))
             for number, (_, shard) in enumerate(placed)
@@ -59,10 +59,10 @@ def blocks_in_tasks(
     dies, Dask takes what it had anew on another.
     """
     groups = task_group(_shown(prepare)), task_group(_shown(function))
-    sent = client.submit(_Sent, common, key=(task_group("hinge-inputs"), 0))
+    sent = client.submit(Sent, common, key=(task_group("hinge-inputs"), 0))
 
     def submit(number: int, block: B) -> list[Any]:
-        inputs = client.submit(_prepare, prepare, sent, _Sent(block), key=(groups[0], number))
+        inputs = client.submit(_prepare, prepare, sent, Sent(block), key=(groups[0], number))
         return [
             client.submit(_call, function, shard, inputs, key=(groups[1], number, i))
             for i, (_, shard) in enumerate(placed)
@@ -82,15 +82,15 @@ def _shown(function: Callable[..., Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Sent(Generic[I]):
+class Sent(Generic[I]):
     """Keeps Dask from looking for tasks within the inputs."""
 
     inputs: I
 
 
-def _prepare(prepare: Callable[[C, B], I], common: _Sent[C], block: _Sent[B]) -> _Sent[I]:
-    return _Sent(prepare(common.inputs, block.inputs))
+def _prepare(prepare: Callable[[C, B], I], common: Sent[C], block: Sent[B]) -> Sent[I]:
+    return Sent(prepare(common.inputs, block.inputs))
 
 
-def _call(function: Callable[[Shard, I], S], shard: Shard, sent: _Sent[I]) -> S:
+def _call(function: Callable[[Shard, I], S], shard: Shard, sent: Sent[I]) -> S:
     return function(shard, sent.inputs)

@@ -82,7 +82,8 @@ def workers_of(client: Client) -> list[Worker]:
     """Return the cluster's workers, in a fixed order."""
     # not by `client.scheduler_info`, which hands back what the client's clock has fetched
     # meanwhile, without a worker
-    identity: Mapping[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)
+    scheduler: Any = client.scheduler
+    identity: Mapping[str, Any] = client.sync(scheduler.identity, n_workers=-1)
     info: Mapping[str, Any] = identity["workers"]
     return [
         Worker(address, worker["nthreads"], worker["memory_limit"] or 0)

@@ -1,4 +1,4 @@
-"""What a user would write with NumPy: every image as float32 in memory, one trial at a time."""
+"""What a user would write with NumPy: every image as floats in memory, one trial at a time."""
 
 from collections.abc import Callable
 
@@ -10,22 +10,24 @@ from storage.dataset import Dataset
 Weights = NDArray[np.floating]
 
 
-def loss_in_memory(dataset: Dataset) -> Callable[[Weights], float]:
+def loss_in_memory(
+    dataset: Dataset, dtype: type[np.floating] = np.float32
+) -> Callable[[Weights], float]:
     """Return the mean hinge loss at `W` (C, D + 1) by one product with all images.
 
-    The images (N, D + 1) are centred and have their 1 once and for all, as float32; the
+    The images (N, D + 1) are centred and have their 1 once and for all, as `dtype`; the
     product has as many BLAS threads as it is given.
     """
     rows = dataset.rows("train")
     images, labels = dataset.read("train", 0, rows)
-    X = np.empty((rows, images.shape[1] + 1), np.float32)
-    np.subtract(images, dataset.mean.astype(np.float32), out=X[:, :-1])
+    X = np.empty((rows, images.shape[1] + 1), dtype)
+    np.subtract(images, dataset.mean.astype(dtype), out=X[:, :-1])
     X[:, -1] = 1
     every = np.arange(rows)
 
     def loss(W: Weights) -> float:
-        margins = X @ W.astype(np.float32).T
-        margins -= margins[every, labels][:, None] - np.float32(1)
+        margins = X @ W.astype(dtype).T
+        margins -= margins[every, labels][:, None] - dtype(1)
         margins[every, labels] = 0
         np.maximum(margins, 0, out=margins)
         return float(margins.sum(dtype=np.float64)) / rows

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import tracemalloc
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -249,7 +250,8 @@ def test_a_missing_store_is_a_data_error(client: Client, store: Store) -> None:
 
 def test_workers_are_there_though_the_client_looks_for_itself_meanwhile(client: Client) -> None:
     """Dask's client asks by a clock of its own who the scheduler is, and not for its workers."""
-    asked = asyncio.run_coroutine_threadsafe(_ask_for_ever(client), client.loop.asyncio_loop)
+    loop: Any = client.loop
+    asked = asyncio.run_coroutine_threadsafe(_ask_for_ever(client), loop.asyncio_loop)
     try:
         assert [len(workers_of(client)) for _ in range(200)] == [2] * 200
     finally:

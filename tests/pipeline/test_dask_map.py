@@ -1,0 +1,46 @@
+"""A map over the cluster is Python's own, and what goes wrong in it is told where it is called."""
+
+import os
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.typing import NDArray
+
+from kernels.finite_difference import EvaluationError, numerical_gradient
+from pipeline.dask_map import dask_map
+from tests.pipeline.workers import process_ids
+
+
+def cubes(x: NDArray[np.float64]) -> float:
+    return float((x**3).sum())
+
+
+def process_of(_item: int) -> int:
+    return os.getpid()
+
+
+def fails_at_seven(x: NDArray[np.float64]) -> float:
+    if x[7] != 7:
+        raise ZeroDivisionError("no number there")
+    return 0.0
+
+
+def test_results_come_in_order_from_all_workers(client: Client) -> None:
+    over = dask_map(client)
+    assert list(over(abs, range(-20, 20))) == [abs(item) for item in range(-20, 20)]
+    assert set(over(process_of, range(40))) == set(process_ids(client).values())
+    assert list(over(abs, [])) == []
+
+
+@pytest.mark.parametrize("scheme", ["centred", "forward"])
+def test_a_numerical_gradient_is_the_same_bits(client: Client, scheme: str) -> None:
+    x = np.random.default_rng(0).normal(size=(9, 11))
+    here = numerical_gradient(cubes, x, scheme=scheme)
+    there = numerical_gradient(cubes, x, scheme=scheme, map=dask_map(client), block=7)
+    assert there.tobytes() == here.tobytes()
+
+
+def test_a_functions_error_names_the_coordinate(client: Client) -> None:
+    with pytest.raises(EvaluationError, match=r"ZeroDivisionError at x\[7\].*no number there"):
+        numerical_gradient(fails_at_seven, np.arange(10.0), map=dask_map(client))
