@@ -81,7 +81,7 @@ class Differences:
     """The sums over a set of rows, of one probe; `combine` adds two."""
 
     differences: Integers
-    """(2, C, D + 1): what the rows' losses gain, in units; the limbs, the lower first."""
+    """(2, C, D + 1): what the rows' losses gain, in units: what is below 2^32 of it, and above."""
     departures: Integers
     """(C, D + 1): how much of it is due to crossed kinks, in units."""
     crossings: Integers
@@ -95,7 +95,7 @@ class Differences:
     def combine(self, other: "Differences") -> Self:
         """Return the sums over both sets of rows."""
         return type(self)(
-            self.differences + other.differences,
+            _carried(self.differences + other.differences),
             self.departures + other.departures,
             self.crossings + other.crossings,
             self.undecided + other.undecided,
@@ -170,13 +170,19 @@ def _run(
     )
     used = [*range(columns), sums.shape[2] - 1]
     return Differences(
-        sums[:, :classes, used],
+        _carried(sums[:, :classes, used]),
         departures[:classes],
         crossings[:classes],
         undecided[:classes],
         active,
         len(rows),
     )
+
+
+def _carried(limbs: Integers) -> Integers:
+    """Return the same numbers with their lower limbs in 0..2^32 - 1: in the one way there is."""
+    low, high = limbs
+    return np.stack([low & (2**compiled.LIMB_BITS - 1), high + (low >> compiled.LIMB_BITS)])
 
 
 def _numbers(probe: Probe) -> tuple[float, float, float, float, float, bool]:
