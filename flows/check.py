@@ -41,6 +41,7 @@ from pipeline.objective import Objective, OverShards, total
 from pipeline.shards import Rows
 from pipeline.value_journal import value_journal
 from pipeline.weights import Init
+from storage.dataset import Dataset
 from storage.schema import PIXELS
 
 Floats = NDArray[np.float64]
@@ -52,39 +53,39 @@ CHECK = Kind("check", GradientCheck)
 
 def plan_check(
     store: str, runs: Path, parameters: GradientCheck, resume: str | None = None
-) -> tuple[CheckPlan, Floats]:
+) -> CheckPlan:
     """Plan a check on the store at `store`, or to go on with the run `resume` of `runs`.
 
-    Returns also the weights (C, D + 1) to check at. Raises DataError or PipelineError for what
-    cannot be checked (see `Kind.plan`): more examples or coordinates than there are, weights that
-    are not there, a step that is lost beside them, and a damaged journal too.
+    Raises DataError or PipelineError for what cannot be checked (see `Kind.plan`): what
+    `weights_at` refuses, and a damaged journal too.
     """
     plan = CHECK.plan(store, runs, parameters, resume)
-    check, W = plan.parameters, _weights(plan)
-    check.rows(plan.dataset.rows("train"))
-    check.chosen(len(W))
+    if plan.finished:
+        return plan
+    W, check = weights_at(plan.dataset, plan.place, plan.parameters), plan.parameters
     if check.method is CheckMethod.BLACK_BOX and (W + check.step == W).any():
         raise PipelineError(
             f"a step of {check.step} is lost beside weights of {np.abs(W).max():g}; take a larger "
             "one"
         )
-    if plan.run and not plan.finished and plan.run.journal.exists():
+    if plan.run and plan.run.journal.exists():
         with value_journal(plan.run.journal, _identity(plan), len(check.chosen(len(W)))):
             pass
-    return plan, W
+    return plan
 
 
-def _weights(plan: CheckPlan) -> Floats:
-    """Return the weights (C, D + 1) to check at.
+def weights_at(dataset: Dataset, runs: Path, check: GradientCheck) -> Floats:
+    """Return the weights (C, D + 1) to check at; those of a run are in `runs`.
 
-    Raises PipelineError if the run that is to have them is not there, or has others.
+    Raises PipelineError if the run that is to have them is not there, or has others, or there are
+    not as many coordinates or examples as are to be checked.
     """
-    classes, parameters = len(plan.dataset.classes), plan.parameters
-    kind = parameters.at.partition(":")[0]
-    if kind in {"zeros", "normal", "uniform"}:
-        return Init.parse(parameters.at).weights(classes, parameters.seed)
-    runs = plan.run.path.parent if plan.run else plan.runs
-    return Run.find(runs, parameters.at).read_weights((classes, PIXELS + 1))
+    classes = len(dataset.classes)
+    check.rows(dataset.rows("train"))
+    check.chosen(classes)
+    if check.at.partition(":")[0] in {"zeros", "normal", "uniform"}:
+        return Init.parse(check.at).weights(classes, check.seed)
+    return Run.find(runs, check.at).read_weights((classes, PIXELS + 1))
 
 
 def _identity(plan: CheckPlan) -> str:
@@ -92,10 +93,10 @@ def _identity(plan: CheckPlan) -> str:
     return to_json({"check": asdict(plan.parameters), "data": plan.dataset.fingerprint})
 
 
-def look_ahead(plan: CheckPlan, W: Floats, shards: int, threads: int) -> black_box.BlackBoxPlan:
+def look_ahead(plan: CheckPlan, shards: int, threads: int) -> black_box.BlackBoxPlan:
     """Say what the check takes as a black box, over shards that so many threads share."""
     check, rows = plan.parameters, plan.dataset.rows("train")
-    chosen = check.rows(rows)
+    W, chosen = weights_at(plan.dataset, plan.place, check), check.rows(rows)
     return black_box.look_ahead(
         _common(plan, W),
         len(check.chosen(len(W))),
@@ -131,9 +132,10 @@ def check_flow(
     Returns the run's record, whose `verdicts` say how many coordinates are `wrong`. Raises
     DataError or PipelineError for what cannot be checked.
     """
-    plan, W = plan_check(store, Path(runs), parameters or GradientCheck(), resume)
+    plan = plan_check(store, Path(runs), parameters or GradientCheck(), resume)
     if plan.finished:
         return plan.finished
+    W = weights_at(plan.dataset, plan.place, plan.parameters)
     with (
         flow_session(workers=workers, scheduler=scheduler) as session,
         plan.begun(session) as begun,
@@ -191,10 +193,13 @@ def _of_loss(
 
 def _of_data(plan: CheckPlan, over: OverShards, W: Floats) -> tuple[Checked, dict[str, float]]:
     """Check the gradient in the pixels."""
-    lap = _Laps()
+    lap, check = _Laps(), plan.parameters
+    rows = check.rows(plan.dataset.rows("train"))
+    value = gradient_task(over, plan.dataset.mean, W, check, rows)  # or margins are no numbers
+    lap("gradient")
     found = data_task(over, plan, W)
     lap("differences")
-    return Checked(found.findings, found.rows, data=found), lap.timings
+    return Checked(found.findings, found.rows, value.loss, data=found), lap.timings
 
 
 @task(name="gradient", cache_policy=NO_CACHE)

@@ -14,7 +14,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.check import gradient_task, plan_check
+from flows.check import gradient_task, weights_at
 from flows.check_figures import draw_step_errors
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
@@ -36,15 +36,15 @@ _SAMPLE = 1_000
 
 def plan_study(
     store: str, runs: Path, parameters: StepStudy, resume: str | None = None
-) -> tuple[StudyPlan, Floats]:
+) -> StudyPlan:
     """Plan a study on the store at `store`, or to take the interrupted one `resume` again.
 
-    Returns also the weights (C, D + 1). Raises DataError or PipelineError for what cannot be
-    studied (see `plan_check`).
+    Raises DataError or PipelineError for what cannot be studied (see `Kind.plan`, `weights_at`).
     """
     plan = STUDY.plan(store, runs, parameters, resume)
-    place = plan.run.path.parent if plan.run else runs
-    return plan, plan_check(store, place, plan.parameters.check)[1]
+    if not plan.finished:
+        weights_at(plan.dataset, plan.place, plan.parameters.check)
+    return plan
 
 
 @flow(
@@ -64,9 +64,10 @@ def check_steps_flow(
 
     Returns the run's record. Raises DataError or PipelineError for what cannot be studied.
     """
-    plan, W = plan_study(store, Path(runs), parameters or StepStudy(), resume)
+    plan = plan_study(store, Path(runs), parameters or StepStudy(), resume)
     if plan.finished:
         return plan.finished
+    W = weights_at(plan.dataset, plan.place, plan.parameters.check)
     with (
         flow_session(workers=workers, scheduler=scheduler) as session,
         plan.begun(session) as begun,

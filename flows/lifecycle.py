@@ -111,6 +111,11 @@ class Plan(Generic[P]):
         """The record of a run that has nothing left to do."""
         return self.record if self.record and self.record["status"] in self.kind.ends else None
 
+    @property
+    def place(self) -> Path:
+        """Where the run is kept, beside others."""
+        return self.run.path.parent if self.run else self.runs
+
     def path_of(self, record: Mapping[str, Any]) -> Path:
         """Return the directory of the run that was planned here, given its record."""
         return self.run.path if self.run else self.runs / str(record["run"])

@@ -124,8 +124,7 @@ def weights_of(plan: Plan[Sweep]) -> NDArray[np.float64]:
     classes, parameters = len(plan.dataset.classes), plan.parameters
     if parameters.at == START:
         return Init.parse(parameters.init).weights(classes, parameters.seed)
-    runs = plan.run.path.parent if plan.run else plan.runs
-    return Run.find(runs, parameters.at).read_weights((classes, PIXELS + 1))
+    return Run.find(plan.place, parameters.at).read_weights((classes, PIXELS + 1))
 
 
 def _flow_run_name() -> str:

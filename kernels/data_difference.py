@@ -47,19 +47,25 @@ def compare_data_gradient(
     distance = step * scheme.width
     numerical /= distance
     kinks /= distance
-    bound = 2 * sizes / distance + 200 * np.abs(pixels).max(initial=0.0)
+    bound = 2 * sizes / distance + _roundings(len(W)) * np.abs(pixels).max(initial=0.0)
     return Comparison(
         gradient, numerical, kinks, crossings, np.broadcast_to(_rounded(bound), images.shape)
     )
 
 
-def _rounded(bound: Floats) -> Floats:
-    """Return what rounding makes of sizes (n,), as a column.
+def _roundings(classes: int) -> int:
+    """Return how often the largest weight is rounded on the way to a quotient and its gradient.
 
-    200 times the largest weight is more than is rounded in the 18 terms of the gradient and, of
-    each of 9 differences, in the move, the difference and the sum.
+    Of C - 1 margins each moves by at most twice that weight: 6 roundings of the move and the
+    difference, and in the sums, of the differences and of the kinks' part, as many as there are
+    terms; the gradient's own sum has 2 (C - 1) weights in C terms.
     """
-    return np.asarray((1 + 1e-6) * ROUNDOFF_UNIT * bound)[:, None]
+    return 6 * (classes - 1) * (classes + 1)
+
+
+def _rounded(sizes: Floats) -> Floats:
+    """Return what rounding makes of sizes (n,), as a column."""
+    return np.asarray((1 + 1e-6) * ROUNDOFF_UNIT * sizes)[:, None]
 
 
 def _largest_slope(pixels: Floats) -> float:

@@ -301,7 +301,7 @@ def differences(
     starts = np.empty(len(offset) + 1, np.int64)
     block = np.empty((BLOCK_ROWS, weights.shape[0]))
     kept = np.empty((BLOCK_ROWS, limbs.shape[1]))
-    sums = np.zeros(limbs.shape[1:], np.int64)
+    sums, departed = np.zeros(limbs.shape[1:], np.int64), np.zeros(crossings.shape, np.int64)
     overflows = 0
     for start in range(0, len(rows), BLOCK_ROWS):
         n = min(BLOCK_ROWS, len(rows) - start)
@@ -319,7 +319,8 @@ def differences(
         add_bias_differences(own, margins, *step_of, sums)
         carry(sums, limbs)
         near = images, some, own, margins
-        add_crossings(*near, mean, step, reach, np.spacing(magic), centred, crossings, departures)
+        add_crossings(*near, mean, step, reach, np.spacing(magic), centred, crossings, departed)
+        carry(departed, departures)
         overflows += add_active(own, margins, reach, counts, sizes)
         if slack > 0:
             loops.block_scores(images, addresses, n, absolute[0], block)

@@ -78,6 +78,10 @@ def numerical_gradient(
     are none.
     """
     x = np.array(x, np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError("x must be finite numbers: there is no difference beside another")
+    if block < 1:
+        raise ValueError(f"a block has at least 1 coordinate, not {block}")
     chosen = _chosen(coordinates, x.size)
     points = _Points(f, x, Scheme(scheme), _steps(step, x, Scheme(scheme), chosen))
     if points.scheme is Scheme.FORWARD and len(chosen):
@@ -133,20 +137,23 @@ def _number(f: Function, x: Floats, where: str) -> float:
         raise EvaluationError(
             f"the function raised {type(error).__name__} at {where}: {error}"
         ) from error
-    if np.ndim(value):
-        raise EvaluationError(
-            f"the function returned an array of shape {np.shape(value)} at {where}; it is to "
-            "return one number"
-        )
     try:
+        if isinstance(value, str | bytes) or np.ndim(value):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(
-            f"the function returned {value!r} at {where}; it is to return one number"
+            f"the function returned {_described(value)} at {where}; it is to return one number"
         ) from error
     if not math.isfinite(number):
         raise EvaluationError(f"the function is {number} at {where}, and has no gradient there")
     return number
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of shape {value.shape}"
+    return repr(value)
 
 
 def default_steps(x: Floats, scheme: Scheme) -> Floats:

@@ -106,7 +106,8 @@ def relative(error: Floats, a: Floats, b: Floats) -> Floats:
     array([0.  , 0.25])
     """
     size = np.maximum(np.abs(a), np.abs(b))
-    return np.divide(error, size, out=np.zeros_like(error), where=error != 0)
+    with np.errstate(invalid="ignore"):  # of an infinite one
+        return np.divide(error, size, out=np.zeros_like(error), where=error != 0)
 
 
 class Named(NamedTuple):
@@ -203,11 +204,17 @@ def _worst(comparison: Comparison, rows: Integers | None) -> tuple[Named, ...]:
     after = comparison.error_after_kinks.ravel()
     wrong = np.flatnonzero(comparison.verdicts.ravel() == Verdict.WRONG)
     among = wrong if len(wrong) >= WORST else np.arange(after.size)
-    off = np.nan_to_num(after[among], nan=np.inf)
-    farthest = among[np.argpartition(-off, min(WORST, len(off)) - 1)[:WORST]] if len(off) else among
-    chosen = {*farthest.tolist(), *wrong[:WORST].tolist()}
+    chosen = {*_largest(np.nan_to_num(after, nan=np.inf), among).tolist(), *wrong[:WORST].tolist()}
     named = (_named(comparison, flat, rows) for flat in chosen)
     return tuple(sorted(named, key=lambda each: each.rank)[:WORST])
+
+
+def _largest(values: Floats, among: Integers) -> Integers:
+    """Return where the `WORST` largest values are, the first of equals."""
+    if len(among) > WORST:
+        least = np.partition(values[among], -WORST)[-WORST]
+        among = among[values[among] >= least]
+    return among[np.argsort(-values[among], kind="stable")[:WORST]]
 
 
 def _named(comparison: Comparison, flat: int, rows: Integers | None) -> Named:

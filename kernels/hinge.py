@@ -100,14 +100,8 @@ def hinge_partial(
     shapes or types do not fit.
     """
     check(scorer.weights, images, labels)
-    if images.dtype != np.uint8 or labels.dtype != np.uint8:
-        raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
-    if rows is None:
-        rows = np.arange(len(images))
-    elif rows.dtype != np.int64 or rows.ndim != 1:
-        raise ValueError(f"rows must be (n,) int64, not {rows.shape} {rows.dtype}")
-    elif len(rows) and not (rows.min() >= 0 and rows.max() < len(images)):
-        raise ValueError(f"rows must be in 0..{len(images) - 1}, not {rows.min()}..{rows.max()}")
+    check_bytes(images, labels)
+    rows = picked(rows, len(images))
     if predictions is None:
         predictions = np.empty(len(rows), np.uint8)
     elif predictions.dtype != np.uint8 or predictions.shape != rows.shape:
@@ -214,8 +208,8 @@ def data_gradient(
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float64)
     _, factors = _examples(scores(fold(W, centre, np.float64), pixels), classes, delta)
-    with np.errstate(over="ignore", invalid="ignore"):
-        gradient: NDArray[np.float64] = factors.astype(np.float64) @ W[:, :-1]
+    gradient = np.zeros((len(classes), W.shape[1] - 1))
+    loops.add_weights(factors, np.ascontiguousarray(W[:, :-1]), gradient)
     return gradient
 
 
@@ -260,6 +254,23 @@ def padded(
     if columns:
         images = np.pad(images, ((0, 0), (0, columns)))
     return np.ascontiguousarray(weights), np.ascontiguousarray(images)
+
+
+def picked(rows: NDArray[np.int64] | None, number: int) -> NDArray[np.int64]:
+    """Return which rows to take of so many: all for None. Raise ValueError for others."""
+    if rows is None:
+        return np.arange(number)
+    if rows.dtype != np.int64 or rows.ndim != 1:
+        raise ValueError(f"rows must be (n,) int64, not {rows.shape} {rows.dtype}")
+    if len(rows) and not (rows.min() >= 0 and rows.max() < number):
+        raise ValueError(f"rows must be in 0..{number - 1}, not {rows.min()}..{rows.max()}")
+    return rows
+
+
+def check_bytes(images: NDArray[Any], labels: NDArray[Any]) -> None:
+    """Raise ValueError unless both are as they are stored."""
+    if images.dtype != np.uint8 or labels.dtype != np.uint8:
+        raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
 
 
 def check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:

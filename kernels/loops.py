@@ -142,6 +142,18 @@ def examples(scores: Any, labels: Any, delta: Any, losses: Any, factors: Any) ->
 
 
 @njit(cache=True, nogil=True)
+def add_weights(factors: Any, weights: Any, out: Any) -> None:
+    """Add `factors @ weights` to `out` (n, D), class after class: the same bits for any n."""
+    for i in range(len(factors)):
+        row = out[i]
+        for j in range(weights.shape[0]):
+            k, class_weights = np.float64(factors[i, j]), weights[j]
+            if k != 0:
+                for d in range(len(row)):
+                    row[d] += k * class_weights[d]
+
+
+@njit(cache=True, nogil=True)
 def add_loss(loss: Any, limbs: Any) -> bool:
     """Add one row's loss to the limbs; False if it is not finite or not below 2^80."""
     if not loss < LARGEST_LOSS:

@@ -30,12 +30,15 @@ from kernels import difference_loops as compiled
 from kernels.difference_lanes import TILE_CLASSES
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT
-from kernels.hinge import Scorer, check, padded
+from kernels.hinge import Scorer, check, check_bytes, padded, picked
 from kernels.loops import LIMB_ROWS, LOSS_LIMBS
 from kernels.partial import LOSS_UNIT_BITS, LossSum, Sums
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+STEPS = 1e-200, 1e200
+"""The smallest step and the largest: units are float64's, as are the moved margins."""
 
 _UNITS = 48
 """The largest difference has 2^48 units: 2^15 of them, and a row's own class, fit int64."""
@@ -83,7 +86,7 @@ class Differences:
     differences: Integers
     """(2, C, D + 1): what the rows' losses gain, in units: what is below 2^32 of it, and above."""
     departures: Integers
-    """(C, D + 1): how much of it is due to crossed kinks, in units."""
+    """(2, C, D + 1): how much of it is due to crossed kinks, likewise."""
     crossings: Integers
     """(C, D + 1): the margins that cross their kink within the difference."""
     undecided: Integers
@@ -96,7 +99,7 @@ class Differences:
         """Return the sums over both sets of rows."""
         return type(self)(
             _carried(self.differences + other.differences),
-            self.departures + other.departures,
+            _carried(self.departures + other.departures),
             self.crossings + other.crossings,
             self.undecided + other.undecided,
             self.active.combine(other.active),
@@ -105,7 +108,7 @@ class Differences:
 
     @property
     def overflows(self) -> int:
-        """Margins that are no usable numbers, in both of their classes."""
+        """0 if all margins are usable numbers."""
         return sum(each.overflows for each in self.active)
 
 
@@ -124,17 +127,31 @@ def differences(
 
     Raises ValueError for a step that is not positive, or arrays that do not fit together.
     """
-    if not 0 < probe.step < math.inf:
-        raise ValueError(f"the step of a difference must be positive, not {probe.step}")
-    if images.dtype != np.uint8 or labels.dtype != np.uint8:
-        raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
+    _check_probe(probe)
     check(probe.scorer.weights, images, labels)
-    rows = np.arange(len(images)) if rows is None else rows
+    check_bytes(images, labels)
+    rows = picked(rows, len(images))
     runs = range(0, max(1, len(rows)), LIMB_ROWS // len(probe.scorer.offset))
     return reduce(
         Differences.combine,
         (_run(probe, images, labels, rows[start : start + runs.step], tiles) for start in runs),
     )
+
+
+def _check_probe(probe: Probe) -> None:
+    """Raise ValueError unless differences can be counted by it."""
+    smallest, largest = STEPS
+    if not smallest <= probe.step <= largest:
+        raise ValueError(
+            f"the step of a difference must be from {smallest:g} to {largest:g}, not {probe.step}"
+        )
+    weights = probe.scorer.weights
+    if weights.dtype != np.float64:
+        raise ValueError(f"differences are taken of float64 scores, not of {weights.dtype}")
+    if probe.mean.shape != weights.shape[1:]:
+        raise ValueError(
+            f"weights {weights.shape} need a mean of their pixels, not {probe.mean.shape}"
+        )
 
 
 def _run(
@@ -149,7 +166,8 @@ def _run(
     classes, columns = probe.scorer.weights.shape
     tiles_of_classes = -(-classes // TILE_CLASSES) * TILE_CLASSES
     sums = np.zeros((2, tiles_of_classes, images.shape[1] + _BIAS_LANES), np.int64)
-    departures, crossings, undecided = np.zeros((3, tiles_of_classes, columns + 1), np.int64)
+    departures = np.zeros((2, tiles_of_classes, columns + 1), np.int64)
+    crossings, undecided = np.zeros((2, tiles_of_classes, columns + 1), np.int64)
     counts = np.zeros(tiles_of_classes, np.int64)
     sizes = np.zeros((tiles_of_classes, LOSS_LIMBS), np.int64)
     offset = np.pad(probe.scorer.offset, (0, len(weights) - classes))
@@ -171,7 +189,7 @@ def _run(
     used = [*range(columns), sums.shape[2] - 1]
     return Differences(
         _carried(sums[:, :classes, used]),
-        departures[:classes],
+        _carried(departures[:, :classes]),
         crossings[:classes],
         undecided[:classes],
         active,
@@ -197,14 +215,18 @@ def quotient(total: Differences, probe: Probe) -> Floats:
 
     Raises ValueError if no row was summed.
     """
-    low, high = total.differences.astype(np.float64)
-    value: Floats = (high * 2.0**compiled.LIMB_BITS + low) * _weight(total, probe)
-    return value
+    return _whole(total.differences) * _weight(total, probe)
 
 
 def kink_part(total: Differences, probe: Probe) -> Floats:
     """Return how much of the quotient (C, D + 1) is there only because kinks were crossed."""
-    return np.asarray(total.departures * _weight(total, probe), np.float64)
+    return _whole(total.departures) * _weight(total, probe)
+
+
+def _whole(limbs: Integers) -> Floats:
+    """Return the numbers that the limbs stand for, rounded once."""
+    low, high = limbs.astype(np.float64)
+    return np.asarray(high * 2.0**compiled.LIMB_BITS + low)
 
 
 def _weight(total: Differences, probe: Probe) -> float:
@@ -215,16 +237,18 @@ def _weight(total: Differences, probe: Probe) -> float:
 
 
 def roundoff(total: Differences, probe: Probe) -> Floats:
-    """Return what rounding can make of the quotient less its kink part, at most (C, 1).
+    """Return what rounding can make of the quotient less its kink part, at most (C, D + 1).
 
     Rounded are, for each margin that is not 0 all along, the centred pixel, both moved margins,
-    the difference, and that to whole units; of each crossing the departure, to whole units.
+    the difference, and that to whole units; of each crossing the departure, to whole units; and
+    both of the sums.
     """
     sizes = np.array([each.loss / (1 << LOSS_UNIT_BITS) for each in total.active])
     counts = np.array([each.rows for each in total.active])
     each = 8 * ROUNDOFF_UNIT * probe.reach + probe.unit
     bound = (2 * ROUNDOFF_UNIT * sizes + each * counts) * _weight(total, probe) / probe.unit
-    return np.asarray(_HIGHER_ORDERS * bound)[:, None]
+    sums = np.abs(quotient(total, probe)) + np.abs(kink_part(total, probe))
+    return np.asarray(_HIGHER_ORDERS * (bound[:, None] + 4 * ROUNDOFF_UNIT * sums))
 
 
 def undecided_part(total: Differences) -> Floats:

@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from kernels import loops
-from kernels.hinge import check, fold, padded
+from kernels.hinge import check, check_bytes, fold, padded, picked
 from kernels.partial import LossSum, Sums
 
 
@@ -31,12 +31,15 @@ def wide_losses(
 
     Raises ValueError for a label without weights, or arrays that do not fit together.
     """
+    if W.ndim != 3 or not len(W):
+        raise ValueError(f"weights must be (B, C, D + 1) with B at least 1, not {W.shape}")
     many, classes, columns = W.shape
     check(W[0, :, :-1], images, labels)
+    check_bytes(images, labels)
+    rows = picked(rows, len(images))
     scorer = fold(W.reshape(many * classes, columns), mean, np.float64)
-    weights, images = padded(scorer.weights, np.asarray(images, np.uint8))
+    weights, images = padded(scorer.weights, images)
     offsets = scorer.offset.reshape(many, classes)
-    rows = np.arange(len(images)) if rows is None else rows
     sums = []
     for start in range(0, max(1, len(rows)), loops.LIMB_ROWS):
         some = rows[start : start + loops.LIMB_ROWS]

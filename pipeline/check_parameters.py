@@ -36,6 +36,9 @@ class CheckMethod(StrEnum):
     """The loss as a whole, evaluated at every moved weight (`pipeline.black_box`)."""
 
 
+SMALLEST_STEP, LARGEST_STEP = 1e-100, 1e100
+"""Within them differences can be counted and moved weights are numbers."""
+
 STEP, DATA_STEP = 1e-5, 1e-2
 """The default h: that of the notes in a weight, and in a pixel, whose weights are small."""
 
@@ -63,7 +66,10 @@ class GradientCheck:
 
     def __post_init__(self) -> None:
         wanted = {
-            "step": (0 < self.step < math.inf, "a positive number"),
+            "step": (
+                SMALLEST_STEP <= self.step <= LARGEST_STEP,
+                f"a positive number ({SMALLEST_STEP:g} to {LARGEST_STEP:g})",
+            ),
             "coordinates": (
                 self.coordinates == "all" or int(self.coordinates) >= 1,
                 "`all`, or at least 1",
@@ -87,8 +93,10 @@ class GradientCheck:
             return
         if self.method is CheckMethod.BLACK_BOX:
             raise PipelineError("the gradient in the data has the structured method only")
-        if self.reg:
-            raise PipelineError("the regulariser has no gradient in the data; leave --reg out")
+        if self.reg or self.reg_bias:
+            raise PipelineError(
+                "the regulariser has no gradient in the data; leave --reg and --reg-bias out"
+            )
         if self.dtype != "float64":
             raise PipelineError("the gradient in the data is taken in float64 only")
         if self.coordinates != "all":
@@ -100,7 +108,12 @@ class GradientCheck:
             return "all", 0
         kind, _, number = f"sample:{self.examples}".rpartition(":")
         first = kind == "sample:first"
-        if not (number.isdecimal() and int(number) >= 1 and (first or kind == "sample")):
+        if not (
+            number.isdecimal()
+            and len(number) < 10
+            and int(number) >= 1
+            and (first or kind == "sample")
+        ):
             raise PipelineError(
                 f"examples are `all`, or how many to sample, or `first:N`, and at least 1, "
                 f"not {self.examples!r}"

@@ -25,7 +25,7 @@ from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT, Comparison
 from kernels.partial import LOSS_UNIT_BITS
 from kernels.structured_difference import Differences
-from pipeline.check_parameters import GradientCheck
+from pipeline.check_parameters import LARGEST_STEP, SMALLEST_STEP, GradientCheck
 from pipeline.errors import PipelineError
 
 Floats = NDArray[np.float64]
@@ -46,11 +46,30 @@ class StepStudy:
     def __post_init__(self) -> None:
         if self.points_per_decade < 1:
             raise PipelineError(f"a decade needs at least 1 point, not {self.points_per_decade}")
-        if len(self.step_sizes) > MAX_STEPS:
+        if self._points() > MAX_STEPS:
             raise PipelineError(
-                f"{len(self.step_sizes):,} steps are too many; take at most {MAX_STEPS}: fewer "
-                "decades, or fewer points in each"
+                f"{self._points():,} steps are too many; take at most {MAX_STEPS}: fewer decades, "
+                "or fewer points in each"
             )
+
+    def _bounds(self) -> tuple[float, float]:
+        """Return the largest and the smallest step."""
+        first, _, last = self.steps.partition(":")
+        try:
+            high, low = float(first), float(last)
+        except ValueError:
+            high = low = math.nan
+        if not SMALLEST_STEP <= low <= high <= LARGEST_STEP:
+            raise PipelineError(
+                "steps are LARGEST:SMALLEST, two positive numbers that fall, such as 1e-3:1e-11, "
+                f"not {self.steps!r}"
+            )
+        return high, low
+
+    def _points(self) -> int:
+        """Return how many steps there are."""
+        high, low = self._bounds()
+        return round(math.log10(high / low) * self.points_per_decade) + 1
 
     @property
     def step_sizes(self) -> list[float]:
@@ -59,19 +78,7 @@ class StepStudy:
         >>> [f"{h:.0e}" for h in StepStudy(steps="1e-3:1e-5", points_per_decade=1).step_sizes]
         ['1e-03', '1e-04', '1e-05']
         """
-        first, _, last = self.steps.partition(":")
-        try:
-            high, low = float(first), float(last)
-        except ValueError:
-            high = low = math.nan
-        if not 0 < low <= high < math.inf:
-            raise PipelineError(
-                "steps are LARGEST:SMALLEST, two positive numbers that fall, such as 1e-3:1e-11, "
-                f"not {self.steps!r}"
-            )
-        decades = math.log10(high / low)
-        points = round(decades * self.points_per_decade) + 1
-        return [float(h) for h in np.geomspace(high, low, points)]
+        return [float(h) for h in np.geomspace(*self._bounds(), self._points())]
 
 
 class StepErrors(NamedTuple):

@@ -52,7 +52,8 @@ class Init:
             return np.zeros(shape)
         generator = stream(seed, Purpose.WEIGHTS, 0)
         draw = generator.standard_normal if self.kind == "normal" else generator.random
-        return self.scale * draw(shape)
+        with np.errstate(over="ignore"):  # the loss says so
+            return self.scale * draw(shape)
 
 
 def drawn(

@@ -216,7 +216,7 @@ def _check(
     from flows.session import command_session
 
     store, runs, resume = where
-    plan, _ = plan_check(store, runs, parameters, resume)
+    plan = plan_check(store, runs, parameters, resume)
     result = plan.finished
     if result is None:
         with command_session(console, **cluster):
@@ -240,14 +240,14 @@ def _look_ahead(
     from pipeline.placement import Worker, plan_homes, workers_of
 
     store, runs, _ = where
-    plan, W = plan_check(store, runs, parameters)
+    plan = plan_check(store, runs, parameters)
     workers = [Worker("here", 1, 0)] * (cluster["workers"] or CPU_COUNT)
     if cluster["scheduler"]:
         with connect(scheduler=cluster["scheduler"]) as client:
             workers = workers_of(client)
     threads = sum(worker.threads for worker in workers)
     shards = len(plan_homes(plan.dataset.rows("train"), workers))
-    taken = look_ahead(plan, W, shards, threads)
+    taken = look_ahead(plan, shards, threads)
     summary = {
         "evaluations": f"{taken.evaluations:,} of the loss",
         "tasks": f"{taken.tasks:,}, over {shards} shards",
@@ -275,7 +275,7 @@ def _study(
     given: dict[str, Any] = {}
     if steps is not None:
         given = {"steps": steps, "points_per_decade": points_per_decade}
-    plan, _ = plan_study(store, runs, StepStudy(_parameters(options), **given), resume)
+    plan = plan_study(store, runs, StepStudy(_parameters(options), **given), resume)
     result = plan.finished
     if result is None:
         with command_session(console, **cluster):

@@ -1,0 +1,164 @@
+"""A check that cannot be made: one clear line, status 2, and nothing left behind."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.record import Run
+from tests.flows.conftest import Command, User
+from tests.flows.test_refusals import late, left, refused
+
+BLACK_BOX = ["--method", "black-box"]
+DATA = ["--gradient", "data"]
+MINIBATCH = ["--gradient", "minibatch"]
+STEPS = ["--steps", "1e-3:1e-5"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--step", "0"], ["the step", "positive", "0.0"]),
+        (["--step", "-1"], ["the step", "positive", "-1.0"]),
+        (["--step", "nan"], ["the step", "positive", "nan"]),
+        (["--step", "inf"], ["the step", "positive", "inf"]),
+        (["--step", "small"], ["--step", "small"]),
+        (["--examples", "0"], ["examples", "at least 1", "'0'"]),
+        (["--examples", "first:0"], ["examples", "at least 1", "'first:0'"]),
+        (["--examples", "some"], ["examples", "first:N", "'some'"]),
+        (["--examples", "601"], ["601 of 600 examples"]),
+        (["--examples", "9999999"], ["9,999,999 of 600 examples", "fewer"]),
+        (["--examples", "first:9999999"], ["9,999,999 of 600 examples", "fewer"]),
+        (["--examples", "9" * 5000], ["examples"]),
+        (["--coordinates", "0"], ["--coordinates", "0"]),
+        (["--coordinates", "-3"], ["--coordinates", "-3"]),
+        (["--coordinates", "few"], ["--coordinates", "few"]),
+        (["--coordinates", "30731"], ["30,730 coordinates", "30,731"]),
+        (["--coordinates", "999999"], ["30,730 coordinates", "999,999"]),
+        (["--at", "nonsense"], ["no run 'nonsense'"]),
+        (["--at", "check-1970"], ["no run 'check-1970'"]),
+        (["--at", "normal"], ["normal:SCALE"]),
+        (["--at", "normal:-1"], ["normal:-1"]),
+        (["--at", "zeros:1"], ["zeros"]),
+        (["--batch-size", "64"], ["--batch-size", "--gradient minibatch"]),
+        ([*MINIBATCH, "--batch-size", "0"], ["--batch-size", "0"]),
+        ([*MINIBATCH, "--batch-size", "601"], ["601", "600"]),
+        ([*MINIBATCH, "--examples", "5"], ["mini-batch", "--batch-size"]),
+        ([*DATA, *BLACK_BOX], ["in the data", "structured"]),
+        ([*DATA, "--reg", "1"], ["no gradient in the data", "--reg"]),
+        ([*DATA, "--dtype", "float32"], ["in the data", "float64"]),
+        ([*DATA, "--coordinates", "5"], ["all pixels", "--examples"]),
+        (["--gradient", "nonsense"], ["--gradient", "nonsense", "minibatch"]),
+        (["--method", "nonsense"], ["--method", "nonsense", "black-box"]),
+        (["--scheme", "nonsense"], ["--scheme", "nonsense", "centred"]),
+        (["--dtype", "float16"], ["--dtype", "float16", "float32"]),
+        (["--plan"], ["--plan", "--method black-box"]),
+        (["--reg", "-1"], ["regulariser", "-1"]),
+        (["--reg", "nan"], ["regulariser", "nan"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--seed", str(2**64)], ["seed"]),
+        (["--workers", "0"], ["--workers"]),
+        (["--steps", "1e-11:1e-3"], ["LARGEST:SMALLEST", "'1e-11:1e-3'"]),
+        (["--steps", "x"], ["LARGEST:SMALLEST", "'x'"]),
+        (["--steps", "1e-3:0"], ["LARGEST:SMALLEST", "'1e-3:0'"]),
+        (["--steps", "1e308:1e-308"], ["positive numbers that fall"]),
+        ([*STEPS, "--step", "1e-5"], ["--step", "study of steps"]),
+        ([*STEPS, *BLACK_BOX], ["--method", "study of steps"]),
+        ([*STEPS, "--scheme", "forward"], ["--scheme", "study of steps"]),
+        ([*STEPS, "--coordinates", "5"], ["--coordinates", "study of steps"]),
+        ([*STEPS, "--plan"], ["--plan", "study of steps"]),
+        ([*STEPS, *DATA], ["--gradient", "study of steps"]),
+        ([*STEPS, "--points-per-decade", "0"], ["at least 1 point", "0"]),
+        ([*STEPS, "--points-per-decade", "500"], ["1,001 steps", "too many", "200"]),
+        ([*STEPS, "--points-per-decade", str(10**15)], ["too many"]),
+        ([*STEPS, "--examples", "601"], ["601 of 600 examples"]),
+        ([*STEPS, "--at", "nonsense"], ["no run 'nonsense'"]),
+        (["--points-per-decade", "3"], ["--points-per-decade", "--steps"]),
+        (["--resume", "x"], ["no run 'x'"]),
+        (["--resume", "x", "--step", "1e-5"], ["--step", "resumed"]),
+        (["--resume", "x", *STEPS], ["--steps", "resumed"]),
+        (["--resume", "x", "--plan"], ["--plan", "resumed"]),
+        ([*BLACK_BOX, "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
+        ([*BLACK_BOX, "--plan", "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
+        ([*BLACK_BOX, "--plan", "--examples", "601"], ["601 of 600 examples"]),
+    ],
+    ids=lambda given: " ".join(given)[:60],
+)
+def test_what_cannot_be_checked_is_said_at_once(
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = left(store)
+    refused(hinge("check", "--store", store, *given), *words)
+    assert left(tmp_path) == set()
+    assert left(store) == before
+
+
+@pytest.mark.parametrize("more", [[], BLACK_BOX, STEPS], ids=["check", "black box", "steps"])
+@pytest.mark.parametrize("store_of", ["nothing.zarr", None])
+def test_no_store_to_check_on(
+    hinge: Command, tmp_path: Path, more: list[str], store_of: str | None
+) -> None:
+    if store_of is None:
+        refused(hinge("check", *more), "--store", "hinge check --help")
+    else:
+        refused(hinge("check", "--store", tmp_path / store_of, *more), store_of, "ingest")
+    assert left(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("W", "words"),
+    [
+        (None, ["no weights to go by"]),
+        (np.zeros((3, 3073)), ["(3, 3073)", "(10, 3073)"]),
+        (np.full((10, 3073), math.nan), ["finite"]),
+    ],
+)
+def test_weights_that_cannot_be_checked_at(
+    hinge: Command, store: Path, tmp_path: Path, W: Any, words: list[str]
+) -> None:
+    run = tmp_path / "runs" / "train-other"
+    run.mkdir(parents=True)
+    Run(run).write_record({"run": run.name, "command": "train", "status": "done"})
+    if W is not None:
+        np.save(run / "weights.npy", W)
+    refused(hinge("check", "--store", store, "--at", run.name), "train-other", *words)
+    assert left(run.parent) == {run.name}
+
+
+@pytest.mark.parametrize("command", ["sweep", "check", "check --steps"])
+def test_a_record_that_no_check_can_be_gone_on_with_from(
+    hinge: Command, store: Path, tmp_path: Path, command: str
+) -> None:
+    run = tmp_path / "runs" / "other"
+    run.mkdir(parents=True)
+    Run(run).write_record({"run": run.name, "command": command, "status": "running"})
+    refused(hinge("check", "--store", store, "--resume", run.name), "other")
+    assert left(run) == {"result.json"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--at", "normal:1e305"], "the loss at these weights is no finite number"),
+        (["--reg", "1e308", "--at", "normal:1e10"], "the loss at these weights is no finite"),
+        (["--reg", "1", "--step", "1e-30"], "a step of 1e-30 is lost"),
+        ([*DATA, "--at", "normal:1e305"], "no finite number"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_what_is_out_of_all_range_is_one_line(
+    user: User, hinge: Command, store: Path, tmp_path: Path, given: list[str], words: str
+) -> None:
+    finished = hinge("check", "--store", store, "--scheduler", user.scheduler, *given)
+    late(finished, words)
+    [path] = (tmp_path / "runs").iterdir()
+    assert json.loads((path / "result.json").read_text())["status"] == "failed"

@@ -1,0 +1,393 @@
+"""Gradient checks over shards: the same integers wherever they are taken, and no false alarm."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.typing import NDArray
+
+from kernels.finite_difference import Scheme
+from kernels.gradient_verdict import Comparison, Verdict
+from kernels.structured_difference import Differences, quotient
+from pipeline.actors import Actors
+from pipeline.batches import UniformSamples
+from pipeline.check_parameters import CheckMethod, Gradient, GradientCheck
+from pipeline.errors import PipelineError
+from pipeline.evaluation import in_tasks
+from pipeline.gradient_check import (
+    Asked,
+    DataAsked,
+    DataFound,
+    chosen_of,
+    compare,
+    data_difference,
+    finite_difference,
+    probe,
+    sums_of,
+)
+from pipeline.objective import Objective, OverShards, here, total
+from pipeline.placement import Placements
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.test_line import in_the_store, resident, streamed, whole
+from tests.pipeline.workers import kill, process_ids, removals
+
+Floats = NDArray[np.float64]
+SOURCE = "synthetic:600"
+STEP = 1e-4
+PICKED = np.random.default_rng(8).integers(0, 600, 250)
+"""Rows in no order, some of them twice."""
+SCHEMES = pytest.mark.parametrize("scheme", list(Scheme))
+REGULARISERS = pytest.mark.parametrize(
+    ("reg", "reg_bias"), [(0.0, False), (2e3, False), (2e3, True)]
+)
+
+
+def weights() -> Floats:
+    """Some at which a difference crosses kinks, with a bias that counts."""
+    W = np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
+    W[:, -1] *= 100
+    return W
+
+
+@pytest.fixture(scope="module")
+def dataset(store: Store) -> Dataset:
+    return store(151, SOURCE)
+
+
+@pytest.fixture(scope="module")
+def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, OverShards]]:
+    """All there are to go over the same 600 rows."""
+    placements = Placements(cluster, dataset)
+    with Actors(placements) as actors:
+        yield {
+            "one shard here": here(whole(dataset)),
+            "shards here": here(resident(dataset)),
+            "streamed here": here(streamed(dataset)),
+            "tasks": in_tasks(cluster, placements.shards("train")),
+            "tasks of streamed shards": in_tasks(cluster, in_the_store(cluster, dataset)),
+            "actors": actors,
+        }
+
+
+def integers(sums: Differences) -> list[Any]:
+    """All that a sum holds."""
+    arrays = sums.differences, sums.departures, sums.crossings, sums.undecided
+    return [*(each.tolist() for each in arrays), list(sums.active), sums.rows]
+
+
+@pytest.mark.parametrize("rows", [None, PICKED], ids=["all", "picked"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_sums_are_the_same_integers_wherever_they_are_taken(
+    ways: dict[str, OverShards],
+    dataset: Dataset,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: NDArray[np.int64] | None,
+    dtype: Any,
+) -> None:
+    check = GradientCheck(step=STEP, dtype=dtype)
+    asked = Asked(probe(weights(), dataset.mean, check), rows)
+    expected = sums_of(ways["one shard here"], asked)
+    assert expected.crossings.sum() > 1000  # there is something to agree on
+    assert (expected.undecided.sum() > 0) == (dtype == "float32")
+    at_once = quotient(expected, asked.probe)
+    others = {name: sums_of(over, asked) for name, over in ways.items()}
+    for size in (37, 599):
+        others[f"shards of {size}"] = sums_of(here(resident(store(size, SOURCE))), asked)
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 23)
+    others["small blocks"] = sums_of(here(streamed(dataset)), asked)
+    for name, sums in others.items():
+        assert integers(sums) == integers(expected), name
+        np.testing.assert_array_equal(quotient(sums, asked.probe), at_once)
+
+
+def margins_in_numpy(W: Floats, X: Floats, y: NDArray[np.uint8]) -> Floats:
+    scores = X @ W.T
+    margins = scores - scores[np.arange(len(y)), y][:, None] + 1
+    margins[np.arange(len(y)), y] = -np.inf  # a row's own class has none
+    return np.asarray(margins)
+
+
+def read(dataset: Dataset, rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.uint8]]:
+    images, labels = dataset.read("train", 0, dataset.rows("train"))
+    X = np.column_stack([images - dataset.mean, np.ones(len(labels))])
+    return X[rows], labels[rows]
+
+
+@SCHEMES
+def test_quotients_and_crossings_are_numpys(
+    ways: dict[str, OverShards], dataset: Dataset, scheme: Scheme
+) -> None:
+    """In a few coordinates, by the loss at the moved weights and by counting signs."""
+    W, (X, y) = weights(), read(dataset, PICKED)
+    check = GradientCheck(step=STEP, scheme=scheme)
+    asked = probe(W, dataset.mean, check)
+    sums = sums_of(ways["tasks"], Asked(asked, PICKED))
+    found = compare(W, np.zeros_like(W), asked, sums, check)
+    crossed = 0
+    for place in [(0, 0), (3, 1500), (9, 3071), (5, 3072), (7, 40)]:
+        up, down = W.copy(), W.copy()
+        up[place] += STEP
+        if scheme is Scheme.CENTRED:
+            down[place] -= STEP
+        ahead, behind = (margins_in_numpy(each, X, y) for each in (up, down))
+        difference = (np.maximum(ahead, 0) - np.maximum(behind, 0)).sum() / len(y)
+        expected = difference / (up[place] - down[place])
+        assert found.numerical[place] == pytest.approx(expected, rel=0, abs=1e-8)
+        assert found.crossings[place] == np.count_nonzero((ahead > 0) != (behind > 0))
+        crossed += int(found.crossings[place])
+    assert crossed > 0
+
+
+def compared(
+    over: OverShards, dataset: Dataset, check: GradientCheck, rows: NDArray[np.int64] | None
+) -> Comparison:
+    """The pipeline's own gradient beside its differences."""
+    W = weights()
+    objective = Objective(over, dataset.mean, check.reg, check.dtype, check.reg_bias)
+    asked = Asked(probe(W, dataset.mean, check), rows)
+    return compare(W, objective(W, rows).gradient, asked.probe, sums_of(over, asked), check)
+
+
+@SCHEMES
+@REGULARISERS
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_pipelines_own_gradient_is_never_wrong(
+    ways: dict[str, OverShards],
+    dataset: Dataset,
+    scheme: Scheme,
+    reg: float,
+    reg_bias: bool,
+    dtype: Any,
+) -> None:
+    for step in (1e-2, STEP, 1e-7):
+        check = GradientCheck(scheme=scheme, step=step, reg=reg, reg_bias=reg_bias, dtype=dtype)
+        found = compared(ways["one shard here"], dataset, check, PICKED)
+        assert np.count_nonzero(found.verdicts == Verdict.WRONG) == 0
+
+
+@REGULARISERS
+def test_a_gradient_that_is_off_is_wrong_there_and_nowhere_else(
+    ways: dict[str, OverShards], dataset: Dataset, reg: float, reg_bias: bool
+) -> None:
+    """By a thousandth, or by having the regulariser wrong in the bias."""
+    W, check = weights(), GradientCheck(step=STEP, reg=reg, reg_bias=reg_bias)
+    over = ways["shards here"]
+    asked = Asked(probe(W, dataset.mean, check))
+    sums = sums_of(over, asked)
+    gradient = Objective(over, dataset.mean, reg, "float64", reg_bias)(W).gradient
+    assert (compare(W, gradient, asked.probe, sums, check).verdicts != Verdict.WRONG).all()
+    for place in [(2, 17), (6, 3072)]:
+        off = gradient.copy()
+        off[place] *= 1.001
+        verdicts = compare(W, off, asked.probe, sums, check).verdicts
+        assert np.argwhere(verdicts == Verdict.WRONG).tolist() == [list(place)]
+    if reg:
+        other = Objective(over, dataset.mean, reg, "float64", not reg_bias)(W).gradient
+        verdicts = compare(W, other, asked.probe, sums, check).verdicts
+        assert (verdicts == Verdict.WRONG)[:, -1].all()
+        assert not (verdicts == Verdict.WRONG)[:, :-1].any()
+
+
+def test_some_coordinates_alone_are_those_of_all(
+    ways: dict[str, OverShards], dataset: Dataset
+) -> None:
+    found = compared(ways["one shard here"], dataset, GradientCheck(step=STEP), PICKED)
+    places = np.array([0, 3072, 3073, 30729])
+    some = chosen_of(found, places)
+    at = [(0, 0), (0, 3072), (1, 0), (9, 3072)]
+    for name in ("analytic", "numerical", "kinks", "crossings", "verdicts"):
+        whole_array = getattr(found, name)
+        assert getattr(some, name).tolist() == [whole_array[place] for place in at]
+    assert some.bound.shape == (4,)
+
+
+def test_a_killed_worker_changes_nothing(client: Client, store: Store) -> None:
+    dataset = store(37, SOURCE)
+    check = GradientCheck(step=STEP)
+    asked = Asked(probe(weights(), dataset.mean, check))
+    expected = integers(finite_difference(whole(dataset)[0], asked))
+    tasks = in_tasks(client, Placements(client, dataset).shards("train"))
+    assert integers(sums_of(tasks, asked)) == expected
+    (address, pid), *_ = process_ids(client).items()
+    kill(pid)  # and with it half of the shards
+    assert integers(sums_of(tasks, asked)) == expected
+    assert removals(client, address)
+
+
+def described(found: DataFound) -> list[Any]:
+    findings = found.findings
+    return [
+        findings.verdicts.tolist(),
+        findings.crossings,
+        findings.largest,
+        findings.histograms.tolist(),
+        findings.worst,
+        found.errors.tolist(),
+        found.crossings.tolist(),
+        found.rows,
+    ]
+
+
+FEW = np.unique(PICKED)[::4]
+
+
+@pytest.fixture(scope="module", params=["all", *Scheme])
+def pixels(
+    request: pytest.FixtureRequest, ways: dict[str, OverShards], dataset: Dataset, store: Store
+) -> dict[str, DataFound]:
+    """What is found of the pixels of all rows, or of a few, over all kinds of shards."""
+    everything = request.param == "all"
+    scheme = Scheme.CENTRED if everything else request.param
+    asked = DataAsked(weights(), dataset.mean, 16.0, scheme, None if everything else FEW)
+    overs = {"one shard here": ways["one shard here"], "tasks": ways["tasks"]}
+    if not everything:
+        overs |= {**ways, "shards of 37": here(resident(store(37, SOURCE)))}
+    found = {name: total(over, data_difference, asked) for name, over in overs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.shards.STREAM_ROWS", 41)
+        patch.setattr("pipeline.gradient_check.DATA_ROWS", 7)
+        found["small blocks"] = total(here(streamed(dataset)), data_difference, asked)
+    assert {each.rows for each in found.values()} == {600 if everything else len(FEW)}
+    return found
+
+
+def test_the_counts_of_pixels_are_the_same_over_any_shards(pixels: dict[str, DataFound]) -> None:
+    expected = pixels["one shard here"]
+    assert expected.findings.verdicts.sum() == expected.rows * 3072
+    assert expected.findings.wrong == 0
+    assert expected.findings.crossings == expected.crossings.sum() > 0
+    for name, found in pixels.items():
+        assert found.findings.verdicts.tolist() == expected.findings.verdicts.tolist(), name
+        assert found.crossings.tolist() == expected.crossings.tolist(), name
+
+
+def test_what_is_found_of_pixels_is_the_same_over_any_shards(pixels: dict[str, DataFound]) -> None:
+    for name, found in pixels.items():
+        assert described(found) == described(pixels["one shard here"]), name
+
+
+@pytest.mark.parametrize("way", ["streamed here", "tasks", "one shard here"])
+def test_rows_are_named_by_their_numbers_in_the_split(
+    ways: dict[str, OverShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The gradient that is named with a row and a pixel is NumPy's of just that row."""
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 41)
+    rows, W = np.array([3, 150, 151, 152, 310, 467, 599]), weights()
+    asked = DataAsked(W, dataset.mean, 1e-2, Scheme.CENTRED, rows)
+    worst = total(ways[way], data_difference, asked).findings.worst
+    assert len(worst) == 10
+    X, y = read(dataset, np.arange(600))
+    for row, pixel in (each.place for each in worst):
+        assert row in rows
+        active = margins_in_numpy(W, X[[row]], y[[row]])[0] > 0
+        expected = (W[active, pixel] - W[y[row], pixel]).sum()
+        [analytic] = [each.analytic for each in worst if each.place == (row, pixel)]
+        assert analytic == pytest.approx(expected, rel=1e-12)
+
+
+def test_weights_out_of_all_range_are_refused(dataset: Dataset) -> None:
+    W, check = np.full((10, 3073), 1e300), GradientCheck()
+    W[0] *= -1
+    with pytest.raises(PipelineError, match="no finite number; take smaller ones"):
+        sums_of(here(whole(dataset)), Asked(probe(W, dataset.mean, check)))
+
+
+def test_a_step_that_the_regulariser_loses_is_refused(dataset: Dataset) -> None:
+    W, check = weights(), GradientCheck(step=1e-30, reg=1.0)
+    asked = Asked(probe(W, dataset.mean, check))
+    sums = sums_of(here(whole(dataset)), asked)
+    with pytest.raises(PipelineError, match=r"a step of 1e-30 is lost .* take a larger one"):
+        compare(W, np.zeros_like(W), asked.probe, sums, check)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"step": 0.0}, r"step must be a positive number \(1e-100 to 1e\+100\), not 0.0"),
+        ({"step": -1e-5}, r"step must be a positive number \(1e-100 to 1e\+100\), not -1e-05"),
+        ({"step": np.nan}, r"step must be a positive number \(1e-100 to 1e\+100\), not nan"),
+        ({"step": np.inf}, r"step must be a positive number \(1e-100 to 1e\+100\), not inf"),
+        ({"coordinates": 0}, "coordinates must be `all`, or at least 1, not 0"),
+        ({"reg": -1.0}, "regulariser must be a number that is not negative, not -1.0"),
+        ({"reg": np.nan}, "regulariser must be a number that is not negative, not nan"),
+        ({"seed": -1}, r"seed must be from 0 to 2\^64 - 1, not -1"),
+        ({"seed": 2**64}, r"seed must be from 0 to 2\^64 - 1, not 1844"),
+        ({"dtype": "float16"}, "dtype must be float32 or float64, not float16"),
+        ({"examples": "0"}, "at least 1, not '0'"),
+        ({"examples": "first:0"}, "at least 1, not 'first:0'"),
+        ({"examples": "last:5"}, "`all`, or how many to sample, or `first:N`.*'last:5'"),
+        ({"examples": "sample:5"}, "not 'sample:5'"),
+        ({"examples": "first:"}, "not 'first:'"),
+        ({"examples": "-5"}, "not '-5'"),
+        ({"examples": "1.5"}, "not '1.5'"),
+        ({"examples": ""}, "not ''"),
+        ({"gradient": Gradient.MINIBATCH, "examples": "5"}, "give --batch-size instead"),
+        ({"gradient": Gradient.DATA, "method": CheckMethod.BLACK_BOX}, "structured method only"),
+        ({"gradient": Gradient.DATA, "reg_bias": True}, "no gradient in the data"),
+        (
+            {"gradient": Gradient.DATA, "reg": 1.0},
+            "no gradient in the data; leave --reg and --reg-bias out",
+        ),
+        ({"gradient": Gradient.DATA, "dtype": "float32"}, "in float64 only"),
+        ({"gradient": Gradient.DATA, "coordinates": 5}, "all pixels are checked"),
+    ],
+)
+def test_bad_parameters(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        GradientCheck(**given)
+
+
+def philox(seed: int, purpose: int) -> np.random.Generator:
+    """The stream as NumPy documents it."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, 0))
+    return np.random.Generator(np.random.Philox(sequence))
+
+
+def test_which_examples_are_taken_is_decided_by_the_seed() -> None:
+    assert GradientCheck().rows(600) is None
+    np.testing.assert_array_equal(GradientCheck(examples="first:7").rows(600), np.arange(7))
+    drawn = [GradientCheck(examples="50", seed=seed).rows(600) for seed in (0, 1, 0)]
+    for rows, seed in zip(drawn, (0, 1, 0), strict=True):
+        expected = philox(seed, 6).choice(600, 50, replace=False, shuffle=False)
+        np.testing.assert_array_equal(rows, np.sort(expected))
+    assert not np.array_equal(np.asarray(drawn[0]), np.asarray(drawn[1]))
+    np.testing.assert_array_equal(GradientCheck(examples="600").rows(600), np.arange(600))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_mini_batch_is_the_first_that_training_takes(seed: int) -> None:
+    check = GradientCheck(gradient=Gradient.MINIBATCH, batch_size=64, seed=seed)
+    rows = check.rows(600)
+    np.testing.assert_array_equal(rows, UniformSamples(600, 64, seed)(0))
+    np.testing.assert_array_equal(rows, philox(seed, 2).choice(600, 64, False, shuffle=False))
+
+
+def test_which_coordinates_are_checked_is_decided_by_the_seed() -> None:
+    np.testing.assert_array_equal(GradientCheck().chosen(10), np.arange(30730))
+    for seed in (0, 1):
+        expected = philox(seed, 7).choice(30730, 40, replace=False, shuffle=False)
+        found = GradientCheck(coordinates=40, seed=seed).chosen(10)
+        np.testing.assert_array_equal(found, np.sort(expected))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"examples": "601"}, "601 of 600 examples cannot be taken"),
+        ({"examples": "first:9999999"}, "9,999,999 of 600"),
+        ({"gradient": Gradient.MINIBATCH, "batch_size": 601}, "batch of 601 of 600"),
+        ({"gradient": Gradient.MINIBATCH, "batch_size": 0}, "batch of 0 of 600"),
+    ],
+)
+def test_more_examples_than_there_are(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError, match=message):
+        GradientCheck(**given).rows(600)
+
+
+def test_more_coordinates_than_there_are() -> None:
+    with pytest.raises(PipelineError, match="there are 30,730 coordinates, not 30,731"):
+        GradientCheck(coordinates=30731).chosen(10)
