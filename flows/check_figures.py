@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +15,9 @@ from kernels.gradient_verdict import ERROR_DECADES
 from storage.schema import IMAGE_SHAPE
 
 Floats = NDArray[np.float64]
+
+_GAP = 3
+"""Pixels between two images."""
 
 _LOWEST = 1e-16
 """Relative errors below are drawn as this: a rounded number has no more digits."""
@@ -59,22 +61,29 @@ def _draw_images(
     title: str,
     label: str,
 ) -> None:
-    """Draw rows of named images with one scale."""
-    size = (max(4.5, 1.15 * len(names) + 1.2), 1.25 * len(rows) + 0.9)
+    """Draw rows of named images with one scale, as one picture: axes for each take a second."""
+    size = (max(4.5, 1.15 * len(names) + 1.2), 1.25 * len(rows) + 1.0)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize="medium")
-    grid = figure.subplots(len(rows), len(names), squeeze=False)
-    picture: Any = None
-    for axes, name in zip(grid[0], names, strict=True):
-        axes.set_title(name, fontsize="small")
-    for line, (row, images) in zip(grid, rows.items(), strict=True):
-        line[0].set_ylabel(row, fontsize="small")
-        for axes, image in zip(line, images, strict=True):
-            picture = axes.imshow(image, norm=norm, cmap="viridis", interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-    figure.colorbar(picture, ax=grid, label=label, shrink=0.9, pad=0.01)
+    axes = figure.add_subplot(title=title)
+    axes.title.set_fontsize("medium")
+    axes.spines[:].set_visible(False)
+    _, height, width = next(iter(rows.values())).shape
+    across = (width + _GAP) * np.arange(len(names)) + width / 2 - 0.5
+    down = (height + _GAP) * np.arange(len(rows)) + height / 2 - 0.5
+    axes.set_xticks(across, names, fontsize="small")
+    axes.set_yticks(down, list(rows), fontsize="small", rotation=90, va="center")
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    image = np.concatenate([_side_by_side(images) for images in rows.values()])[:-_GAP]
+    picture = axes.imshow(image, norm=norm, cmap="viridis", interpolation="nearest")
+    figure.colorbar(picture, label=label, shrink=0.9, pad=0.01)
     figure.savefig(path)
+
+
+def _side_by_side(images: Floats) -> Floats:
+    """Return images (n, H, W) as one, with a gap beside and below each."""
+    gaps = np.pad(images, [(0, 0), (0, _GAP), (0, _GAP)], constant_values=np.nan)
+    return np.asarray(np.concatenate(list(gaps), axis=1)[:, :-_GAP])
 
 
 def draw_histogram(path: Path, histograms: NDArray[np.int64], *, title: str) -> None:

@@ -28,7 +28,7 @@ from kernels.vector import (
 LANES = 16
 """Trials in a group: the int32 of 64 bytes."""
 
-TILE_ROWS, TILE_CLASSES = (12, 2) if WIDE_REGISTERS else (2, 2)
+TILE_ROWS, TILE_CLASSES = (12, 2) if WIDE_REGISTERS else (6, 1)
 """Rows and classes that are scored at once."""
 
 _SUMS, _PAIRS = ir.VectorType(I32, LANES), ir.VectorType(I16, 2 * LANES)
