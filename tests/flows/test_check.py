@@ -275,6 +275,7 @@ def test_a_plan_is_said_and_nothing_is_started(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_steps_are_compared_in_both_schemes(check: Any, tmp_path: Path) -> None:
     given = ("--steps", "1e-2:1e-8", "--points-per-decade", 1, "--examples", 100)
     finished = check("--json", *given, "--seed", 5)
@@ -324,6 +325,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return taken
 
 
+@pytest.mark.slow
 def test_a_black_box_that_was_ended_on_its_way_goes_on_to_the_same_results(
     check: Any, blocks: list[list[int]], tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_record_that_no_check_can_be_gone_on_with_from(
     assert left(run) == {"result.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -62,6 +62,7 @@ def test_the_running_mean_is_as_high_as_what_it_is_the_mean_of(tmp_path: Path) -
     assert abs(heights[0] - heights[1]) < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "losses",
     [
@@ -130,6 +131,7 @@ def test_the_best_trial_is_marked_where_it_is(tmp_path: Path) -> None:
     assert np.median(histogram[:, 0]) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", [[9.0], [9.0, 9.0], [9.0, 8.0, 8.5], [9.0, 1e19], [0.0] * 40])
 def test_any_search_can_be_drawn(tmp_path: Path, losses: list[float]) -> None:
     for picture in searched(tmp_path, np.array(losses)):
@@ -157,6 +159,7 @@ def test_the_lower_bound_is_drawn_below_the_loss(tmp_path: Path) -> None:
     assert len(points_of(picture, BLUE)) > len(loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "bounds"),
     [

@@ -133,6 +133,7 @@ def test_the_picture_and_the_table_of_a_diverged_run_say_so(
     assert rows["loss"] in ("inf", "nan")
 
 
+@pytest.mark.slow
 def test_an_ingest_is_a_flow_run_too(
     user: User, hinge: Command, tmp_path: Path, prefect: Any
 ) -> None:

@@ -202,6 +202,7 @@ def test_a_command_that_there_is_not(
     refused(Finished(status, *capfd.readouterr()), *words)
 
 
+@pytest.mark.slow
 def test_an_error_of_its_own_process_is_one_line_and_status_2(user: User, tmp_path: Path) -> None:
     refused(user.hinge("train", "--store", "nothing.zarr", cwd=tmp_path), "nothing.zarr")
     assert left(tmp_path) == set()
@@ -231,6 +232,7 @@ def test_an_address_that_is_none(hinge: Command, store: Path, tmp_path: Path, ad
     assert left(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_a_prefect_api_that_does_not_answer(user: User, store: Path, tmp_path: Path) -> None:
     finished = user.hinge(
         *("train", "--store", store, "--scheduler", user.scheduler),
@@ -308,6 +310,7 @@ def cut_archive(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words", "is_late"),
     [

@@ -159,6 +159,7 @@ def test_a_person_reads_the_numbers_of_the_record(search: Any, kind: str) -> Non
     assert len(run.finished.err.splitlines()) == 1 + 37  # the dashboard, and a line a trial
 
 
+@pytest.mark.slow
 def test_blocks_change_nothing(search: Any) -> None:
     first = search("random", "--block", 5)
     assert first.record["cluster"] == {"workers": 2, "threads": 2, "block": 5}

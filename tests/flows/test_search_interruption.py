@@ -143,7 +143,7 @@ def flip(journal: Path) -> None:
     database = sqlite3.connect(journal)
     [[arrays]] = database.execute("SELECT arrays FROM entries WHERE number = 2")
     changed = bytearray(arrays)
-    changed[changed.index(b"losses.npy") + 200] ^= 1  # a bit of a loss
+    changed[changed.index(b"values.npy") + 200] ^= 1  # a bit of a loss
     with database:
         database.execute("UPDATE entries SET arrays = ? WHERE number = 2", [bytes(changed)])
     database.close()
@@ -154,7 +154,7 @@ def flip(journal: Path) -> None:
     [
         (lambda journal: journal.write_bytes(b"nonsense" * 1000), ["not a database"]),
         (lambda journal: journal.write_bytes(cut_in_half(journal.read_bytes())), ["malformed"]),
-        (statement("DELETE FROM entries WHERE number = 2"), ["after the first 8"]),
+        (statement("DELETE FROM entries WHERE number = 2"), ["the first 8 values"]),
         (statement("INSERT INTO entries (arrays) SELECT arrays FROM entries"), ["first 20"]),
         (statement("UPDATE entries SET arrays = 'text' WHERE number = 2"), []),
         (statement("UPDATE entries SET arrays = x'' WHERE number = 2"), []),

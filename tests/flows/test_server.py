@@ -132,6 +132,7 @@ def schema(database: Path) -> dict[str, list[list[object]]]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_records_of_a_flow_are_there_after_its_server_was_stopped(home: Path) -> None:
     with prefect_server(home), get_client(sync_client=True) as client:
         [flow_run] = client.read_flow_runs()
@@ -167,6 +168,7 @@ def test_the_server_of_a_killed_command_is_reused_and_then_stopped(home: Path) -
     assert not answers(left_over)
 
 
+@pytest.mark.slow
 def test_a_state_file_that_no_server_holds_is_ignored(home: Path) -> None:
     (home / STATE).write_text(f'{{"pid": {os.getpid()}, "url": "http://127.0.0.1:9/api"}}')
     with prefect_server(home) as url:

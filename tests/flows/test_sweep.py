@@ -135,6 +135,7 @@ def trained(user: User, hinge: Command, store: Path) -> dict[str, Any]:
     return hinge(*given, "--init", "normal:1e-3").result
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run(
     sweep: Any, trained: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_a_sweep_is_a_flow_run_with_its_tasks_tables_and_a_picture(
     assert shown["sweep-loss"].data.startswith("![")
 
 
+@pytest.mark.slow
 def test_a_flow_runs_without_a_command_as_from_a_schedule(
     sweep: Any, user: User, store: Path, tmp_path: Path
 ) -> None:

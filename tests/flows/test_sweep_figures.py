@@ -82,6 +82,7 @@ def test_the_valley_is_drawn_by_itself_where_it_would_be_flat(
     assert flat.axes[0].get_yscale() == "linear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "losses",
     [[9.0], [9.0] * 3, [12.0, 1e4], [9.0, 1e50, math.inf], [math.inf], [0.0, 0.0], [0.0, 1e9]],
@@ -116,6 +117,7 @@ def test_curves_are_drawn_in_panels_and_named_once(tmp_path: Path, figures: list
     assert len(set(colours[0])) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [2e3, 1e9, 1e300, math.inf, math.nan])
 def test_what_diverged_is_drawn_to_its_end_and_named(
     tmp_path: Path, figures: list[Figure], last: float

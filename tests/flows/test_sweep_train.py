@@ -137,6 +137,7 @@ def test_a_grid_of_which_all_diverge_has_no_best(grid: Any, tmp_path: Path) -> N
     assert (again.status, again.out, again.err) == (1, finished.out, "")
 
 
+@pytest.mark.slow
 def test_the_best_weights_can_be_swept_at(
     grid: Any, user: User, hinge: Command, store: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_it_is_a_flow_run_with_a_task_a_group(
     assert shown["step-sizes-loss"].data.startswith("![")
 
 
+@pytest.mark.slow
 def test_a_flow_runs_without_a_command_as_from_a_schedule(
     grid: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +250,7 @@ def iter_closable() -> Any:
     yield from ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

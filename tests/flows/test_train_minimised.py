@@ -82,6 +82,7 @@ def test_the_record_holds_true_numbers(
     }
 
 
+@pytest.mark.slow
 def test_a_certified_run_says_how_near_the_best_it_is(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def begun(store: Path, runs: Path, parameters: dict[str, Any]) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_and_that_of_another_run_are_refused(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_a_killed_run_takes_no_pass_again_and_ends_in_the_same_bits(
     assert (run / "loss.csv").read_text() == (other / "loss.csv").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_passes_and_goes_on(
     user: User, hinge: Command, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def outputs() -> dict[str, list[str]]:
         return dict(zip(environments, printed, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_another_processor_gives_the_same_bits(name: str, outputs: dict[str, list[str]]) -> None:
     if name not in outputs:

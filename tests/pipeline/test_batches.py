@@ -81,6 +81,7 @@ def test_batches_do_not_depend_on_the_order_of_asking() -> None:
     assert {step: drawn([step])[step] for step in STEPS} == backwards
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_in_every_process() -> None:
     code = f"from tests.pipeline.test_batches import drawn; print(drawn({STEPS}))"
     printed = [

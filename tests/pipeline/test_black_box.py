@@ -157,6 +157,7 @@ def test_shards_and_blocks_change_no_bit(
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 @SCHEMES
 def test_a_worker_killed_on_the_way_changes_no_bit(
     client: Client, store: Store, scheme: Scheme

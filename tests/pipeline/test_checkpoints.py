@@ -123,6 +123,7 @@ for state in itertools.cycle(states):
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     saver = subprocess.Popen(

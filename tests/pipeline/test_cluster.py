@@ -58,6 +58,7 @@ def refusal(address: str) -> tuple[str, float]:
     return str(caught.value), time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_does_not_answer() -> None:
     with port(listening=False) as refuses, port(listening=True) as is_silent:
         addresses = [f"tcp://127.0.0.1:{number}" for number in (refuses, is_silent)]
@@ -71,6 +72,7 @@ def test_a_scheduler_that_does_not_answer() -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_dashboards_address_is_not_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 2.0)
     with running(workers=1) as cluster:
@@ -211,6 +213,7 @@ def test_groups_are_shown_by_name_and_never_meet(noun: str) -> None:
     assert {key_split((group, 7)) for group in groups} == {noun}
 
 
+@pytest.mark.slow
 def test_groups_of_processes_of_one_machine_do_not_meet() -> None:
     code = "from pipeline.cluster import task_group; print(task_group('a'))"
     made = {

@@ -217,6 +217,7 @@ def test_reports_name_the_trial_and_reach_its_last_step(client: Client, store: S
         assert loss == finished[number].losses[step - 1]
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
     dataset, grid = store(), replace(LONG, steps=600)
     expected = outcomes(client, dataset, grid)
@@ -232,6 +233,7 @@ def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
     assert removals(client, address)
 
 
+@pytest.mark.slow
 def test_a_trial_that_loses_every_worker_is_given_up(client: Client, store: Store) -> None:
     def allow(failures: int) -> int:
         def set_on(dask_scheduler: Any) -> int:
@@ -265,6 +267,7 @@ def running(client: Client) -> list[str]:
     return [key for own in client.run(keys).values() for key in own if "hinge-trial" in key]
 
 
+@pytest.mark.slow
 def test_closed_early_it_leaves_nothing_running_and_nothing_behind(
     client: Client, store: Store
 ) -> None:
@@ -318,6 +321,7 @@ with connect(scheduler=address) as client:
 """
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_leaves_nothing_running(client: Client, store: Store) -> None:
     before, given = held(client), [address_of(client), store().url]
     with subprocess.Popen(

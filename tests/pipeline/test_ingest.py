@@ -93,6 +93,7 @@ class Slow:
         return self.base.read(split, start, stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [0, 900, 1900])
 def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged: int) -> None:
     place, signs = tmp_path / "store", tmp_path / "signs"
@@ -109,6 +110,7 @@ def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_ingest(client: Client, tmp_path: Path, fingerprint: str) -> None:
     from threading import Thread
 
@@ -148,6 +150,7 @@ def test_an_ingest_that_is_broken_off_is_gone_on_with(
     assert set(written) <= {summary.shard for summary in told if summary.reused}
 
 
+@pytest.mark.slow
 def test_a_second_try_after_an_error_is_a_new_one(client: Client, tmp_path: Path) -> None:
     signs = tmp_path / "signs"
     signs.mkdir()

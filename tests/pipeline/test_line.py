@@ -98,6 +98,7 @@ def test_a_point_of_the_line_is_an_evaluation_of_its_own(
     assert expected[0] > expected[2] < expected[-2]  # it has a valley
 
 
+@pytest.mark.slow
 @REGULARISERS
 def test_the_ways_differ_in_no_bit(
     ways: dict[str, OverShards],
@@ -221,6 +222,7 @@ def test_weights_changed_in_place_are_other_weights(store: Store) -> None:
     assert after == _afresh(moved, whole(dataset))(STEPS)
 
 
+@pytest.mark.slow
 def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
     dataset = store(100)
     expected = line_over(here(whole(dataset)), dataset, reg=2e4)

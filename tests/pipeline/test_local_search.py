@@ -101,6 +101,7 @@ def test_a_search_taken_again_where_it_is_remembered(store: Store, trials: int) 
     assert searched(over, dataset, wanted) == first == plain_loop(dataset, wanted)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))

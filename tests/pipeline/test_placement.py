@@ -232,6 +232,7 @@ def test_a_streamed_shard_takes_no_more_memory_than_a_few_blocks(
     assert peak_of_streaming(dataset, None) < bound
 
 
+@pytest.mark.slow
 def test_picked_rows_are_streamed_in_blocks_too(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def stopped_at(passes: int) -> Callable[[Evaluations], None]:
     return report
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_run_goes_on_from_its_record_without_a_pass_taken_again(
     dataset: Dataset, wanted: TrainingParameters, tmp_path: Path
@@ -351,6 +352,7 @@ def _loss(dataset: Dataset, W: NDArray[np.float64], reg: float) -> float:
     return float(hinge + reg * np.sum(W**2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "symptom"),
     [

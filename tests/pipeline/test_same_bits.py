@@ -127,6 +127,7 @@ def test_a_worker_killed_between_steps_of_all_workers_changes_nothing(
     assert removals(client, address)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_within_a_step_of_all_workers_changes_nothing(
     client: Client, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

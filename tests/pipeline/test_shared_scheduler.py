@@ -45,6 +45,7 @@ def test_the_dashboard_groups_work_by_what_it_is(
     assert prefixes(client).keys() - before.keys() <= rows
 
 
+@pytest.mark.slow
 @BOTH
 def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
     before = held(client)

@@ -136,6 +136,7 @@ def test_the_description_is_json(datasets: list[Dataset]) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(LAYOUTS)))
 def test_other_libraries_open_the_store_as_it_is(datasets: list[Dataset], index: int) -> None:
     url = datasets[index].url
@@ -321,6 +322,7 @@ def test_no_store_is_told(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "x.zarr"))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_real_images_survive(real_cifar10: Path, tmp_path: Path) -> None:
     source = open_source(str(real_cifar10), workdir=tmp_path / "work")

@@ -272,6 +272,7 @@ def _ingest_and_die(url: str, fatal_start: int | None) -> None:
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fatal_start", "kept"), [(100, 2), (None, 6)])
 def test_an_ingest_killed_half_way_or_before_the_rename_is_taken_up(
     tmp_path: Path, fatal_start: int | None, kept: int
