@@ -19,12 +19,12 @@ from prefect.cache_policies import NO_CACHE
 from flows.check_results import Checked, keep_task, results
 from flows.console import to_json
 from flows.lifecycle import Kind, Plan, flow_run_name
-from flows.record import Run
+from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
 from kernels.gradient_verdict import Comparison, Findings
 from kernels.partial import Evaluation
 from pipeline import black_box
-from pipeline.check_parameters import CheckMethod, Gradient, GradientCheck
+from pipeline.check_parameters import NO_FINITE_LOSS, CheckMethod, Gradient, GradientCheck
 from pipeline.errors import PipelineError
 from pipeline.evaluation import in_tasks
 from pipeline.gradient_check import (
@@ -63,13 +63,9 @@ def plan_check(
     if plan.finished:
         return plan
     W, check = weights_at(plan.dataset, plan.place, plan.parameters), plan.parameters
-    if check.method is CheckMethod.BLACK_BOX and (W + check.step == W).any():
-        raise PipelineError(
-            f"a step of {check.step} is lost beside weights of {np.abs(W).max():g}; take a larger "
-            "one"
-        )
+    check_step(W, check.step, check)
     if plan.run and plan.run.journal.exists():
-        with value_journal(plan.run.journal, _identity(plan), len(check.chosen(len(W)))):
+        with value_journal(plan.run.journal, _identity(plan, W), len(check.chosen(len(W)))):
             pass
     return plan
 
@@ -88,9 +84,21 @@ def weights_at(dataset: Dataset, runs: Path, check: GradientCheck) -> Floats:
     return Run.find(runs, check.at).read_weights((classes, PIXELS + 1))
 
 
-def _identity(plan: CheckPlan) -> str:
+def check_step(W: Floats, step: float, check: GradientCheck) -> None:
+    """Raise PipelineError if the check moves weights themselves, and some do not move."""
+    moved = check.gradient is not Gradient.DATA and (
+        check.method is CheckMethod.BLACK_BOX or check.reg > 0
+    )
+    if moved and (W + step == W).any():
+        raise PipelineError(
+            f"a step of {step} is lost beside weights of {np.abs(W).max():g}; take a larger one"
+        )
+
+
+def _identity(plan: CheckPlan, W: Floats) -> str:
     """Return all that decides the values in the journal."""
-    return to_json({"check": asdict(plan.parameters), "data": plan.dataset.fingerprint})
+    decides = {"check": asdict(plan.parameters), "data": plan.dataset.fingerprint}
+    return to_json(decides | {"weights": weights_sha256(W)})
 
 
 def look_ahead(plan: CheckPlan, shards: int, threads: int) -> black_box.BlackBoxPlan:
@@ -212,7 +220,7 @@ def gradient_task(
     """
     value = Objective(over, mean, check.reg, check.dtype, check.reg_bias)(W, rows)
     if not math.isfinite(value.loss):
-        raise PipelineError("the loss at these weights is no finite number; take smaller ones")
+        raise PipelineError(NO_FINITE_LOSS)
     return value
 
 
@@ -238,7 +246,7 @@ def black_box_task(session: Session, plan: CheckPlan, run: Run, W: Floats) -> Fl
     coordinates, common = check.chosen(len(W)), _common(plan, W)
 
     with (
-        value_journal(run.journal, _identity(plan), len(coordinates)) as journal,
+        value_journal(run.journal, _identity(plan, W), len(coordinates)) as journal,
         session.console.progress("black box", len(coordinates)) as advance,
     ):
         if journal.before:

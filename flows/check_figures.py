@@ -24,14 +24,15 @@ _LOWEST = 1e-16
 
 
 def draw_error_images(
-    path: Path, before: Floats, after: Floats | None, names: Sequence[str], *, title: str
+    path: Path, before: Floats | None, after: Floats, names: Sequence[str], *, title: str
 ) -> None:
     """Draw relative errors (n, D) as n images to `path` (PNG), the largest of three channels.
 
     `after` has them once kinks are accounted for, which are drawn below. What is no number was
-    not checked and is left empty.
+    not checked and is left empty; `before` may not be known at all.
     """
-    rows = {"as it is": before} if after is None else {"as it is": before, "less kinks": after}
+    rows = {"as it is": before} if before is not None else {}
+    rows["less kinks"] = after
     shown = {label: _by_pixel(np.maximum(errors, _LOWEST)) for label, errors in rows.items()}
     highest = max(np.nanmax(images, initial=10 * _LOWEST) for images in shown.values())
     norm = LogNorm(_LOWEST, min(highest, 2.0))

@@ -108,8 +108,10 @@ def keep_task(run: Run, plan: Plan[GradientCheck], checked: Checked, found: dict
     else:
         errors = checked.data.errors[None]
         names_of_one = ["largest over all images"]
-        draw_error_images(run.path / "errors.png", errors, None, names_of_one, title=title)
-        pictures |= {"errors": "the largest relative error of each pixel"}
+        draw_error_images(run.path / "errors.png", None, errors, names_of_one, title=title)
+        crossings = checked.data.crossings[None].astype(np.float64)
+        draw_crossings(run.path / "crossings.png", crossings, ["over all images"], title=title)
+        pictures |= {"errors": "largest relative errors", "crossings": "crossed kinks by pixel"}
     for name, words in pictures.items():
         path = run.path / f"{name}.png"
         artifacts.picture(f"gradient check: {name}", path, f"{described}: {words}")
@@ -128,7 +130,7 @@ def _table(plan: Plan[GradientCheck], checked: Checked) -> dict[str, Any]:
         "numerical": compared.numerical,
         "kinks": compared.kinks,
         "crossings": compared.crossings,
-        "roundoff_bound": compared.bound + compared.undecided,
+        "roundoff_bound": compared.roundoff,
         "verdict": names[compared.verdicts],
     }
 

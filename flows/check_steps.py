@@ -14,16 +14,18 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.check import gradient_task, weights_at
+from flows.check import check_step, gradient_task, weights_at
 from flows.check_figures import draw_step_errors
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
 from kernels.finite_difference import Scheme
+from kernels.gradient_verdict import Comparison
+from kernels.structured_difference import Differences
 from pipeline.evaluation import in_tasks
 from pipeline.gradient_check import Asked, compare, probe, sums_of
 from pipeline.objective import OverShards
-from pipeline.step_study import Pixels, StepErrors, StepStudy, step_errors
+from pipeline.step_study import Pixels, StepErrors, StepStudy, density, step_errors
 
 Floats = NDArray[np.float64]
 StudyPlan = Plan[StepStudy]
@@ -43,7 +45,9 @@ def plan_study(
     """
     plan = STUDY.plan(store, runs, parameters, resume)
     if not plan.finished:
-        weights_at(plan.dataset, plan.place, plan.parameters.check)
+        study = plan.parameters
+        W = weights_at(plan.dataset, plan.place, study.check)
+        check_step(W, study.step_sizes[-1], study.check)
     return plan
 
 
@@ -91,20 +95,20 @@ def differences_task(
     study, dataset = plan.parameters, plan.dataset
     rows = study.check.rows(dataset.rows("train"))
     images, _ = dataset.read("train", 0, min(_SAMPLE, dataset.rows("train")))
-    pixels, kappa = Pixels.of(images, dataset.mean), 0.0
-    steps, errors = study.step_sizes, list[StepErrors]()
+    steps, found = study.step_sizes, list[tuple[float, Scheme, Comparison, Differences]]()
     with session.console.progress("check", len(steps)) as advance:
         for number, step in enumerate(steps):
             for scheme in Scheme:
                 check = replace(study.check, scheme=scheme, step=step)
                 asked = probe(W, dataset.mean, check)
                 sums = sums_of(over, Asked(asked, rows))
-                compared = compare(W, gradient, asked, sums, check)
-                # the largest step has the most crossings: their density is known the best
-                kappa = kappa or float(sums.crossings.mean()) / step
-                errors.append(step_errors(step, scheme, compared, sums, kappa, pixels))
+                found.append((step, scheme, compare(W, gradient, asked, sums, check), sums))
             advance(number + 1, f"h {step:.1e}")
-    return errors
+    kappa = density(
+        [(step, compared) for step, scheme, compared, _ in found if scheme is Scheme.CENTRED]
+    )
+    pixels = Pixels.of(images, dataset.mean)
+    return [step_errors(*each, kappa, pixels) for each in found]
 
 
 def _results(W: Floats, errors: list[StepErrors], seconds: float) -> dict[str, Any]:

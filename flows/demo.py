@@ -44,6 +44,7 @@ def main() -> int:
         "--step-size 1e-7 --reg 2.5e4 --init normal:1e-3",
         f"hinge sweep {on_it}",
         f"hinge search local {on_it} --trials 320",
+        f"hinge check {on_it}",
     )
     with prefect_server():  # one for all
         for command in commands:

@@ -146,7 +146,7 @@ class Plan(Generic[P]):
             "command": self.kind.command,
             "status": "running",
             "parameters": parameters,
-            "seed": parameters.get("seed"),
+            "seed": getattr(self.parameters, "seed", None),
             "data": self.dataset.describe(),
             "cluster": {
                 "workers": len(workers),

@@ -26,7 +26,7 @@ from kernels.vector import (
     store,
 )
 
-TILE_CLASSES, TILE_VECTORS, LANES = (5, 2, 8) if WIDE_REGISTERS else (5, 1, 4)
+TILE_CLASSES, TILE_VECTORS, LANES = (5, 2, 8) if WIDE_REGISTERS else (5, 2, 4)
 """Classes, and vectors of so many columns each, whose sums are held in registers.
 
 It does not change a bit of any."""

@@ -62,6 +62,11 @@ class Comparison:
     undecided: Floats | float = 0.0
     """What more it can make of the gradient by giving margins near 0 the other sign."""
 
+    @property
+    def roundoff(self) -> Floats:
+        """All that rounding can make, at most."""
+        return np.asarray(self.bound + self.undecided)
+
     @cached_property
     def error(self) -> Floats:
         """The disagreement, `|a - n|`; it may be no number."""
@@ -95,7 +100,7 @@ class Comparison:
         found = np.full(after.shape, Verdict.KINK, np.int8)
         found[(self.error <= self.bound) | (after > self.bound)] = Verdict.ROUNDOFF
         found[self.relative_error <= TOLERANCE] = Verdict.PASS
-        found[~(after <= self.bound + self.undecided)] = Verdict.WRONG  # what is no number, too
+        found[~(after <= self.roundoff)] = Verdict.WRONG  # what is no number, too
         return found
 
 
@@ -163,7 +168,7 @@ class Findings:
             comparison.relative_error_after_kinks,
             comparison.error,
             comparison.error_after_kinks,
-            comparison.bound,
+            comparison.roundoff,
         ]
         return cls(
             np.bincount(comparison.verdicts.ravel(), minlength=len(Verdict)).astype(np.int64),

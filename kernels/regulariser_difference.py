@@ -46,7 +46,7 @@ def regulariser_quotient(
     slope = reg * (ahead * ahead - behind * behind) / apart
     bend = reg * (apart if scheme is Scheme.FORWARD else 0.0)
     value[:, :columns] = slope - bend
-    squares = 2 * reg * (ahead * ahead + behind * behind) / apart
+    squares = 4 * reg * (ahead * ahead + behind * behind) / apart
     bound[:, :columns] = ROUNDOFF_UNIT * (squares + 5 * np.abs(slope) + 2 * np.abs(bend))
     return Quotient(value, bound)
 

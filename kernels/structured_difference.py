@@ -14,7 +14,7 @@ the difference depart from the subgradient (the one with indicator 0 at m = 0), 
 is known exactly: the part of the move on the far side. Crossings are counted for each coordinate,
 and their departures added up, so that what is left of a disagreement is rounding alone.
 
-Differences are rounded to whole units, of a 2^48th part of the largest, and added as integers:
+Differences are rounded to whole units, of a 2^47th part of the largest, and added as integers:
 the same bits in any order and grouping of the rows.
 """
 
@@ -40,8 +40,9 @@ Integers = NDArray[np.int64]
 STEPS = 1e-200, 1e200
 """The smallest step and the largest: units are float64's, as are the moved margins."""
 
-_UNITS = 48
-"""The largest difference has 2^48 units: 2^15 of them, and a row's own class, fit int64."""
+_UNITS = 47
+"""The largest difference has 2^47 units, and a unit in the last place may double it: those of
+256 rows and 128 classes fit int64."""
 
 _HIGHER_ORDERS = 1 + 1e-6
 """What products of round-offs add to a bound of the first order, and its own rounding."""

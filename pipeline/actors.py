@@ -88,6 +88,8 @@ class Actors:
         self._release()
 
     def _release(self) -> None:
+        for future in self._futures:
+            future.release()  # a call that ended badly may hold on to its actor in a cycle
         self._actors.clear()
         self._futures.clear()
 

@@ -21,6 +21,7 @@ from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT
 from kernels.partial import LOSS_UNIT_BITS, LossSum, Sums, squared_norm
 from kernels.wide_losses import wide_losses
+from pipeline.check_parameters import NO_FINITE_LOSS
 from pipeline.errors import PipelineError
 from pipeline.evaluation import blocks_in_tasks
 from pipeline.placement import Placed
@@ -44,7 +45,8 @@ class BlackBoxPlan:
     tasks: int
     """One a block that moves its weights, and one a block and shard that takes their losses."""
     bytes_a_task: int
-    """What a task needs beside its rows, whatever their number: the moved weights, and scores."""
+    """What a task needs beside its rows, whatever their number: the moved weights, two copies of
+    them on the way into the kernel, and scores."""
     seconds: float
     """An estimate, from the rate at which this process takes a small product."""
 
@@ -116,7 +118,7 @@ def look_ahead(
     return BlackBoxPlan(
         evaluations,
         blocks * (shards + 1),
-        moved * (common.W.nbytes + loops.BLOCK_ROWS * len(common.W) * 8),
+        moved * (3 * common.W.nbytes + loops.BLOCK_ROWS * len(common.W) * 8),
         evaluations * examples * _seconds_a_row(common) / threads,
     )
 
@@ -148,7 +150,7 @@ def differences(
     at_W = next(sums)[0] if whole else None
     for coordinates, summed in zip(blocks, sums, strict=True):
         if any(each.overflows for each in summed):
-            raise PipelineError("the loss at these weights is no finite number; take smaller ones")
+            raise PipelineError(NO_FINITE_LOSS)
         yield _quotients(common, coordinates, summed, at_W)
 
 

@@ -39,6 +39,10 @@ class CheckMethod(StrEnum):
 SMALLEST_STEP, LARGEST_STEP = 1e-100, 1e100
 """Within them differences can be counted and moved weights are numbers."""
 
+NO_FINITE_LOSS = (
+    "the loss near these weights is no finite number; take smaller ones, or a smaller step"
+)
+
 STEP, DATA_STEP = 1e-5, 1e-2
 """The default h: that of the notes in a weight, and in a pixel, whose weights are small."""
 

@@ -27,7 +27,7 @@ from kernels.structured_difference import (
     slack_of_float32,
     undecided_part,
 )
-from pipeline.check_parameters import GradientCheck
+from pipeline.check_parameters import NO_FINITE_LOSS, GradientCheck
 from pipeline.errors import PipelineError
 from pipeline.objective import OverShards, total
 from pipeline.shards import Rows, Shard
@@ -70,7 +70,7 @@ def sums_of(over: OverShards, asked: Asked) -> Differences:
     """
     sums = total(over, finite_difference, asked)
     if sums.overflows:
-        raise PipelineError("the loss at these weights is no finite number; take smaller ones")
+        raise PipelineError(NO_FINITE_LOSS)
     return sums
 
 

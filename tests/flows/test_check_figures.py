@@ -56,7 +56,7 @@ def test_errors_are_drawn_by_pixel_the_largest_of_the_channels(
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e-16, 0.5, 2.0, 1e9, np.inf, np.nan])
 def test_any_errors_can_be_drawn(tmp_path: Path, figures: list[Figure], value: float) -> None:
     errors = np.full((1, 3072), value)
-    draw_error_images(tmp_path / "e.png", errors, None, ["largest"], title="a run")
+    draw_error_images(tmp_path / "e.png", None, errors, ["largest"], title="a run")
     some = np.full((2, 3072), np.nan)
     some[1, 9] = value  # one coordinate was checked
     draw_error_images(tmp_path / "f.png", some, some, NAMES, title="a run")

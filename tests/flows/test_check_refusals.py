@@ -22,6 +22,8 @@ STEPS = ["--steps", "1e-3:1e-5"]
     ("given", "words"),
     [
         (["--step", "0"], ["the step", "positive", "0.0"]),
+        (["--reg", "1", "--step", "1e-30"], ["a step of 1e-30 is lost"]),
+        (["--reg", "1", "--steps", "1e-3:1e-30"], ["a step of 1e-30 is lost"]),
         (["--step", "-1"], ["the step", "positive", "-1.0"]),
         (["--step", "nan"], ["the step", "positive", "nan"]),
         (["--step", "inf"], ["the step", "positive", "inf"]),
@@ -149,9 +151,8 @@ def test_a_record_that_no_check_can_be_gone_on_with_from(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--at", "normal:1e305"], "the loss at these weights is no finite number"),
-        (["--reg", "1e308", "--at", "normal:1e10"], "the loss at these weights is no finite"),
-        (["--reg", "1", "--step", "1e-30"], "a step of 1e-30 is lost"),
+        (["--at", "normal:1e305"], "the loss near these weights is no finite number"),
+        (["--reg", "1e308", "--at", "normal:1e10"], "the loss near these weights is no finite"),
         ([*DATA, "--at", "normal:1e305"], "no finite number"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import Comparison, Findings, Verdict
+from kernels.regulariser_difference import regulariser_quotient
 from kernels.structured_difference import slack_of_float32
 from tests.kernels.differences import Checked
 
@@ -217,3 +218,15 @@ def test_float32_is_no_cover_for_a_fault() -> None:
     # a margin next to its kink can hide its own pixels, but not what is off by more than those
     near = next_to_the_kink(slack_of_float32(COLUMNS))
     assert wrong_of(near, gradient(near, Faults(other_sign=1)))[1].any()
+
+
+@pytest.mark.parametrize("scheme", list(Scheme))
+@pytest.mark.parametrize("size", [1e-14, 1e-12, 1e-8, 1e-3, 10.0])
+def test_the_bound_on_the_regulariser_alone(scheme: Scheme, size: float) -> None:
+    """Where weights are small beside the step, moving them rounds as much as the squares do."""
+    W = np.random.default_rng(0).normal(scale=size, size=(10, 3073))
+    for step in (1e-5, 1e-3):
+        found = regulariser_quotient(W, 1.0, step, scheme, reg_bias=True)
+        exact = 2 * W  # doubling rounds nothing
+        assert (np.abs(found.value - exact) <= found.bound).all()
+        assert found.bound.max() <= 1e-13 * max(size, step) * max(1, size / step)
