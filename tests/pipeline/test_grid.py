@@ -168,7 +168,7 @@ def test_every_worker_holds_all_rows_once_and_takes_trials(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     homes, who = noted_homes(monkeypatch), set[str]()
-    many = replace(LONG, steps=400)
+    many = replace(LONG, steps=2000)  # long enough to be seen at it
     for _ in run_trials(Placements(client, store()), many, range(many.size), nothing):
         who |= set(busy_with(client, "hinge-trial"))
     assert who == set(process_ids(client))
