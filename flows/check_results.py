@@ -26,7 +26,7 @@ class Checked:
 
     findings: Findings
     examples: int
-    loss: float | None = None
+    loss: float
     comparison: Comparison | None = None
     """Of the coordinates (k,), of a gradient in the weights."""
     coordinates: NDArray[np.int64] | None = None
@@ -55,9 +55,8 @@ def results(
         "worst": [_described(plan, each) for each in findings.worst],
         "weights_sha256": weights_sha256(W),
         "seconds": seconds,
+        "loss": checked.loss,
     }
-    if checked.loss is not None:
-        found["loss"] = checked.loss
     if checked.apart is not None:
         found["max_difference_to_structured"] = checked.apart
     return found

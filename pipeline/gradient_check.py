@@ -30,7 +30,7 @@ from kernels.structured_difference import (
 from pipeline.check_parameters import NO_FINITE_LOSS, GradientCheck
 from pipeline.errors import PipelineError
 from pipeline.objective import OverShards, total
-from pipeline.shards import Rows, Shard
+from pipeline.shards import Rows, Shard, within
 
 Floats = NDArray[np.float64]
 
@@ -56,11 +56,11 @@ def finite_difference(shard: Shard, asked: Asked) -> Differences:
     )
 
 
-def probe(W: Floats, mean: Floats, check: GradientCheck, *, step: float | None = None) -> Probe:
-    """Return what a check asks of every row; `step` is another than its own."""
+def probe(W: Floats, mean: Floats, check: GradientCheck) -> Probe:
+    """Return what a check asks of every row."""
     scorer = fold(W, mean, np.float64)
     slack = slack_of_float32(len(mean)) if check.dtype == "float32" else 0.0
-    return Probe(scorer, mean, step or check.step, check.scheme, slack=slack)
+    return Probe(scorer, mean, check.step, check.scheme, slack=slack)
 
 
 def sums_of(over: OverShards, asked: Asked) -> Differences:
@@ -144,7 +144,9 @@ def data_difference(shard: Shard, asked: DataAsked) -> DataFound:
     found = [
         _compared(asked, np.empty((0, len(asked.mean)), np.uint8), empty.astype(np.uint8), empty)
     ]
-    numbers = _numbers(shard, asked.rows)
+    numbers = np.arange(shard.start, shard.stop)
+    if asked.rows is not None:
+        numbers = within(shard, asked.rows)
     for images, labels, rows in shard.blocks(asked.rows):
         own = np.arange(len(images)) if rows is None else rows
         for start in range(0, len(own), DATA_ROWS):
@@ -152,13 +154,6 @@ def data_difference(shard: Shard, asked: DataAsked) -> DataFound:
             found.append(_compared(asked, images[some], labels[some], numbers[: len(some)]))
             numbers = numbers[len(some) :]
     return reduce(DataFound.combine, found)
-
-
-def _numbers(shard: Shard, rows: Rows | None) -> Rows:
-    """Return the numbers of all rows that the shard's blocks have, in their order."""
-    if rows is None:
-        return np.arange(shard.start, shard.stop)
-    return rows[(rows >= shard.start) & (rows < shard.stop)]
 
 
 def _compared(

@@ -79,7 +79,7 @@ class ResidentShard:
 
     def blocks(self, rows: Rows | None = None) -> Iterator[Block]:
         """Yield the rows as one block; see `Shard`."""
-        own = None if rows is None else _within(self, rows) - self.start
+        own = None if rows is None else within(self, rows) - self.start
         yield Block(self.images, self.labels, own)
 
     def __sizeof__(self) -> int:
@@ -104,7 +104,7 @@ class StoredShard:
                 stop = min(start + STREAM_ROWS, self.stop)
                 yield Block(*self.dataset.read(self.split, start, stop))
         else:
-            own = _within(self, rows)
+            own = within(self, rows)
             for start in range(0, max(1, len(own)), STREAM_ROWS):
                 some = own[start : start + STREAM_ROWS]
                 yield Block(*self.dataset.read_rows(self.split, some))
@@ -143,5 +143,6 @@ def joined(parts: Sequence[NDArray[Any]], axis: int = 0) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
 
 
-def _within(shard: Shard, rows: Rows) -> Rows:
+def within(shard: Shard, rows: Rows) -> Rows:
+    """Return those of `rows`, numbered in the split, that the shard has, in their order."""
     return rows[(rows >= shard.start) & (rows < shard.stop)]

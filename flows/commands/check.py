@@ -18,7 +18,6 @@ from flows.commands.options import (
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 _NOT_OF_STEPS = ("gradient", "method", "scheme", "step", "coordinates", "plan")
-_SHOWN = 10
 
 
 class _Count(click.ParamType[Any]):
@@ -319,7 +318,7 @@ def _worst(result: dict[str, Any]) -> list[str]:
     row = "{:>10} {:>7} {:>4} {:>6} {:>13} {:>13} {:>10} {:>10}  {}"
     names = ("class", "channel", "row", "column", "analytic", "numerical", "error", "less kinks")
     lines = [row.format(*names, "verdict")]
-    for each in result["worst"][:_SHOWN]:
+    for each in result["worst"]:
         where = (each["channel"], *("" if each[n] is None else each[n] for n in ("row", "column")))
         numbers = (each[n] for n in ("analytic", "numerical"))
         errors = (_number(each[n]) for n in ("error", "error_after_kinks"))
