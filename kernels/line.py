@@ -8,11 +8,10 @@ with s the scores of W and t those of V, j != y_i. The sum of the hinges max(0, 
 convex and piecewise linear in a, with a breakpoint where a margin is 0. Two passes over the
 images give m and d; after them, no step size costs more than O(N C).
 
-What floating point makes of it is said here, once; everything is float64, without fused
-operations.
+What floating point makes of it is said here, once; everything is float64.
 
-* A row's loss at a is the sum, in the order of the classes, of `max(0, m_ij + a * d_ij)`,
-  and counts in units of 2^-80, as in `kernels.partial`.
+* A row's loss at a is the sum, in the order of the classes, of `max(0, m_ij + a * d_ij)`, where
+  a margin is rounded once, and counts in units of 2^-80, as in `kernels.partial`.
 * The breakpoint of a margin is at `p_ij = -m_ij / d_ij`, rounded. A rising margin (d > 0) is
   active at a where p <= a, a falling one where p > a: the right-hand derivative. All that
   speaks of slopes compares positions with a, and never asks for the sign of a margin; so the
@@ -88,13 +87,28 @@ def along(
     >>> [total.mean for total in losses(line, [0.0, 1.0, 2.0])]
     [4.0, 1.0, 0.0]
     """
+    if direction.weights.shape != scorer.weights.shape:
+        raise ValueError(
+            f"weights {scorer.weights.shape} need a direction of their shape, "
+            f"not {direction.weights.shape}"
+        )
+    return Line(
+        differences(scorer, images, labels, delta), differences(direction, images, labels, 0.0)
+    )
+
+
+def differences(
+    scorer: Scorer, images: NDArray[np.uint8], labels: NDArray[np.uint8], constant: float
+) -> NDArray[np.float64]:
+    """Return `s_ij - s_i,y_i + constant` (C - 1, n), row k that of each row's k-th wrong class.
+
+    It takes a pass over the images (n, D).
+
+    Raises ValueError for scores that are not float64, or arrays that do not fit together.
+    """
     classes = len(scorer.offset)
-    for each in (scorer, direction):
-        if each.weights.dtype != np.float64 or each.weights.shape != scorer.weights.shape:
-            raise ValueError(
-                f"weights {scorer.weights.shape} need a direction of their shape, and both "
-                f"float64, not {each.weights.shape} {each.weights.dtype}"
-            )
+    if scorer.weights.dtype != np.float64:
+        raise ValueError(f"weights must be float64, not {scorer.weights.dtype}")
     if labels.dtype != np.uint8 or labels.shape != (len(images),):
         raise ValueError(
             f"{len(images)} images need labels ({len(images)},) uint8, "
@@ -102,10 +116,9 @@ def along(
         )
     if len(labels) and labels.max() >= classes:
         raise ValueError(f"labels must be in 0..{classes - 1}, not {labels.max()}")
-    margins, slopes = np.empty((2, classes - 1, len(labels)))
-    line_loops.differences(scores(scorer, images), labels, float(delta), margins)
-    line_loops.differences(scores(direction, images), labels, 0.0, slopes)
-    return Line(margins, slopes)
+    out = np.empty((classes - 1, len(labels)))
+    line_loops.differences(scores(scorer, images), labels, float(constant), out)
+    return out
 
 
 def losses(line: Line, steps: ArrayLike) -> tuple[LossSum, ...]:
@@ -115,7 +128,7 @@ def losses(line: Line, steps: ArrayLike) -> tuple[LossSum, ...]:
 
     Raises ValueError for step sizes that are not finite.
     """
-    sizes = _steps(steps)
+    sizes = check_steps(steps)
     limbs = np.zeros((len(sizes), line_loops.LIMBS), np.int64)
     overflows = np.zeros(len(sizes), np.int64)
     line_loops.losses(line.margins, line.slopes, sizes, limbs, overflows)
@@ -166,7 +179,7 @@ def slopes(line: Line, steps: ArrayLike) -> tuple[SlopeSum, ...]:
 
     Raises ValueError for step sizes that are not finite.
     """
-    sizes = _steps(steps)
+    sizes = check_steps(steps)
     limbs = np.zeros((len(sizes), line_loops.LIMBS), np.int64)
     counts = np.zeros(len(sizes), np.int64)
     flat_margins, flat_slopes = line.margins.ravel(), line.slopes.ravel()
@@ -186,15 +199,15 @@ def breakpoints(
 
     Raises ValueError for bounds that are not finite.
     """
-    low, high = _steps([low, high]).tolist()
+    low, high = check_steps([low, high]).tolist()
     out = np.empty((2, line.margins.size))
     found = line_loops.breakpoints(line.margins.ravel(), line.slopes.ravel(), low, high, out)
     positions, jumps = out[:, :found].copy()
     return positions, jumps
 
 
-def _steps(steps: ArrayLike) -> NDArray[np.float64]:
-    """Return the step sizes as (K,) float64."""
+def check_steps(steps: ArrayLike) -> NDArray[np.float64]:
+    """Return the step sizes as (K,) float64; raise ValueError unless they are finite."""
     sizes = np.array(steps, np.float64, order="C")
     if sizes.ndim != 1 or not np.isfinite(sizes).all():
         raise ValueError(f"step sizes must be (K,) finite numbers, not {steps!r}")

@@ -16,9 +16,21 @@ import numpy as np
 from numba import njit
 
 from kernels import loops
+from kernels.line_lanes import (
+    COARSE_BITS,
+    FINE_BITS,
+    MOST_VECTORS,
+    ROWS,
+    STEPS,
+    sum_losses_tile,
+)
+from kernels.vector import multiply_add
 
 BLOCK = 512
-"""Rows, or margins, worked on while the first-level cache holds them."""
+"""Margins worked on while the first-level cache holds them."""
+
+BLOCK_ROWS = ROWS * MOST_VECTORS
+"""Rows whose losses are."""
 
 LIMBS = loops.LOSS_LIMBS + 1
 """The limbs of `kernels.loops` and one more, to which `_carry` moves what the others hold.
@@ -71,24 +83,76 @@ def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) ->
 
     Rows whose loss is not finite or at least 2^80 are counted in `overflows` (K,) instead.
     """
-    rows = margins.shape[1]
-    block = np.empty(BLOCK)
-    for start in range(0, rows, BLOCK):
-        stop = min(start + BLOCK, rows)
-        loss = block[: stop - start]
-        for k in range(len(steps)):
-            loss[:] = 0.0
-            for j in range(len(margins)):
-                _add_hinges(margins[j, start:stop], slopes[j, start:stop], steps[k], loss)
-            overflows[k] += _add_losses(loss, limbs[k])
+    rows, sizes = margins.shape[1], whole_tiles(steps)
+    block_margins, block_slopes = np.empty((2, len(margins), BLOCK_ROWS))
+    for start in range(0, rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, rows)
+        copy_block(margins[:, start:stop], -1.0, block_margins)
+        copy_block(slopes[:, start:stop], 0.0, block_slopes)
+        add_block(block_margins, block_slopes, stop - start, sizes, limbs, overflows)
 
 
 @njit(cache=True, nogil=True)
-def _add_hinges(margins: Any, slopes: Any, step: Any, loss: Any) -> None:
-    """Add one class's `max(0, margin + step * slope)` to the rows' losses."""
-    for i in range(len(loss)):
-        margin = margins[i] + step * slopes[i]
-        loss[i] += 0.0 if margin < 0.0 else margin  # this way about, no NaN is taken for 0
+def whole_tiles(steps: Any) -> Any:
+    """Return the step sizes, filled with zeros to whole tiles."""
+    sizes = np.zeros(-(-len(steps) // STEPS) * STEPS)
+    sizes[: len(steps)] = steps
+    return sizes
+
+
+@njit(cache=True, nogil=True)
+def copy_block(values: Any, filling: float, out: Any) -> None:
+    """Copy some rows to `out` (C - 1, BLOCK_ROWS), and fill it."""
+    rows = values.shape[1]
+    for j in range(len(values)):
+        out[j, :rows] = values[j]
+        out[j, rows:] = filling
+
+
+@njit(cache=True, nogil=True)
+def add_block(margins: Any, slopes: Any, rows: int, sizes: Any, limbs: Any, overflows: Any) -> None:
+    """Add the losses of `rows` rows, in arrays of `BLOCK_ROWS`, to those of each step size.
+
+    What fills the arrays adds no loss, and `sizes` are whole tiles of step sizes.
+    """
+    sums = np.empty(2 * STEPS + 1, np.int64)
+    for first in range(0, len(sizes), STEPS):
+        sum_losses_tile(
+            margins.ctypes.data,
+            slopes.ctypes.data,
+            BLOCK_ROWS * 8,
+            len(margins),
+            -(-rows // ROWS),
+            sizes.ctypes.data + 8 * first,
+            sums.ctypes.data,
+        )
+        for k in range(first, min(first + STEPS, len(limbs))):
+            if sums[2 * STEPS]:
+                overflows[k] += add_plainly(margins[:, :rows], slopes[:, :rows], sizes[k], limbs[k])
+            else:
+                _add_parts(limbs[k], sums[2 * (k - first)], sums[2 * (k - first) + 1])
+
+
+@njit(cache=True, nogil=True)
+def _add_parts(limbs: Any, coarse: Any, fine: Any) -> None:
+    """Add sums in units of 2^-31 and 2^-80."""
+    low = FINE_BITS - COARSE_BITS - loops.LIMB_BITS  # a coarse unit, in those of the second limb
+    high = loops.LIMB_BITS - low
+    _add_limbs(limbs, 0, coarse >> high, (coarse & ((1 << high) - 1)) << low, fine)
+
+
+@njit(cache=True, nogil=True)
+def add_plainly(margins: Any, slopes: Any, step: float, limbs: Any) -> Any:
+    """Add the rows' losses at one step size, of any size; return how many overflow.
+
+    It is what `sum_losses_tile` does quicker for losses that are not large.
+    """
+    loss = np.zeros(margins.shape[1])
+    for j in range(len(margins)):
+        for i in range(len(loss)):
+            margin: Any = multiply_add(step, slopes[j, i], margins[j, i])
+            loss[i] += 0.0 if margin < 0.0 else margin  # this way about, no NaN is taken for 0
+    return _add_losses(loss, limbs)
 
 
 @njit(cache=True, nogil=True)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from kernels.finite_difference import Scheme
 from pipeline.batches import UniformSamples
 from pipeline.errors import PipelineError
+from pipeline.examples import Examples, sample
 from pipeline.shards import Rows
-from pipeline.streams import Purpose, stream
+from pipeline.streams import Purpose
 from storage.schema import PIXELS
 
 
@@ -86,7 +87,7 @@ class GradientCheck:
             if not good:
                 value = getattr(self, {"regulariser": "reg"}.get(name, name))
                 raise PipelineError(f"the {name} must be {values}, not {value}")
-        self._examples()
+        Examples.parse(self.examples)
         self._check_gradient()
 
     def _check_gradient(self) -> None:
@@ -106,24 +107,6 @@ class GradientCheck:
         if self.coordinates != "all":
             raise PipelineError("all pixels are checked; take fewer --examples instead")
 
-    def _examples(self) -> tuple[str, int]:
-        """Return how examples are chosen, and how many; 0 for all."""
-        if self.examples == "all":
-            return "all", 0
-        kind, _, number = f"sample:{self.examples}".rpartition(":")
-        first = kind == "sample:first"
-        if not (
-            number.isdecimal()
-            and len(number) < 10
-            and int(number) >= 1
-            and (first or kind == "sample")
-        ):
-            raise PipelineError(
-                f"examples are `all`, or how many to sample, or `first:N`, and at least 1, "
-                f"not {self.examples!r}"
-            )
-        return "first" if first else "sample", int(number)
-
     def rows(self, rows: int) -> Rows | None:
         """Return which of so many training rows the check is over; None for all.
 
@@ -131,14 +114,7 @@ class GradientCheck:
         """
         if self.gradient is Gradient.MINIBATCH:
             return UniformSamples(rows, self.batch_size, self.seed)(0)
-        kind, number = self._examples()
-        if number > rows:
-            raise PipelineError(f"{number:,} of {rows:,} examples cannot be taken; take fewer")
-        if kind == "all":
-            return None
-        if kind == "first":
-            return np.arange(number)
-        return _sample(self.seed, Purpose.EXAMPLES, rows, number)
+        return Examples.parse(self.examples).rows(rows, self.seed)
 
     def chosen(self, classes: int) -> NDArray[np.int64]:
         """Return the weights (k,) to check, by their places in the flattened (C, D + 1).
@@ -150,9 +126,4 @@ class GradientCheck:
             return np.arange(size)
         if self.coordinates > size:
             raise PipelineError(f"there are {size:,} coordinates, not {self.coordinates:,}")
-        return _sample(self.seed, Purpose.COORDINATES, size, self.coordinates)
-
-
-def _sample(seed: int, purpose: Purpose, size: int, number: int) -> NDArray[np.int64]:
-    """Return `number` of the numbers below `size`, rising."""
-    return np.sort(stream(seed, purpose, 0).choice(size, number, replace=False, shuffle=False))
+        return sample(self.seed, Purpose.COORDINATES, size, self.coordinates)

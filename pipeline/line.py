@@ -11,15 +11,16 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kernels.hinge import Scorer, fold
 from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
 from kernels.line_minimum import LineMinimum, Penalty, minimum, penalty
 from kernels.partial import LossSum, Sums, squared_norm
+from kernels.piecewise import PiecewiseLinear, piecewise_linear
 from kernels.updates import LineSearch
 from pipeline.objective import Objective, total
-from pipeline.shards import Shard, joined
+from pipeline.shards import Rows, Shard, joined
 
 Floats = NDArray[np.float64]
 
@@ -31,6 +32,8 @@ class Asked(NamedTuple):
     direction: Scorer
     steps: Floats
     """Step sizes (K,), or the two ends of an interval of them."""
+    rows: Rows | None = None
+    """Which rows the loss is over; None for all."""
 
 
 class Breakpoints(NamedTuple):
@@ -64,20 +67,18 @@ def line_breakpoints(shard: Shard, asked: Asked) -> Breakpoints:
 
 def _line(shard: Shard, asked: Asked) -> Line:
     """Return the shard's margins along the line, which it remembers."""
-    scorers = (*asked.scorer, *asked.direction)
-    known, line = shard.memory.get("line", (None, None))
-    if known is None or not all(map(np.array_equal, known, scorers)):
-        shard.memory.pop("line", None)  # or there would be two in memory
+
+    def find() -> Line:
         parts = [
-            along(asked.scorer, asked.direction, block.images, block.labels)
-            for block in shard.blocks()
+            along(asked.scorer, asked.direction, *block.chosen)
+            for block in shard.blocks(asked.rows)
         ]
-        line = Line(
+        return Line(
             joined([part.margins for part in parts], axis=1),
             joined([part.slopes for part in parts], axis=1),
         )
-        shard.memory["line"] = scorers, line
-    return line  # type: ignore[no-any-return]
+
+    return shard.memory.recalled("line", (*asked.scorer, *asked.direction, asked.rows), find)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,8 @@ class LossAlongLine:
     """(C, D + 1)."""
     V: Floats
     """The direction (C, D + 1): of a descent, less the gradient."""
+    rows: Rows | None = None
+    """Which rows the loss is over; None for all."""
 
     @cached_property
     def _scorers(self) -> tuple[Scorer, Scorer]:
@@ -98,11 +101,14 @@ class LossAlongLine:
 
     def __call__(self, steps: Floats) -> list[float]:
         """Return the loss at each of the step sizes (K,), the regulariser included."""
-        sums = total(self.objective.over, line_losses, Asked(*self._scorers, np.asarray(steps)))
+        sums = total(self.objective.over, line_losses, self._asked(steps))
         return [
             summed.mean + self._regulariser(a)
             for summed, a in zip(sums, np.asarray(steps).tolist(), strict=True)
         ]
+
+    def _asked(self, steps: ArrayLike) -> Asked:
+        return Asked(*self._scorers, np.asarray(steps, np.float64), self.rows)
 
     def _regulariser(self, a: float) -> float:
         reg, bias = self.objective.reg, self.objective.reg_bias
@@ -114,12 +120,21 @@ class LossAlongLine:
 
         Raises ValueError where the loss or the direction is out of all range.
         """
-        over, scorers = self.objective.over, self._scorers
+        over = self.objective.over
         return minimum(
-            lambda steps: total(over, line_slopes, Asked(*scorers, steps)),
-            lambda low, high: total(over, line_breakpoints, Asked(*scorers, np.array([low, high]))),
+            lambda steps: total(over, line_slopes, self._asked(steps)),
+            lambda low, high: total(over, line_breakpoints, self._asked([low, high])),
             self._penalty(),
         )
+
+    def function(self, low: float, high: float) -> PiecewiseLinear:
+        """Return the mean hinge loss from step size `low` to `high`, whole: without a regulariser.
+
+        Raises ValueError where the loss or the direction is out of all range.
+        """
+        over, ends = self.objective.over, self._asked([low, high])
+        [loss, _], [slope, _] = total(over, line_losses, ends), total(over, line_slopes, ends)
+        return piecewise_linear(low, high, loss, slope, *total(over, line_breakpoints, ends))
 
     def _penalty(self) -> Penalty:
         reg, bias = self.objective.reg, self.objective.reg_bias

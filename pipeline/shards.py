@@ -1,9 +1,9 @@
 """Shards: runs of a split's rows, as bytes in a worker's memory or read as they are needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ STREAM_ROWS = 2_000
 """Rows of a streamed shard in memory at a time: 6 MB."""
 
 Rows = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Block(NamedTuple):
@@ -29,12 +30,28 @@ class Block(NamedTuple):
     rows: Rows | None = None
     """Which of them, in this order; None for all."""
 
+    @property
+    def chosen(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """The images and labels of those rows alone."""
+        if self.rows is None:
+            return self.images, self.labels
+        return self.images[self.rows], self.labels[self.rows]
+
 
 class Memory(dict[str, Any]):
     """What functions of a shard have found out and may want again, by the function's name.
 
     It may be gone at the next call, and is not sent with its shard: then it is found out again.
     """
+
+    def recalled(self, name: str, inputs: Sequence[Any], find: Callable[[], T]) -> T:
+        """Return what `find` finds; if it was found last time by equal inputs, the same again."""
+        known, found = self.get(name, ((), None))
+        if len(known) != len(inputs) or not all(map(np.array_equal, known, inputs)):
+            self.pop(name, None)  # or there would be two in memory
+            found = find()
+            self[name] = inputs, found
+        return found  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
         """Pickle as an empty one."""

@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     PERTURBATION = 5
     EXAMPLES = 6
     COORDINATES = 7
+    DIRECTION = 8
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

@@ -1,0 +1,80 @@
+"""The mean hinge loss along a line, whole: between two breakpoints it is a straight line.
+
+From the loss and the slope at one end, the breakpoints and what the slope gains at each
+(`kernels.line`), come the loss and the slope everywhere. Sums are exact and rounded once each, so
+that slopes never fall, as those of a convex function do not.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernels.line import SlopeSum
+from kernels.partial import LOSS_UNIT_BITS, LossSum
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PiecewiseLinear:
+    """A continuous function whose graph is made of straight lines."""
+
+    positions: Floats
+    """(k + 2,): its two ends and the k breakpoints between, rising."""
+    values: Floats
+    """(k + 2,): what it is there."""
+    slopes: Floats
+    """(k + 1,): that of the line to the right of each, but of the last."""
+
+    def __call__(self, x: Floats) -> Floats:
+        """Return its values at `x`, between its ends."""
+        found: Floats = np.interp(x, self.positions, self.values)
+        return found
+
+    @property
+    def breakpoints(self) -> int:
+        """How many it has, those at one place each counted."""
+        return len(self.positions) - 2
+
+    @property
+    def minimum(self) -> tuple[float, float]:
+        """Where it is lowest, the leftmost of such places, and how low."""
+        lowest = int(np.argmin(self.values))
+        return float(self.positions[lowest]), float(self.values[lowest])
+
+
+def piecewise_linear(
+    low: float, high: float, loss: LossSum, slope: SlopeSum, positions: Floats, jumps: Floats
+) -> PiecewiseLinear:
+    """Return the mean loss from `low` to `high`.
+
+    `loss` and `slope` are the sums at `low`; `positions` and `jumps` (k,) are those of all
+    breakpoints in (low, high], in any order.
+
+    Raises ValueError if a row's loss or a margin's slope is no usable number.
+
+    >>> from kernels.line import Line, breakpoints, losses, slopes
+    >>> line = Line(np.array([[1.0, 3.0]]), np.array([[-1.0, -2.0]]))
+    >>> at_0 = losses(line, [0.0])[0], slopes(line, [0.0])[0]
+    >>> function = piecewise_linear(0.0, 2.0, *at_0, *breakpoints(line, 0.0, 2.0))
+    >>> function.positions.tolist(), function.values.tolist(), function.slopes.tolist()
+    ([0.0, 1.0, 1.5, 2.0], [2.0, 0.5, 0.0, 0.0], [-1.5, -1.0, 0.0])
+    """
+    if loss.overflows or slope.overflows:
+        raise ValueError("a loss or a slope along the line is no usable number")
+    order = np.argsort(positions, kind="stable")
+    ends = np.concatenate([[low], positions[order], [high]])
+    unit = slope.rows << LOSS_UNIT_BITS
+    sums = accumulate(_units(jumps[order]), initial=slope.slope)
+    slopes = np.array([total / unit for total in sums])
+    gains = _units(slopes * np.diff(ends))
+    [first] = _units(np.array([loss.mean]))
+    values = [total / (1 << LOSS_UNIT_BITS) for total in accumulate(gains, initial=first)]
+    return PiecewiseLinear(ends, np.array(values), slopes)
+
+
+def _units(numbers: Floats) -> list[int]:
+    """Return numbers in units of 2^-80, cut towards zero."""
+    return [int(number) for number in np.ldexp(numbers, LOSS_UNIT_BITS).tolist()]

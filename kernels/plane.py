@@ -1,0 +1,123 @@
+"""The hinge loss over a plane W + a U + b V: three passes, then no point costs another.
+
+A margin is linear in a and b,
+
+    m_ij(a, b) = m_ij + a d_ij + b e_ij
+
+with d and e the differences of the scores of U and of V (see `kernels.line`). In floating
+point it is rounded twice, after `b e_ij` and after `a d_ij`; losses count in units of 2^-80 and
+are summed as integers, so that neither the order of the rows nor their grouping changes a bit.
+Where b is 0 the losses are those of the line W + a U, to the bit.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kernels import line_loops, plane_loops
+from kernels.hinge import Scorer
+from kernels.line import Line, along, check_steps, differences
+from kernels.loops import LIMB_BITS
+from kernels.partial import LOSS_UNIT_BITS
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """The margins of some rows over a plane."""
+
+    line: Line
+    """Those along its first direction, where b is 0."""
+    second: NDArray[np.float64]
+    """(C - 1, n): what a margin gains for b = 1."""
+
+    def __post_init__(self) -> None:
+        Line(self.line.margins, self.second)  # which checks them
+
+    def __sizeof__(self) -> int:
+        """Return its bytes, by which Dask places and counts it."""
+        return self.line.__sizeof__() + self.second.nbytes
+
+
+def over(
+    scorer: Scorer,
+    first: Scorer,
+    second: Scorer,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    *,
+    delta: float = 1.0,
+) -> Plane:
+    """Return the plane at the weights of `scorer`, in the directions of two others'.
+
+    As of `kernels.line.along`, and it takes three passes over the images.
+
+    >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
+    >>> first = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
+    >>> second = Scorer(np.array([[1.0], [0.0], [0.0]]), np.zeros(3))
+    >>> plane = over(weights, first, second, np.array([[3]], np.uint8), np.array([0], np.uint8))
+    >>> losses(plane, [0.0, 1.0, 2.0], [0.0, -1.0]).means
+    array([[4., 1., 0.],
+           [8., 5., 2.]])
+    """
+    line = along(scorer, first, images, labels, delta=delta)
+    if second.weights.shape != scorer.weights.shape:
+        raise ValueError(
+            f"weights {scorer.weights.shape} need a second direction of their shape, "
+            f"not {second.weights.shape}"
+        )
+    return Plane(line, differences(second, images, labels, 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneSum:
+    """The losses of a set of rows at each point, summed; `combine` adds those of others."""
+
+    limbs: NDArray[np.int64]
+    """(M, K, LIMBS): in units of 2^-80, 40 bits a limb, without what overflows."""
+    overflows: NDArray[np.int64]
+    """(M, K): rows whose loss is not finite or at least 2^80."""
+    rows: int
+
+    def combine(self, other: Self) -> Self:
+        """Return the sums over both sets of rows."""
+        limbs = self.limbs + other.limbs
+        for k in range(limbs.shape[-1] - 1):  # as the compiled loop leaves them
+            limbs[..., k + 1] += limbs[..., k] >> LIMB_BITS
+            limbs[..., k] &= (1 << LIMB_BITS) - 1
+        return type(self)(limbs, self.overflows + other.overflows, self.rows + other.rows)
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The mean loss at each point (M, K), rounded once; inf where a row's is no usable number.
+
+        Raises ValueError if no row was summed.
+        """
+        if self.rows == 0:
+            raise ValueError("the mean over no rows is not defined; sum at least one row")
+        shape, unit = self.overflows.shape, self.rows << LOSS_UNIT_BITS
+        limbs = self.limbs.reshape(-1, line_loops.LIMBS).tolist()
+        means = [
+            math.inf if overflows else _joined(point) / unit
+            for point, overflows in zip(limbs, self.overflows.flat, strict=True)
+        ]
+        return np.array(means).reshape(shape)
+
+
+def _joined(limbs: list[int]) -> int:
+    return sum(limb << (k * LIMB_BITS) for k, limb in enumerate(limbs))
+
+
+def losses(plane: Plane, a: ArrayLike, b: ArrayLike) -> PlaneSum:
+    """Return the rows' losses at every point of `a` (K,) and `b` (M,), without the regulariser.
+
+    Raises ValueError for steps that are not finite.
+    """
+    across, up = check_steps(a), check_steps(b)
+    limbs = np.zeros((len(up), len(across), line_loops.LIMBS), np.int64)
+    overflows = np.zeros((len(up), len(across)), np.int64)
+    line = plane.line
+    plane_loops.losses(line.margins, line.slopes, plane.second, across, up, limbs, overflows)
+    return PlaneSum(limbs, overflows, line.rows)

@@ -1,0 +1,44 @@
+"""The compiled loop over the margins of a plane: what is left of it at each b is a line.
+
+As in `kernels.line_loops`, whose arrays these are with one more; `kernels.plane` checks them
+and is the way in. A block of rows stays in the first-level cache for all points.
+
+Numba's cache follows the date of this file, not that of `kernels.line_loops`: after a change
+there, delete `__pycache__`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from kernels.line_loops import BLOCK_ROWS, add_block, copy_block, whole_tiles
+from kernels.vector import multiply_add
+
+
+@njit(cache=True, nogil=True)
+def losses(
+    margins: Any, first: Any, second: Any, a: Any, b: Any, limbs: Any, overflows: Any
+) -> None:
+    """Add the rows' losses at each point to `limbs` (M, K, LIMBS) int64.
+
+    The points are those of `b` (M,) and `a` (K,). Rows whose loss is not finite or at least
+    2^80 are counted in `overflows` (M, K) instead.
+    """
+    rows, sizes = margins.shape[1], whole_tiles(a)
+    block_margins, block_slopes = np.empty((2, len(margins), BLOCK_ROWS))
+    for start in range(0, rows, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, rows)
+        copy_block(first[:, start:stop], 0.0, block_slopes)
+        for k in range(len(b)):
+            copy_block(margins[:, start:stop], -1.0, block_margins)
+            _move(block_margins, second[:, start:stop], b[k])
+            add_block(block_margins, block_slopes, stop - start, sizes, limbs[k], overflows[k])
+
+
+@njit(cache=True, nogil=True)
+def _move(margins: Any, second: Any, step: float) -> None:
+    """Move the margins in the second direction, in their place."""
+    for j in range(len(second)):
+        for i in range(second.shape[1]):
+            margins[j, i] = multiply_add(step, second[j, i], margins[j, i])
