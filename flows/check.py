@@ -21,6 +21,7 @@ from flows.console import to_json
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
+from flows.weights import weights_named
 from kernels.gradient_verdict import Comparison, Findings
 from kernels.partial import Evaluation
 from pipeline import black_box
@@ -40,9 +41,7 @@ from pipeline.gradient_check import (
 from pipeline.objective import Objective, OverShards, total
 from pipeline.shards import Rows
 from pipeline.value_journal import value_journal
-from pipeline.weights import Init
 from storage.dataset import Dataset
-from storage.schema import PIXELS
 
 Floats = NDArray[np.float64]
 
@@ -76,12 +75,9 @@ def weights_at(dataset: Dataset, runs: Path, check: GradientCheck) -> Floats:
     Raises PipelineError if the run that is to have them is not there, or has others, or there are
     not as many coordinates or examples as are to be checked.
     """
-    classes = len(dataset.classes)
     check.rows(dataset.rows("train"))
-    check.chosen(classes)
-    if check.at.partition(":")[0] in {"zeros", "normal", "uniform"}:
-        return Init.parse(check.at).weights(classes, check.seed)
-    return Run.find(runs, check.at).read_weights((classes, PIXELS + 1))
+    check.chosen(len(dataset.classes))
+    return weights_named(check.at, dataset, runs, check.seed)
 
 
 def check_step(W: Floats, step: float, check: GradientCheck) -> None:

@@ -10,7 +10,9 @@ import click
 from flows.commands.check import check
 from flows.commands.info import info
 from flows.commands.ingest import ingest
+from flows.commands.landscape import landscape
 from flows.commands.search import search
+from flows.commands.show import show
 from flows.commands.sweep import sweep
 from flows.commands.train import train
 from flows.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, INPUT_ERRORS
@@ -64,5 +66,5 @@ def hinge() -> None:
     """Optimise a multiclass SVM on CIFAR-10 with Dask, Zarr and Prefect."""
 
 
-for command in (ingest, info, train, search, sweep, check):
+for command in (ingest, info, train, search, sweep, check, landscape, show):
     hinge.add_command(command)

@@ -224,7 +224,7 @@ def _draw_panel(
     axes: Axes, name: str, panel: Sequence[Curve], colours: Mapping[str, Any], top: float
 ) -> None:
     """Draw one panel; what is above `top` is off it."""
-    _plain(axes)
+    plain(axes)
     axes.set_yscale("log")
     axes.set_title(name, fontsize="medium")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -264,8 +264,8 @@ def _magnitudes(losses: NDArray[np.float64]) -> bool:
     return bool(len(losses)) and high > 100 * max(low, 1e-9)
 
 
-def _plain(axes: Axes) -> None:
-    """Have the axes look as in all pictures."""
+def plain(axes: Axes) -> None:
+    """Have axes look as in all pictures."""
     axes.grid(color=GREY, alpha=0.3, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -276,5 +276,5 @@ def sheet(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=across, ylabel=up)
-    _plain(axes)
+    plain(axes)
     return figure, axes

@@ -145,6 +145,11 @@ class Run:
         found: NDArray[np.float64] = W
         return found
 
+    def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write named arrays as the file `name` (NumPy's .npz)."""
+        with _replacing(self.path / name) as written, written.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
     def write_losses(self, losses: NDArray[np.float64]) -> None:
         """Write the loss curve as `loss.csv`: the step and the loss before it."""
         self.write_table("loss.csv", {"step": range(len(losses)), "loss": losses})

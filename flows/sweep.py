@@ -20,12 +20,12 @@ from flows.figures import draw_step_sizes
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
+from flows.weights import weights_named
 from pipeline.actors import Actors
 from pipeline.errors import PipelineError
 from pipeline.line import LossAlongLine
 from pipeline.objective import Objective
 from pipeline.weights import Init
-from storage.schema import PIXELS
 
 START = "W0"
 """What `--at` says for the weights of `--init`."""
@@ -121,10 +121,9 @@ def weights_of(plan: Plan[Sweep]) -> NDArray[np.float64]:
 
     Raises PipelineError if the run that is to have them is not there, or has others.
     """
-    classes, parameters = len(plan.dataset.classes), plan.parameters
-    if parameters.at == START:
-        return Init.parse(parameters.init).weights(classes, parameters.seed)
-    return Run.find(plan.place, parameters.at).read_weights((classes, PIXELS + 1))
+    parameters = plan.parameters
+    name = parameters.init if parameters.at == START else parameters.at
+    return weights_named(name, plan.dataset, plan.place, parameters.seed)
 
 
 def _flow_run_name() -> str:

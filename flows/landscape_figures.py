@@ -1,0 +1,160 @@
+"""The pictures of slices of the loss: lines with their kinks, and planes as heat maps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from flows.figures import BLUE, ORANGE, legend_below, plain
+from flows.slices import LineSlice, PlaneSlice
+
+Floats = NDArray[np.float64]
+
+_HEAT = "RdYlBu_r"
+"""Low is blue and high is red, as in the notes; told apart by colour-blind people too."""
+
+_MOST_MARKED = 50
+"""Kinks that are marked; of more, the line alone is to be seen."""
+
+_MAGNITUDES = 30
+"""How many times the lowest loss the highest is where only a logarithmic scale shows both."""
+
+_LEVELS = 12
+"""Contours."""
+
+
+def draw_line(path: Path, found: LineSlice, *, title: str) -> None:
+    """Draw the loss along a line to `path` (PNG), and its slope under it."""
+    figure = Figure(figsize=(7, 5.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    _draw_loss(above, found)
+    function = found.function
+    below.step(
+        function.positions,
+        np.append(function.slopes, function.slopes[-1]),
+        where="post",
+        color=BLUE,
+        linewidth=1.3,
+    )
+    plain(below)
+    below.set(xlabel=f"a, {found.axis.label}", ylabel="slope")
+    above.set_ylabel("loss")
+    legend_below(figure, columns=3)
+    figure.savefig(path)
+
+
+def _draw_loss(axes: Axes, found: LineSlice) -> None:
+    """Draw the function, its kinks and the points where it was evaluated."""
+    plain(axes)
+    function = found.function
+    label = f"exactly, {function.breakpoints:,} breakpoints"
+    axes.plot(function.positions, function.values, color=BLUE, linewidth=1.3, label=label)
+    if 0 < function.breakpoints <= _MOST_MARKED:
+        inner = slice(1, -1)
+        axes.plot(
+            *(function.positions[inner], function.values[inner], "o"),
+            color=ORANGE,
+            markersize=6,
+            label="kinks",
+            zorder=3,
+        )
+    steps = found.axis.steps
+    every = max(1, len(steps) // 25)
+    label = f"evaluated at {len(steps):,} points" + (f", every {every}th shown" * (every > 1))
+    axes.plot(
+        *(steps[::every], found.losses[::every], "x"),
+        color="black",
+        markersize=4,
+        markeredgewidth=0.8,
+        label=label,
+        zorder=4,
+    )
+
+
+def draw_plane(path: Path, found: PlaneSlice, run: Floats | None, *, title: str) -> None:
+    """Draw the loss over a plane to `path` (PNG), and over it the path `run` (T, 2) of a run."""
+    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title, fontsize="medium")
+    heat = _draw_heat(axes, found)
+    a, b = found.axes
+    axes.set(xlabel=f"a, {a.label}", ylabel=f"b, {b.label}")
+    for label in axes.xaxis.label, axes.yaxis.label:
+        label.set_fontsize("small")
+    if run is not None:
+        _draw_path(axes, run)
+    figure.colorbar(heat, label="loss", shrink=0.9)
+    legend_below(figure, columns=4)
+    figure.savefig(path)
+
+
+def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
+    """Draw the loss as colours, with contours, and mark where it is lowest."""
+    a, b = (axis.steps for axis in found.axes)
+    losses = found.losses
+    low, high = float(losses.min()), float(losses.max())
+    logarithmic = low > 0 and high > _MAGNITUDES * low
+    norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
+    half = (a[1] - a[0]) / 2, (b[1] - b[0]) / 2
+    edges = (a[0] - half[0], a[-1] + half[0], b[0] - half[1], b[-1] + half[1])
+    heat = axes.imshow(
+        losses, origin="lower", extent=edges, aspect="auto", norm=norm, cmap=_HEAT,
+        interpolation="nearest",
+    )  # fmt: skip
+    if high > low:
+        levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
+        lines = axes.contour(a, b, losses, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
+        axes.clabel(lines, levels[::3], fontsize="x-small", fmt="%.3g")
+    row, column = found.lowest
+    axes.plot(
+        *(a[column], b[row], "*"),
+        color="white",
+        markeredgecolor="black",
+        markersize=13,
+        linestyle="none",
+        label=f"lowest point: {low:.4g}",
+    )
+    return heat
+
+
+def _draw_path(axes: Axes, run: Floats) -> None:
+    """Draw the way that a run went, from its start to its end."""
+    outline = [patheffects.withStroke(linewidth=3.5, foreground="white")]
+    axes.plot(*run.T, color="black", linewidth=1.2, path_effects=outline, label="the run")
+    for place, marker, label in (0, "o", "its start"), (-1, "s", "its end"):
+        axes.plot(
+            *run[place], marker, color="black", markeredgecolor="white", markersize=8, label=label,
+            linestyle="none",
+        )  # fmt: skip
+
+
+def draw_panels(
+    path: Path, line: LineSlice, planes: Mapping[str, PlaneSlice], *, title: str
+) -> None:
+    """Draw the notes' panels to `path` (PNG): one example's line, and planes under their names."""
+    figure = Figure(figsize=(3.9 * (len(planes) + 1), 4.3), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    first, *others = figure.subplots(1, len(planes) + 1)
+    _draw_loss(first, line)
+    first.set(title="one example, one dimension", xlabel="a", ylabel="loss")
+    first.legend(frameon=False, fontsize="x-small", loc="best")
+    for axes, (name, found) in zip(others, planes.items(), strict=True):
+        heat = _draw_heat(axes, found)
+        axes.set(title=name, xlabel="a", ylabel="b")
+        figure.colorbar(heat, shrink=0.85, location="bottom", label="loss", pad=0.02)
+    for axes in (first, *others):
+        axes.title.set_fontsize("medium")
+    words = f"a: a direction {line.axis.label}; b: another one. Stars mark the lowest points."
+    figure.supxlabel(words, fontsize="small")
+    figure.savefig(path)

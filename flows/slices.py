@@ -1,0 +1,124 @@
+"""The tasks that look at the loss along a line or over a plane, and what they find."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.session import Session
+from kernels.piecewise import PiecewiseLinear
+from pipeline.errors import PipelineError
+from pipeline.landscape import Axis
+from pipeline.line import LossAlongLine
+from pipeline.objective import Objective
+from pipeline.plane import LossOverPlane
+from pipeline.shards import Rows
+
+Floats = NDArray[np.float64]
+
+_POINTS_AT_A_TIME = 25_000
+"""Of a plane: half a second's work."""
+
+_STEPS_AT_A_TIME = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class LineSlice:
+    """The loss along a line."""
+
+    axis: Axis
+    losses: Floats
+    """(K,): at the axis's steps, the regulariser included."""
+    function: PiecewiseLinear
+    """The mean hinge loss, whole: without the regulariser."""
+    examples: int
+    seconds: dict[str, float]
+    """How long the score passes took, and the points after them."""
+
+    @property
+    def lowest(self) -> tuple[int, ...]:
+        """The place of the lowest point."""
+        return (int(np.argmin(self.losses)),)
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneSlice:
+    """The loss over a plane."""
+
+    axes: tuple[Axis, Axis]
+    losses: Floats
+    """(M, K): at the first axis's K steps, and the second's M; the regulariser included."""
+    examples: int
+    seconds: dict[str, float]
+    """How long the score passes took, and the points after them."""
+
+    @property
+    def lowest(self) -> tuple[int, ...]:
+        """The place of the lowest point: that of b and that of a."""
+        return tuple(map(int, np.unravel_index(np.argmin(self.losses), self.losses.shape)))
+
+
+@task(name="line", cache_policy=NO_CACHE)
+def line_task(
+    session: Session, objective: Objective, W: Floats, axis: Axis, rows: Rows | None, examples: int
+) -> LineSlice:
+    """Take the loss at the axis's steps, and the function between its ends.
+
+    Raises PipelineError where they are out of all range.
+    """
+    clock = time.perf_counter()
+    line, steps = LossAlongLine(objective, W, axis.direction, rows), axis.steps
+    line(np.zeros(1))
+    passed = time.perf_counter()
+    losses = list[float]()
+    with session.console.progress("line", len(steps)) as advance:
+        while len(losses) < len(steps):
+            losses += line(steps[len(losses) : len(losses) + _STEPS_AT_A_TIME])
+            advance(len(losses), f"lowest {min(losses):f}")
+    found = _finite(np.array(losses))
+    try:
+        function = line.function(axis.low, axis.high)
+    except (ValueError, OverflowError) as error:
+        raise PipelineError(f"the loss along this line is out of range: {error}") from error
+    seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
+    return LineSlice(axis, found, function, examples, seconds)
+
+
+@task(name="plane", cache_policy=NO_CACHE)
+def plane_task(
+    session: Session,
+    objective: Objective,
+    W: Floats,
+    axes: tuple[Axis, Axis],
+    rows: Rows | None,
+    examples: int,
+) -> PlaneSlice:
+    """Take the loss at every point of two axes.
+
+    Raises PipelineError where it is out of all range.
+    """
+    clock = time.perf_counter()
+    plane = LossOverPlane(objective, W, axes[0].direction, axes[1].direction, rows)
+    plane(np.zeros(1), np.zeros(1))
+    passed = time.perf_counter()
+    (a, b), parts = (axis.steps for axis in axes), list[Floats]()
+    size = max(1, _POINTS_AT_A_TIME // len(a))
+    with session.console.progress("plane", len(a) * len(b)) as advance:
+        for start in range(0, len(b), size):
+            parts.append(plane(a, b[start : start + size]))
+            lowest = min(float(part.min()) for part in parts)
+            advance(sum(part.size for part in parts), f"lowest {lowest:f}")
+    seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
+    return PlaneSlice(axes, _finite(np.concatenate(parts)), examples, seconds)
+
+
+def _finite(losses: Floats) -> Floats:
+    if not np.isfinite(losses).all():
+        raise PipelineError(
+            "the loss is no finite number everywhere there; take smaller weights, or a smaller "
+            "--extent"
+        )
+    return losses

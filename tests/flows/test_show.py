@@ -1,0 +1,317 @@
+"""`hinge show`: that the numbers are those of the formulas, and what is drawn where."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from flows.figures import GREEN, GREY, ORANGE
+from flows.record import Run
+from flows.show import dataset_of, look
+from flows.show_figures import draw_confusion, draw_examples, draw_weights
+from storage.dataset import Dataset, open_dataset
+from storage.schema import CLASSES, Split
+from tests.flows.conftest import Command, User
+from tests.flows.test_command import loss_in_numpy, read
+from tests.flows.test_refusals import edit, left, refused
+from tests.flows.test_sweep_figures import figures, words
+
+__all__ = ["figures"]  # a fixture
+
+Floats = NDArray[np.float64]
+PICTURES = {"weights.png", "examples.png", "confusion.png"}
+CAT = CLASSES.index("cat")
+
+
+@pytest.fixture
+def dataset(store: Path) -> Dataset:
+    return open_dataset(str(store))
+
+
+@pytest.fixture
+def kept(dataset: Dataset, tmp_path: Path) -> Callable[[Floats], Path]:
+    """Keep weights as those of a run on the small store."""
+
+    def keep(W: Floats) -> Path:
+        run = Run(tmp_path / "runs" / "train-kept")
+        run.path.mkdir(parents=True)
+        run.write_record({"run": run.id, "data": dataset.describe()})
+        run.write_weights(W)
+        return run.path
+
+    return keep
+
+
+def always_a_cat() -> Floats:
+    """Weights of which only one bias is not 0."""
+    W = np.zeros((10, 3073))
+    W[CAT, -1] = 1.0
+    return W
+
+
+# -- the numbers
+
+
+def confusion_by_counting(labels: list[int], predictions: list[int]) -> list[list[int]]:
+    counts = [[0] * 10 for _ in range(10)]
+    for label, prediction in zip(labels, predictions, strict=True):
+        counts[label][prediction] += 1
+    return counts
+
+
+def check_numbers(result: dict[str, Any], W: Floats, X: Floats, y: NDArray[np.uint8]) -> None:
+    """Compare all that is said with the formulas in NumPy, and counts with plain loops."""
+    scores = X @ W.T
+    labels, predictions = y.tolist(), scores.argmax(axis=1).tolist()
+    assert len(set(predictions)) > 3  # else nothing would be mistaken
+    assert result["confusion"] == confusion_by_counting(labels, predictions)
+    right = [j for j, k in zip(labels, predictions, strict=True) if j == k]
+    assert result["accuracy"] == len(right) / len(labels)
+    assert result["loss"] == pytest.approx(loss_in_numpy(W, X, y), rel=1e-12)
+    for j in range(10):
+        assert result["recall"][j] == right.count(j) / labels.count(j)
+        predicted = predictions.count(j)
+        assert result["precision"][j] == (right.count(j) / predicted if predicted else None)
+    for row, example in enumerate(result["examples"]):
+        margins = scores[row] - scores[row, labels[row]] + 1
+        assert example["row"] == row
+        assert example["class"] == result["classes"][labels[row]]
+        assert example["predicted"] == result["classes"][predictions[row]]
+        assert example["loss"] == pytest.approx(
+            loss_in_numpy(W, X[row : row + 1], y[row : row + 1])
+        )
+        np.testing.assert_allclose(example["scores"], scores[row], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(example["margins"], margins, rtol=1e-9, atol=1e-9)
+
+
+def test_a_run_that_was_trained_is_looked_at_by_the_formulas(
+    user: User, hinge: Command, store: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    training = ("train", "--store", store, "--steps", 3, "--init", "normal:1e-3")
+    assert hinge(*training, "--scheduler", user.scheduler).status == 0
+    [run] = (tmp_path / "runs").iterdir()
+    W, record, before = np.load(run / "weights.npy"), (run / "result.json").read_bytes(), left(run)
+    splits: tuple[tuple[Split, int], ...] = (("test", 8), ("train", 16))
+    for split, examples in splits:
+        finished = hinge("show", run.name, "--json", "--split", split, "--examples", examples)
+        assert (finished.status, finished.err) == (0, "")
+        result = finished.result
+        assert (result["run"], result["split"]) == (run.name, split)
+        assert result["data"] == json.loads(record)["data"]
+        assert result["classes"] == list(CLASSES)
+        assert len(result["examples"]) == examples
+        check_numbers(result, W, *read(dataset, split))
+    assert {Path(picture) for picture in result["pictures"]} == {run / name for name in PICTURES}
+    assert left(run) == before | PICTURES
+    assert (run / "result.json").read_bytes() == record
+
+
+def test_weights_that_take_everything_for_a_cat(
+    hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
+) -> None:
+    """A cat's margins are all 0; another's are 2 against the cat, and 1 against eight more."""
+    run = kept(always_a_cat())
+    counts = np.bincount(dataset.labels("test"), minlength=10)
+    share = counts[CAT] / counts.sum()
+    finished = hinge("show", run)
+    assert (finished.status, finished.err) == (0, "")
+    lines = [line.split() for line in finished.out.splitlines()]
+    assert lines[0][:4] == ["class", "images", "recall", "precision"]
+    dog = ["dog", str(counts[5]), "0.00%", "none", "cat", f"({counts[5]})"]
+    assert lines[1 + CLASSES.index("dog")] == dog
+    assert lines[1 + CAT] == ["cat", str(counts[CAT]), "100.00%", f"{share:.2%}", "none"]
+    summary = {line[0]: " ".join(line[1:]) for line in lines[11:]}
+    assert summary["run"] == run.name
+    assert summary["loss"].startswith(f"{10 * (1 - share):.4f} ")
+    assert summary["accuracy"] == f"{share:.2%} of the {counts.sum()} test images"
+    assert {word.rstrip(",") for word in summary["look"].split()} >= PICTURES
+
+
+def test_weights_whose_scores_are_off_every_scale(
+    hinge: Command, kept: Callable[[Floats], Path]
+) -> None:
+    run = kept(1e308 * np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (10, 3073)))
+    finished = hinge("show", run, "--json")
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.result["loss"] is None
+    assert left(run) >= PICTURES
+
+
+# -- the pictures
+
+
+def drawn_images(figure: Figure) -> list[NDArray[Any]]:
+    return [np.asarray(image.get_array()) for axes in figure.axes for image in axes.get_images()]
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_weights_are_drawn_about_mid_grey_each_class_by_its_own_scale(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    W = np.zeros((10, 3073))
+    W[0, 5 * 32 + 7] = 4e-5  # red, of row 5 and column 7
+    W[6, [1024, 2048 + 31 * 32 + 31]] = [-3.0, 1.5]  # green of the first pixel, blue of the last
+    W[6, -1] = -0.25
+    draw_weights(tmp_path / "w.png", W, CLASSES, title="a run")
+    [whole] = drawn_images(figures[0])
+    assert whole.dtype == np.uint8
+    grey = whole[(whole == 128).all(axis=-1)]
+    assert len(grey) == 10 * 32 * 32 - 3
+    assert np.sum((whole != 255).any(axis=-1)) == 10 * 32 * 32  # all else is white
+    coloured = [
+        tuple(each) for each in whole[~((whole == 128) | (whole == 255)).all(axis=-1)].tolist()
+    ]
+    assert set(coloured) == {(128, 0, 128), (128, 128, 191)}
+    [[red_row, red_column]] = np.argwhere((whole == (255, 128, 128)).all(axis=-1))
+    [[row, column]] = np.argwhere((whole == (128, 0, 128)).all(axis=-1))
+    [[last_row, last_column]] = np.argwhere((whole == (128, 128, 191)).all(axis=-1))
+    assert (last_row - row, last_column - column) == (31, 31)
+    assert row > red_row - 5 + 32  # the frog is below the airplane, and one to the right
+    assert column > red_column - 7 + 32
+    assert texts(figures[0])[::2] == list(CLASSES)
+    assert texts(figures[0])[13] == "bias -0.25\nlargest weight 3"
+    assert texts(figures[0])[1] == "bias +0\nlargest weight 4e-05"
+    assert any("mid-grey" in text.get_text() for text in figures[0].texts)
+
+
+def test_examples_are_drawn_with_their_margins(
+    dataset: Dataset, tmp_path: Path, figures: list[Figure]
+) -> None:
+    W = np.random.default_rng(1).normal(size=(10, 3073)) * 1e-3
+    shown = look(dataset, W, "test", 3)
+    draw_examples(tmp_path / "e.png", shown.examples, CLASSES, title="a run")
+    [figure] = figures
+    images, labels = dataset.read("test", 0, 3)
+    stored = [np.moveaxis(image.reshape(3, 32, 32), 0, -1) for image in images]
+    drawn = drawn_images(figure)
+    for image, number in zip(drawn, (0, 2, 1), strict=True):  # two columns, the left one first
+        np.testing.assert_array_equal(image, stored[number])
+    bars = [bar for axes in figure.axes for each in axes.containers for bar in each]
+    X, _ = read(dataset, "test")
+    scores = X[[0, 2, 1]] @ W.T
+    labels = labels[[0, 2, 1]]
+    margins = scores - scores[range(3), labels][:, None] + 1
+    widths = np.reshape([bar.get_width() for bar in bars], (3, 10))
+    np.testing.assert_allclose(widths, margins, atol=1e-9)
+    wanted = np.where(margins > 0, ORANGE, GREY)
+    wanted[range(3), labels] = GREEN
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == wanted.ravel().tolist()
+    for said, label, row in zip(texts(figure), labels, scores, strict=True):
+        true, predicted = CLASSES[label], CLASSES[row.argmax()]
+        assert f": {true}\n" in said
+        assert ("right" if true == predicted else f"predicted {predicted},") in said
+    assert len(words(figure)) == 4
+
+
+def contrast(one: Any, other: Any) -> float:
+    """The ratio of two colours' luminances, as the guidelines for web content define it."""
+
+    def luminance(colour: Any) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear)) + 0.05
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return high / low
+
+
+@pytest.mark.parametrize("largest", [1, 5000])
+def test_counts_of_the_confusion_matrix_can_be_read(
+    tmp_path: Path, figures: list[Figure], largest: int
+) -> None:
+    counts = np.linspace(0, largest, 100).astype(np.int64).reshape(10, 10)
+    counts[CAT] = 0  # there is none
+    draw_confusion(tmp_path / "c.png", counts, CLASSES, title="a run")
+    axes, _ = figures[0].axes
+    [picture] = axes.get_images()
+    colours = picture.to_rgba(np.asarray(picture.get_array()))
+    for (row, column), text in zip(np.ndindex(10, 10), axes.texts, strict=True):
+        assert text.get_position() == (column, row)
+        assert text.get_text() == f"{counts[row, column]:,}"
+        assert contrast(to_rgb(text.get_color()), colours[row, column]) > 4
+    [right] = axes.child_axes
+    said = [label.get_text() for label in right.get_yticklabels()]
+    assert said[CAT] == "none"
+    for row in {*range(10)} - {CAT}:
+        whole = sum(counts[row].tolist())
+        assert said[row] == (f"{counts[row, row] / whole:.1%}" if whole else "none")
+    accuracy = sum(counts[j, j] for j in range(10)) / max(counts.sum(), 1)
+    assert axes.get_title() == f"a run: accuracy {accuracy:.2%}"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["show"], ["RUN", "hinge show --help"]),
+        (["show", "train-1970"], ["no run 'train-1970'"]),
+        (["show", "train-kept", "--examples", "0"], ["--examples", "1<=x<=16"]),
+        (["show", "train-kept", "--examples", "17"], ["--examples", "1<=x<=16"]),
+        (["show", "train-kept", "--split", "all"], ["--split", "test", "train"]),
+        (["show", "train-kept", "--store", "nothing.zarr"], ["nothing.zarr"]),
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_in_what_is_typed(
+    hinge: Command, kept: Callable[[Floats], Path], given: list[str], words: list[str]
+) -> None:
+    run = kept(always_a_cat())
+    refused(hinge(*given), *words)
+    assert left(run) == {"result.json", "weights.npy"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record["data"].update(fingerprint="0" * 64), ["000000", "--store"]),
+        (lambda record: record["data"].update(url="/gone.zarr"), ["/gone.zarr", "--store"]),
+        (lambda record: record["data"].pop("fingerprint"), ["train-kept", "fingerprint"]),
+        (lambda record: record.update(data=None), ["train-kept", "cannot be read"]),
+    ],
+)
+def test_a_run_whose_data_are_not_there(
+    hinge: Command,
+    kept: Callable[[Floats], Path],
+    change: Callable[[dict[str, Any]], object],
+    words: list[str],
+) -> None:
+    run = kept(always_a_cat())
+    edit(run, change)
+    refused(hinge("show", run.name), *words)
+    assert left(run) == {"result.json", "weights.npy"}
+
+
+def test_a_store_that_was_moved_is_named(dataset: Dataset, kept: Callable[[Floats], Path]) -> None:
+    run = kept(always_a_cat())
+    edit(run, lambda record: record["data"].update(url="/gone.zarr"))
+    assert dataset_of(Run(run), dataset.url) == dataset
+
+
+@pytest.mark.parametrize(
+    "W", [np.zeros((3, 3073)), np.zeros((10, 3072)), np.full((10, 3073), math.nan)]
+)
+def test_weights_of_other_classes_or_pixels(
+    hinge: Command, kept: Callable[[Floats], Path], W: Floats
+) -> None:
+    run = kept(W)
+    refused(hinge("show", run.name), "weights.npy", "(10, 3073)")
+    assert left(run) == {"result.json", "weights.npy"}
+
+
+def test_a_run_without_weights(hinge: Command, kept: Callable[[Floats], Path]) -> None:
+    run = kept(always_a_cat())
+    (run / "weights.npy").unlink()
+    refused(hinge("show", run.name), "train-kept", "no weights")
+    assert left(run) == {"result.json"}
