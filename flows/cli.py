@@ -11,6 +11,7 @@ from flows.commands.check import check
 from flows.commands.info import info
 from flows.commands.ingest import ingest
 from flows.commands.landscape import landscape
+from flows.commands.reproduce import reproduce
 from flows.commands.search import search
 from flows.commands.show import show
 from flows.commands.sweep import sweep
@@ -66,5 +67,5 @@ def hinge() -> None:
     """Optimise a multiclass SVM on CIFAR-10 with Dask, Zarr and Prefect."""
 
 
-for command in (ingest, info, train, search, sweep, check, landscape, show):
+for command in (ingest, info, train, search, sweep, check, landscape, show, reproduce):
     hinge.add_command(command)

@@ -25,10 +25,13 @@ class Console:
     """Where a command writes; `json` makes standard output hold the JSON object alone."""
 
     json: bool = False
+    quiet: bool = False
+    """Whether nothing is said by the way."""
 
     def note(self, text: str) -> None:
         """Say something by the way; where a progress bar is shown, above it."""
-        print(text, file=sys.stderr, flush=True)
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def result(
         self, result: Mapping[str, Any], summary: Mapping[str, str], table: Iterable[str] = ()

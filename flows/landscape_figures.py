@@ -115,16 +115,25 @@ def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
         levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
         lines = axes.contour(a, b, losses, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
         axes.clabel(lines, levels[::3], fontsize="x-small", fmt="%.3g")
-    row, column = found.lowest
+    _mark_lowest(axes, found, low)
+    return heat
+
+
+def _mark_lowest(axes: Axes, found: PlaneSlice, low: float) -> None:
+    """Mark the lowest point with a star; where many are as low, say so."""
+    (row, column), equal = found.lowest, int((found.losses == low).sum())
+    label = f"lowest: {low:.4g}" + (f", and {equal - 1:,} more" if equal > 1 else "")
+    a, b = (axis.steps for axis in found.axes)
     axes.plot(
         *(a[column], b[row], "*"),
         color="white",
         markeredgecolor="black",
         markersize=13,
         linestyle="none",
-        label=f"lowest point: {low:.4g}",
+        label=label,
+        clip_on=False,
+        zorder=5,
     )
-    return heat
 
 
 def _draw_path(axes: Axes, run: Floats) -> None:
@@ -142,19 +151,18 @@ def draw_panels(
     path: Path, line: LineSlice, planes: Mapping[str, PlaneSlice], *, title: str
 ) -> None:
     """Draw the notes' panels to `path` (PNG): one example's line, and planes under their names."""
-    figure = Figure(figsize=(3.9 * (len(planes) + 1), 4.3), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9, 8.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    first, *others = figure.subplots(1, len(planes) + 1)
+    first, *others = figure.subplots(-(-(len(planes) + 1) // 2), 2).flat
     _draw_loss(first, line)
-    first.set(title="one example, one dimension", xlabel="a", ylabel="loss")
-    first.legend(frameon=False, fontsize="x-small", loc="best")
+    first.set(title="one example, along a", xlabel="a", ylabel="loss")
+    first.legend(frameon=False, fontsize="small", loc="best")
     for axes, (name, found) in zip(others, planes.items(), strict=True):
         heat = _draw_heat(axes, found)
         axes.set(title=name, xlabel="a", ylabel="b")
-        figure.colorbar(heat, shrink=0.85, location="bottom", label="loss", pad=0.02)
-    for axes in (first, *others):
-        axes.title.set_fontsize("medium")
-    words = f"a: a direction {line.axis.label}; b: another one. Stars mark the lowest points."
-    figure.supxlabel(words, fontsize="small")
+        axes.legend(loc="lower right", fontsize="small")
+        figure.colorbar(heat, label="loss")
+    words = f"a: a direction {line.axis.label}; b: another one"
+    figure.supxlabel(words, fontsize="medium")
     figure.savefig(path)

@@ -80,6 +80,8 @@ def _of_function(found: LineSlice) -> dict[str, Any]:
         if function.breakpoints <= MOST_KINKS
         else [],
         "slope_at_ends": [float(function.slopes[0]), float(function.slopes[-1])],
+        "slopes_rise": bool((np.diff(function.slopes) >= 0).all()),
+        "max_difference": found.max_difference,
         "exact_minimum": {"a": where, "hinge_loss": value},
     }
 

@@ -6,10 +6,11 @@ takes seconds. A flow that runs without a command, from a schedule say, opens it
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 
 from distributed import Client
@@ -27,6 +28,8 @@ class Session:
 
     client: Client
     console: Console
+    opened: float = field(default_factory=time.perf_counter)
+    """When it was asked for, before its server and cluster were there."""
     _placements: dict[str, Placements] = field(default_factory=dict)
 
     def placements(self, dataset: Dataset) -> Placements:
@@ -53,10 +56,11 @@ def command_session(
 
     Raises PipelineError or ServerError if a scheduler or server that was named does not answer.
     """
+    opened = time.perf_counter()
     with (
         _quiet_libraries(),
         starting_server() as server,
-        _cluster(console, workers, scheduler) as session,
+        _cluster(console, workers, scheduler, opened) as session,
         server.ready(),
     ):
         yield session
@@ -69,17 +73,29 @@ def flow_session(*, workers: int | None = None, scheduler: str | None = None) ->
     if session is not None:
         yield session
     else:
-        with _cluster(Console(), workers, scheduler) as session:
+        with _cluster(Console(), workers, scheduler, time.perf_counter()) as session:
             yield session
 
 
 @contextmanager
-def _cluster(console: Console, workers: int | None, scheduler: str | None) -> Iterator[Session]:
+def quietly(session: Session) -> Iterator[None]:
+    """Let the flows of the block use the session, and say nothing by the way."""
+    token = _current.set(replace(session, console=replace(session.console, quiet=True)))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def _cluster(
+    console: Console, workers: int | None, scheduler: str | None, opened: float
+) -> Iterator[Session]:
     with ExitStack() as stack:
         with _interrupts_held() if scheduler is None else nullcontext():
             client = stack.enter_context(connect(workers=workers, scheduler=scheduler))
         console.note(f"Dask dashboard: {client.dashboard_link}")
-        session = Session(client, console)
+        session = Session(client, console, opened)
         token = _current.set(session)
         try:
             yield session

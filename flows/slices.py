@@ -32,6 +32,8 @@ class LineSlice:
     axis: Axis
     losses: Floats
     """(K,): at the axis's steps, the regulariser included."""
+    regularisers: Floats
+    """(K,): what of them is the regulariser's."""
     function: PiecewiseLinear
     """The mean hinge loss, whole: without the regulariser."""
     examples: int
@@ -42,6 +44,12 @@ class LineSlice:
     def lowest(self) -> tuple[int, ...]:
         """The place of the lowest point."""
         return (int(np.argmin(self.losses)),)
+
+    @property
+    def max_difference(self) -> float:
+        """How far an evaluated point is off the function at most, by the highest of them."""
+        hinges = self.losses - self.regularisers
+        return float(np.abs(self.function(self.axis.steps) - hinges).max() / (hinges.max() or 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +89,11 @@ def line_task(
     found = _finite(np.array(losses))
     try:
         function = line.function(axis.low, axis.high)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise PipelineError(f"the loss along this line is out of range: {error}") from error
     seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
-    return LineSlice(axis, found, function, examples, seconds)
+    regularisers = np.array([line.regulariser(a) for a in steps.tolist()])
+    return LineSlice(axis, found, regularisers, function, examples, seconds)
 
 
 @task(name="plane", cache_policy=NO_CACHE)

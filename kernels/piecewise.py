@@ -16,6 +16,9 @@ from kernels.partial import LOSS_UNIT_BITS, LossSum
 
 Floats = NDArray[np.float64]
 
+LARGEST = 2.0**100
+"""Of a sum of losses; a row's is below 2^80."""
+
 
 @dataclass(frozen=True, eq=False)
 class PiecewiseLinear:
@@ -53,7 +56,8 @@ def piecewise_linear(
     `loss` and `slope` are the sums at `low`; `positions` and `jumps` (k,) are those of all
     breakpoints in (low, high], in any order.
 
-    Raises ValueError if a row's loss or a margin's slope is no usable number.
+    Raises ValueError if there are no rows, the ends do not rise, or a row's loss or a margin's
+    slope is no usable number, at `low` or on the way.
 
     >>> from kernels.line import Line, breakpoints, losses, slopes
     >>> line = Line(np.array([[1.0, 3.0]]), np.array([[-1.0, -2.0]]))
@@ -62,6 +66,10 @@ def piecewise_linear(
     >>> function.positions.tolist(), function.values.tolist(), function.slopes.tolist()
     ([0.0, 1.0, 1.5, 2.0], [2.0, 0.5, 0.0, 0.0], [-1.5, -1.0, 0.0])
     """
+    if not slope.rows:
+        raise ValueError("the mean over no rows is not defined; sum at least one row")
+    if not low < high:
+        raise ValueError(f"a line goes from a lower to a higher step size, not {low} to {high}")
     if loss.overflows or slope.overflows:
         raise ValueError("a loss or a slope along the line is no usable number")
     order = np.argsort(positions, kind="stable")
@@ -71,10 +79,13 @@ def piecewise_linear(
     slopes = np.array([total / unit for total in sums])
     gains = _units(slopes * np.diff(ends))
     [first] = _units(np.array([loss.mean]))
-    values = [total / (1 << LOSS_UNIT_BITS) for total in accumulate(gains, initial=first)]
+    # where all hinges are 0, rounded gains may not quite add up to it
+    values = [max(0, total) / (1 << LOSS_UNIT_BITS) for total in accumulate(gains, initial=first)]
     return PiecewiseLinear(ends, np.array(values), slopes)
 
 
 def _units(numbers: Floats) -> list[int]:
-    """Return numbers in units of 2^-80, cut towards zero."""
+    """Return numbers in units of 2^-80, cut towards zero; raise ValueError for too large ones."""
+    if not (np.abs(numbers) < LARGEST).all():
+        raise ValueError("the loss grows beyond all usable numbers along the line")
     return [int(number) for number in np.ldexp(numbers, LOSS_UNIT_BITS).tolist()]

@@ -7,7 +7,7 @@ A margin is linear in a and b,
 with d and e the differences of the scores of U and of V (see `kernels.line`). In floating
 point it is rounded twice, after `b e_ij` and after `a d_ij`; losses count in units of 2^-80 and
 are summed as integers, so that neither the order of the rows nor their grouping changes a bit.
-Where b is 0 the losses are those of the line W + a U, to the bit.
+Where b is 0 and V is finite, the losses are those of the line W + a U, to the bit.
 """
 
 import math

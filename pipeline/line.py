@@ -103,14 +103,15 @@ class LossAlongLine:
         """Return the loss at each of the step sizes (K,), the regulariser included."""
         sums = total(self.objective.over, line_losses, self._asked(steps))
         return [
-            summed.mean + self._regulariser(a)
+            summed.mean + self.regulariser(a)
             for summed, a in zip(sums, np.asarray(steps).tolist(), strict=True)
         ]
 
     def _asked(self, steps: ArrayLike) -> Asked:
         return Asked(*self._scorers, np.asarray(steps, np.float64), self.rows)
 
-    def _regulariser(self, a: float) -> float:
+    def regulariser(self, a: float) -> float:
+        """Return what the regulariser adds at a step size."""
         reg, bias = self.objective.reg, self.objective.reg_bias
         with np.errstate(over="ignore"):  # the loss says so
             return reg * squared_norm(self.W + a * self.V, bias=bias) if reg else 0.0

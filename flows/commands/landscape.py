@@ -212,7 +212,8 @@ def _summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
     if "breakpoints" in result:
         low, high = result["slope_at_ends"]
         shown["exactly"] = (
-            f"{result['breakpoints']:,} breakpoints; the slope rises from {low:.4g} to {high:.4g}"
+            f"{result['breakpoints']:,} breakpoints; the slope rises from {low:.4g} to {high:.4g}; "
+            f"the evaluated points are off by {result['max_difference']:.1e} at most"
         )
     if "path" in result:
         first, second = result["path"]["explained"]

@@ -11,6 +11,8 @@ from kernels.fixed_point import FixedPoint, fixed_point
 from kernels.hinge import fold, hinge_partial, scores
 from kernels.line import along, breakpoints, losses, slopes
 from kernels.partial import finalize
+from kernels.plane import losses as plane_losses
+from kernels.plane import over
 from kernels.smoothed import smoothed_partial
 from kernels.trials import losses_of_scores, pack, trial_losses
 from kernels.trials import scores as trial_scores
@@ -30,7 +32,8 @@ def main() -> None:
         value = finalize(hinge_partial(scorer, images, labels), W, mean, reg=0.1)
         for array in (scores(scorer, images), value.gradient, np.float64(value.loss)):
             print(hashlib.sha256(array.tobytes()).hexdigest())
-    for found in many(images, labels, mean), along_a_line(W, images, labels, mean):
+    line_and_plane = (f(W, images, labels, mean) for f in (along_a_line, over_a_plane))
+    for found in many(images, labels, mean), tuple(line_and_plane):
         print(hashlib.sha256(repr(found).encode()).hexdigest())
     smooth = smoothed_partial(fold(W, mean), images, labels, mu=0.5)
     print(hashlib.sha256(smooth.gradient.tobytes() + repr(smooth.smoothed).encode()).hexdigest())
@@ -54,6 +57,16 @@ def along_a_line(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
     sizes = np.geomspace(1e-6, 1.0, 19)
     positions, jumps = breakpoints(line, 1e-6, 1e-2)
     return losses(line, sizes), slopes(line, sizes), positions.tolist(), jumps.tolist()
+
+
+def over_a_plane(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
+    """Return losses over a plane, of all sizes that are summed in different ways."""
+    images, labels, mean = data
+    U, V = np.random.default_rng(10).normal(size=(2, *W.shape))
+    first, second, third = (fold(weights, mean, np.float64) for weights in (W, U, V))
+    plane = over(first, second, third, images, labels)
+    total = plane_losses(plane, np.geomspace(1e-6, 1e3, 11), [0.0, -1e-3, 1.0, 1e22])
+    return total.limbs.tolist(), total.overflows.tolist(), total.rows
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""The picture that only the report has: two descents by the images that they looked at."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.figures import BLUE, GREY, ORANGE, legend_below, running_mean, sheet
+
+Floats = NDArray[np.float64]
+
+
+def draw_convergence(
+    path: Path, descent: Floats, batches: Floats, *, rows: int, batch_size: int, window: int
+) -> None:
+    """Draw the loss of both descents to `path` (PNG), by the images looked at before it.
+
+    `descent` is that over all `rows` images before each step and after the last; of `batches`
+    the running mean over `window` is drawn.
+    """
+    figure, axes = sheet("The same descent, by all images and by batches of them",
+                         "images looked at", "loss (mean hinge)")  # fmt: skip
+    means = running_mean(batches, window)
+    looked = batch_size * np.arange(1, len(means) + 1)
+    label = f"batches of {batch_size}, mean of {window}"
+    axes.plot(looked, means, color=ORANGE, linewidth=1.5, label=label)
+    label = f"all {rows:,} images a step"
+    looked = rows * np.arange(1, len(descent) + 1)
+    axes.plot(looked, descent, color=BLUE, marker=".", markersize=4, linewidth=1.2, label=label)
+    label = f"where that ended: {descent[-1]:.4f}"
+    axes.axhline(descent[-1], color=GREY, linestyle="--", label=label)
+    axes.set_xscale("log")
+    legend_below(figure, columns=3)
+    figure.savefig(path)

@@ -1,0 +1,521 @@
+"""The loss over a plane: by hand, against the notes' loops, against a plain twin, and its laws."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import reduce
+from math import floor, inf, isfinite, nan
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from kernels import line, reference
+from kernels.hinge import Scorer, fold, hinge_partial
+from kernels.line import Line
+from kernels.line_lanes import LARGEST, STEPS
+from kernels.line_loops import BLOCK_ROWS, LIMBS
+from kernels.partial import LossSum
+from kernels.plane import Plane, PlaneSum, losses, over
+from tests.kernels.cases import Case, cases
+from tests.kernels.test_line import EXTREMES, FLOATS, INTEGERS, fused, lines
+
+UNIT = 2**80
+Floats = NDArray[np.float64]
+Scorers = tuple[Scorer, Scorer, Scorer]
+
+
+def sums(total: PlaneSum) -> list[list[LossSum]]:
+    """What it says of each point (M, K), as `kernels.line` says it of a step size."""
+    return [
+        [LossSum.of_limbs(*point, total.rows) for point in zip(*row, strict=True)]
+        for row in zip(total.limbs, total.overflows.tolist(), strict=True)
+    ]
+
+
+def rows_of(plane: Plane, rows: Any) -> Plane:
+    arrays = plane.line.margins, plane.line.slopes, plane.second
+    margins, first, second = (np.ascontiguousarray(array[:, rows]) for array in arrays)
+    return Plane(Line(margins, first), second)
+
+
+def folded(W: Floats, U: Floats, V: Floats, mean: Floats | None = None) -> Scorers:
+    W_scorer, U_scorer, V_scorer = (fold(weights, mean, np.float64) for weights in (W, U, V))
+    return W_scorer, U_scorer, V_scorer
+
+
+def plane_of(rows: list[list[tuple[float, float, float]]]) -> Plane:
+    """Each row's margins in the order of the classes, and what they gain for a and for b."""
+    margins, first, second = np.array(rows, np.float64).transpose(2, 1, 0).copy()
+    return Plane(Line(margins, first), second)
+
+
+# By hand.
+
+W = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, 1.0, 0.0]])
+U = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+V = np.array([[0.0, 0.0, 2.0], [0.0, 1.0, 0.0], [1.0, 0.0, -3.0]])
+IMAGES = np.array([[2, 4], [3, 0]], np.uint8)
+LABELS = np.array([0, 2], np.uint8)
+# Scores of W for (2, 4, 1): 2, 4, 2; for (3, 0, 1): 3, 0, -3.
+# Scores of U for (2, 4, 1): 1, -2, 4; for (3, 0, 1): 1, -3, 0.
+# Scores of V for (2, 4, 1): 2, 4, -1; for (3, 0, 1): 2, 0, 0.
+# Image 0, of class 0: margins class 1: 4 - 2 + 1 = 3, and -3 a + 2 b;
+#                              class 2: 2 - 2 + 1 = 1, and  3 a - 3 b.
+# Image 1, of class 2: margins class 0: 3 + 3 + 1 = 7, and    a + 2 b;
+#                              class 1: 0 + 3 + 1 = 4, and -3 a.
+A, B = [0.0, 1.0, -2.0], [0.0, 1.0, -4.0]
+# b = 0:  a = 0: (3 + 1) + (7 + 4) = 15;  a = 1: (0 + 4) + (8 + 1) = 13;
+#         a = -2: (9 + 0) + (5 + 10) = 24, where class 2 has -5.
+# b = 1:  (5 + 0) + (9 + 4) = 18;  (2 + 1) + (10 + 1) = 14;  (11 + 0) + (7 + 10) = 28.
+# b = -4: (0 + 13) + (0 + 4) = 17;  (0 + 16) + (0 + 1) = 17;  (1 + 7) + (0 + 10) = 18.
+SUMS = np.array([[15, 13, 24], [18, 14, 28], [17, 17, 18]])
+
+
+def by_hand() -> Plane:
+    return over(*folded(W, U, V), IMAGES, LABELS)
+
+
+def test_by_hand() -> None:
+    plane = by_hand()
+    assert plane.line.margins.tolist() == [[3, 7], [1, 4]]
+    assert plane.line.slopes.tolist() == [[-3, 1], [3, -3]]
+    assert plane.second.tolist() == [[2, 2], [-3, 0]]
+    total = losses(plane, A, B)
+    assert sums(total) == [[LossSum(n * UNIT, 0, 2) for n in row] for row in SUMS.tolist()]
+    assert (total.means == SUMS / 2).all()
+
+
+def test_a_delta_is_the_margins() -> None:
+    plane = over(*folded(W, U, V), IMAGES, LABELS, delta=0.0)
+    # One less each: 2 + 0 + 6 + 3 = 11; at b = 1: 4 + 0 + 8 + 3 = 15.
+    assert (losses(plane, [0.0], [0.0, 1.0]).means == [[11 / 2], [15 / 2]]).all()
+
+
+# Against the notes' loops.
+
+
+def plane_of_case(case: Case, data: st.DataObject) -> tuple[Plane, Floats, Floats]:
+    """Draw directions for a case, in eighths as its weights are; at times parallel to them."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="directions"))
+    U, V = rng.integers(-16, 17, (2, *case.W.shape)) / 8
+    if data.draw(st.booleans(), label="towards 0"):
+        V = -case.W
+    scorers = folded(case.W, U, V, case.mean)
+    return over(*scorers, case.images, case.labels, delta=case.delta), U, V
+
+
+QUARTERS = st.integers(-40, 40).map(lambda n: n / 4)
+
+
+@given(case=cases(max_rows=3, max_columns=65, floats=False), data=st.data())
+def test_the_notes_loops_say_the_same(case: Case, data: st.DataObject) -> None:
+    plane, U, V = plane_of_case(case, data)
+    a, b = data.draw(QUARTERS, label="a"), data.draw(QUARTERS, label="b")
+    at = (case.W + a * U + b * V).tolist()
+    expected = reference.loss(at, case.centred.tolist(), case.labels.tolist(), case.delta)
+    assert losses(plane, [a], [b]).means.item() == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@given(case=cases(max_rows=6, max_columns=65, floats=False), data=st.data())
+def test_directions_that_are_exact_may_be_exchanged(case: Case, data: st.DataObject) -> None:
+    plane, _, _ = plane_of_case(case, data)
+    exchanged = Plane(Line(plane.line.margins, plane.second), plane.line.slopes)
+    a, b = (data.draw(st.lists(QUARTERS, max_size=6), label=label) for label in "ab")
+    transposed = losses(exchanged, b, a).limbs.swapaxes(0, 1)
+    np.testing.assert_array_equal(losses(plane, a, b).limbs, transposed)
+
+
+# Against the line.
+
+
+@given(drawn=lines(), data=st.data())
+def test_where_b_is_0_it_is_the_line_to_the_bit(
+    drawn: tuple[Line, list[float]], data: st.DataObject
+) -> None:
+    along, steps = drawn
+    steps = [step for step in steps if isfinite(step)]
+    size = along.margins.size
+    finite = st.lists(FLOATS | st.sampled_from([1e300, -1e300]), min_size=size, max_size=size)
+    second = np.array(data.draw(finite, label="second")).reshape(along.margins.shape)
+    found = sums(losses(Plane(along, second), steps, [0.0, -0.0]))
+    assert found == [list(line.losses(along, steps))] * 2
+
+
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(0, 600))
+def test_at_0_it_is_the_loss_of_the_pipeline_to_the_bit(seed: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (rows, 70), dtype=np.uint8)
+    labels = rng.integers(0, 5, rows).astype(np.uint8)
+    W, U, V = rng.normal(scale=0.01, size=(3, 5, 71))
+    scorers = folded(W, U, V, rng.random(70) * 255)
+    plane = over(*scorers, images, labels, delta=0.7)
+    [[found]] = sums(losses(plane, [0.0], [0.0]))
+    assert found == hinge_partial(scorers[0], images, labels, delta=0.7).losses
+
+
+# Against a plain twin, to the bit.
+
+
+class Twin:
+    """What `kernels.plane` says, a margin at a time; with a mistake in it if `fault` names one."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    def sums(self, plane: Plane, a: list[float], b: list[float]) -> list[list[LossSum]]:
+        if self.fault == "a step of the last tile taken for 0":
+            a = [*a[:-1], 0.0] if len(a) % STEPS else a
+        return [[self.point(plane, x, y) for x in a] for y in b]
+
+    def point(self, plane: Plane, a: float, b: float) -> LossSum:
+        arrays = plane.line.margins, plane.line.slopes, plane.second
+        rows = np.stack(arrays, axis=-1).swapaxes(0, 1).tolist()
+        if self.fault == "rows of the last block forgotten":
+            rows = rows[: len(rows) // BLOCK_ROWS * BLOCK_ROWS]
+        total = LossSum(rows=plane.line.rows)
+        for row in rows[1:] if self.fault == "the first row forgotten" else rows:
+            total = total.combine(self.counted(self.loss(row, a, b)))
+        return total
+
+    def loss(self, row: list[list[float]], a: float, b: float) -> float:
+        loss = 0.0
+        for margin in row[::-1] if self.fault == "last class first" else row:
+            value = self.margin(margin, a, b)
+            if self.fault == "NaN taken for 0":
+                loss += value if value > 0 else 0.0
+            else:
+                loss += 0.0 if value < 0 else value
+        return loss
+
+    def margin(self, parts: list[float], a: float, b: float) -> float:
+        margin, first, second = parts
+        if self.fault == "first direction first":
+            return fused(b, second, fused(a, first, margin))
+        if self.fault == "rounded once" and all(map(isfinite, (margin, first, second))):
+            gains = Fraction(a) * Fraction(first) + Fraction(b) * Fraction(second)
+            return float(Fraction(margin) + gains)
+        if self.fault == "directions exchanged":
+            a, b = b, a
+        sign = -1 if self.fault == "second direction's sign" else 1
+        if self.fault == "second not fused":
+            moved = margin + b * second
+        else:
+            moved = fused(sign * b, second, margin)
+        return moved + a * first if self.fault == "first not fused" else fused(a, first, moved)
+
+    def counted(self, loss: float) -> LossSum:
+        if self.fault == "large losses lost" and LARGEST <= loss < 2.0**80:
+            return LossSum()
+        if loss < 2.0**80 or (self.fault == "2^80 summed" and loss == 2.0**80):
+            cut = round if self.fault == "rounded to a unit" else floor
+            return LossSum(cut(Fraction(loss) * UNIT))
+        return LossSum() if self.fault == "overflows forgotten" else LossSum(overflows=1)
+
+
+def assert_twins(twin: Twin, plane: Plane, a: list[float], b: list[float]) -> None:
+    assert sums(losses(plane, a, b)) == twin.sums(plane, a, b)
+
+
+POINTS = st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-300, 1e300]) | FLOATS, max_size=5)
+
+
+@st.composite
+def planes(draw: st.DrawFn, elements: st.SearchStrategy[float], max_rows: int = 5) -> Plane:
+    classes, rows = draw(st.integers(1, 4)), draw(st.integers(0, max_rows))
+    size = 3 * classes * rows
+    values = draw(st.lists(elements, min_size=size, max_size=size))
+    margins, first, second = np.array(values).reshape(3, classes, rows)
+    return Plane(Line(margins, first), second)
+
+
+ELEMENTS = st.sampled_from([INTEGERS, FLOATS, INTEGERS | FLOATS | EXTREMES])
+
+
+@given(plane=ELEMENTS.flatmap(planes), a=POINTS, b=POINTS)
+def test_the_plain_twin_says_the_same(plane: Plane, a: list[float], b: list[float]) -> None:
+    assert_twins(Twin(), plane, a, b)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 255, 256, 257, 511, 600])
+@pytest.mark.parametrize("points", [1, STEPS, STEPS + 1])
+def test_many_rows_are_the_twin_s_too(rows: int, points: int) -> None:
+    rng = np.random.default_rng(rows + points)
+    margins, first, second = rng.normal(scale=3.0, size=(3, 2, rows))
+    plane = Plane(Line(margins, first), second)
+    assert_twins(Twin(), plane, rng.normal(size=points).tolist(), rng.normal(size=2).tolist())
+
+
+NEARLY_LARGEST = LARGEST - 2.0**-36
+
+
+@pytest.mark.parametrize("rows", [3, BLOCK_ROWS + 9])
+@pytest.mark.parametrize("place", [0, 2, -1])
+@pytest.mark.parametrize("loss", [NEARLY_LARGEST, LARGEST, LARGEST + 2.0**-35, 2.0**80 - 2.0**27])
+def test_large_losses_among_small_ones(loss: float, place: int, rows: int) -> None:
+    # Large at b = 2 alone, or at a = -4 and b = 0; no other point of those tiles has one.
+    rng = np.random.default_rng(rows)
+    margins, first, second = rng.normal(scale=1e-3, size=(3, 2, rows))
+    margins[:, place], first[:, place], second[:, place] = [0, -1], [-loss / 4, 0], [loss / 2, 0]
+    plane, a = Plane(Line(margins, first), second), [0.0, 1e-9, -4.0, 1.0, 0.5]
+    assert_twins(Twin(), plane, a, [0.0, 2.0, -1.0])
+    at = sums(losses(plane, a, [0.0, 2.0]))
+    for total in at[0][2], at[1][0]:
+        assert loss <= Fraction(total.loss, UNIT) < Fraction(loss) + 8
+
+
+# Rows of 2^-60 and 1 that tell one rounding from two, and the order of both; 1/49 * 49 is not
+# 1; of 1 and two halves of its last bit the sum is another the other way about; 3 2^-82 is no
+# whole unit.
+SMALL = [
+    [(1.0, -1.0, 2.0**-60), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(-1.0, 49.0, 0.0), (1.0, -49.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(-1.0, 0.0, 49.0), (1.0, 0.0, -49.0), (-1.0, 0.0, 0.0)],
+    [(1.0, 0.0, 0.0), (2.0**-53, 0.0, 0.0), (2.0**-53, 0.0, 0.0)],
+    [(3 * 2.0**-82, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+]
+LARGE = [
+    [(LARGEST, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(2.0**80, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(-1.0, 0.0, 0.0), (nan, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(inf, 0.0, 0.0), (-inf, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+]
+USUAL = [[(2.0, 1.0, -1.0), (1.0, -3.0, 2.0), (0.0, 1.0, 2.0)]]
+TELLING = plane_of(USUAL * (BLOCK_ROWS - len(SMALL)) + SMALL + LARGE + USUAL)
+"""A whole block of small losses, and a part of another with large ones."""
+TELLING_A, TELLING_B = [0.0, 1.0, 1 / 49], [0.0, 1.0, 1 / 49]
+
+
+def test_the_faultless_twin_passes() -> None:
+    assert_twins(Twin(), TELLING, TELLING_A, TELLING_B)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "first not fused",
+        "second not fused",
+        "rounded once",
+        "first direction first",
+        "directions exchanged",
+        "second direction's sign",
+        "last class first",
+        "rounded to a unit",
+        "large losses lost",
+        "2^80 summed",
+        "overflows forgotten",
+        "NaN taken for 0",
+        "the first row forgotten",
+        "rows of the last block forgotten",
+        "a step of the last tile taken for 0",
+    ],
+)
+def test_a_fault_fails(fault: str) -> None:
+    with pytest.raises(AssertionError):
+        assert_twins(Twin(fault), TELLING, TELLING_A, TELLING_B)
+
+
+# Laws.
+
+Combine = Callable[[PlaneSum, PlaneSum], PlaneSum]
+
+
+def assert_same(found: PlaneSum, expected: PlaneSum) -> None:
+    np.testing.assert_array_equal(found.limbs, expected.limbs)
+    np.testing.assert_array_equal(found.overflows, expected.overflows)
+    assert found.rows == expected.rows
+
+
+def assert_partition(
+    plane: Plane, parts: list[NDArray[np.int64]], combine: Combine = PlaneSum.combine
+) -> None:
+    a, b = [0.0, 0.3, -0.7, 5.0, 1e-9], [0.0, 1.0, -2.5]
+    found = [losses(rows_of(plane, rows), a, b) for rows in parts]
+    kept = [(total.limbs.copy(), total.overflows.copy()) for total in found]
+    assert_same(reduce(combine, found), losses(plane, a, b))
+    for total, (limbs, overflows) in zip(found, kept, strict=True):  # a sum is not used up
+        assert_same(total, PlaneSum(limbs, overflows, total.rows))
+
+
+def drawn_plane(rng: np.random.Generator, rows: int) -> Plane:
+    """Margins of all sizes, and some that are no numbers."""
+    margins, first, second = rng.normal(size=(3, 3, rows)) * 2.0 ** rng.integers(-40, 15, (3, rows))
+    margins[0, rng.random(rows) < 0.01] = inf
+    margins[1, rng.random(rows) < 0.01] = 2.0**79
+    return Plane(Line(margins, first), second)
+
+
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_any_partition_in_any_order_is_the_same_sum(seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    plane = drawn_plane(rng, data.draw(st.integers(0, 1_300), label="rows"))
+    rows = plane.line.rows
+    cuts = data.draw(st.lists(st.integers(0, rows), max_size=5), label="cuts")
+    assert_partition(plane, np.split(rng.permutation(rows), sorted(cuts)))
+
+
+def faulty(fault: str) -> Combine:
+    def combine(one: PlaneSum, other: PlaneSum) -> PlaneSum:
+        total = one.combine(other)
+        limbs, overflows, rows = total.limbs, total.overflows, total.rows
+        if fault == "no carry":
+            limbs = one.limbs + other.limbs
+        if fault == "the highest carry lost":
+            limbs[..., -1] = 0
+        if fault == "overflows of one":
+            overflows = one.overflows
+        if fault == "rows of one":
+            rows = one.rows
+        if fault == "in its place":
+            one.limbs[...] = limbs
+        return PlaneSum(limbs, overflows, rows)
+
+    return combine
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "",
+        "no carry",
+        "the highest carry lost",
+        "overflows of one",
+        "rows of one",
+        "in its place",
+    ],
+)
+def test_a_faulty_combination_fails(fault: str) -> None:
+    plane = drawn_plane(np.random.default_rng(5), 900)
+    plane.line.margins[2] = 2.0**80 - 2.0**79  # two of them are more than the lower limbs hold
+    parts = np.array_split(np.arange(900), 3)
+    if not fault:
+        assert_partition(plane, parts, faulty(fault))
+        return
+    with pytest.raises(AssertionError):
+        assert_partition(plane, parts, faulty(fault))
+
+
+@pytest.mark.parametrize("size", [2.0**-80, 1 - 2.0**-53, NEARLY_LARGEST, 2.0**80 - 2.0**27])
+def test_every_bit_is_kept_of_many_rows(size: float) -> None:
+    rows = 3 * BLOCK_ROWS
+    plane = Plane(Line(np.zeros((1, rows)), np.zeros((1, rows))), np.full((1, rows), size))
+    exact = rows * int(Fraction(size) * UNIT)
+    total = losses(plane, [7.0], [1.0])
+    assert sums(total.combine(total)) == [[LossSum(2 * exact, 0, 2 * rows)]]
+    assert total.means.item() == size
+
+
+def test_a_mean_is_rounded_once() -> None:
+    # 1 + 2^-60 in three rows, which the sum keeps and no number does.
+    total = losses(plane_of([[(1.0, 0, 0)], [(2.0**-60, 0, 0)], [(0.0, 0, 0)]]), [0.0], [0.0])
+    assert total.means.item() == float((1 + Fraction(1, 2**60)) / 3)
+    third = losses(plane_of([[(1.0, 1.0, 1.0)], [(0, 0, 0)], [(0, 0, 0)]]), [0.0, 1.0], [1.0])
+    assert third.means.tolist() == [[2 / 3, 1.0]]
+
+
+# What is no number is counted, and raises nothing.
+
+
+@pytest.mark.parametrize(
+    ("margin", "first", "second", "overflows"),
+    [
+        (2.0**80, 0.0, 0.0, 1),
+        (2.0**80 - 2.0**27, 0.0, 0.0, 0),
+        (1.0, 2.0**82, 0.0, 1),
+        (1.0, 0.0, 2.0**82, 1),
+        (1.0, 0.0, -(2.0**82), 0),
+        (1.0, -(2.0**82), 2.0**82, 0),  # 0 by two roundings
+        (1e307, -4e307, 2e307, 0),
+        (1.7e308, -1.7e308, 1.7e308, 1),  # infinite on the way
+        (inf, 1.0, 1.0, 1),
+        (-inf, -1.0, 1.0, 0),  # never lost anything, and never will
+        (-inf, 1.0, inf, 1),
+        (nan, 1.0, 1.0, 1),
+        (1.0, nan, 1.0, 1),
+        (-1.0, 1.0, nan, 1),
+    ],
+)
+@pytest.mark.parametrize("others", [2, BLOCK_ROWS])
+def test_overflows(margin: float, first: float, second: float, overflows: int, others: int) -> None:
+    plane = plane_of([[(0.5, 1.0, -1.0)]] * others + [[(margin, first, second)]])
+    total = losses(plane, [0.5], [0.5])
+    assert total.overflows.tolist() == [[overflows]]
+    assert (total.means.item() == inf) == bool(overflows)
+    if overflows or margin < 0:  # the others' sums are whole
+        assert sums(total) == [[LossSum(others * UNIT // 2, overflows, others + 1)]]
+    assert_twins(Twin(), plane, [0.5], [0.5])
+
+
+def test_weights_out_of_range_raise_nothing() -> None:
+    W = np.array([[1e308, 1e308, 1e308], [-1e308, 0.0, inf], [nan, 0.0, 0.0]])
+    total = losses(over(*folded(W, -W, W), IMAGES, LABELS), [0.0, 1.0], [0.0, 1.0])
+    assert total.overflows.tolist() == [[2, 2], [2, 2]]
+    assert (total.means == inf).all()
+
+
+# Errors, and nothing at all.
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    scorer, short = fold(W, dtype=np.float64), fold(W[:2], dtype=np.float64)
+    with pytest.raises(ValueError, match=r"second direction of their shape.* not \(2, 2\)"):
+        over(scorer, scorer, short, IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"direction of their shape.* not \(2, 2\)"):
+        over(scorer, short, scorer, IMAGES, LABELS)
+    single = fold(W)
+    in_turn: list[Scorers] = [
+        (single, scorer, scorer),
+        (scorer, single, scorer),
+        (scorer, scorer, single),
+    ]
+    for scorers in in_turn:
+        with pytest.raises(ValueError, match="must be float64, not float32"):
+            over(*scorers, IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"labels must be in 0..2, not 3"):
+        over(scorer, scorer, scorer, IMAGES, LABELS + np.uint8(1))
+    with pytest.raises(ValueError, match=r"2 images need labels \(2,\) uint8, not \(1,\)"):
+        over(scorer, scorer, scorer, IMAGES, LABELS[:1])
+    with pytest.raises(ValueError, match="weights of 2 pixels need images"):
+        over(scorer, scorer, scorer, IMAGES[:, :1], LABELS)
+    unfit: list[NDArray[Any]] = [np.zeros(3), np.zeros((2, 3), np.float32), np.zeros((3, 2)).T]
+    for array in unfit:
+        with pytest.raises(ValueError, match=r"must be \(C - 1, n\) float64"):
+            Plane(Line(np.zeros((2, 3)), np.zeros((2, 3))), array)
+    with pytest.raises(ValueError, match=r"margins \(2, 3\).* slopes, not \(2, 4\)"):
+        Plane(Line(np.zeros((2, 3)), np.zeros((2, 3))), np.zeros((2, 4)))
+    bad: list[Any] = [[nan], [inf], 1.0, [[1.0]]]
+    for steps in bad:
+        for points in ((steps, [0.0]), ([0.0], steps)):
+            with pytest.raises(ValueError, match=r"must be \(K,\) finite numbers"):
+                losses(by_hand(), *points)
+    with pytest.raises(ValueError, match="sum at least one row"):
+        _ = losses(rows_of(by_hand(), slice(0)), [0.0], [0.0]).means
+
+
+@pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0, 2.0], []), ([], [])])
+def test_no_points_are_no_losses(a: list[float], b: list[float]) -> None:
+    total = losses(by_hand(), a, b)
+    assert total.limbs.shape == (len(b), len(a), LIMBS)
+    assert total.combine(total).rows == 4
+    assert total.means.shape == (len(b), len(a))
+
+
+def test_a_plane_says_its_size_and_may_be_empty() -> None:
+    assert by_hand().__sizeof__() == 3 * 2 * 2 * 8
+    none = losses(rows_of(by_hand(), slice(0)), A, B)
+    assert sums(none) == [[LossSum()] * 3] * 3
+    some = losses(by_hand(), A, B)
+    assert_same(none.combine(some), some)
+
+
+def test_what_it_is_given_stays_as_it_is() -> None:
+    plane = rows_of(TELLING, slice(None))
+    losses(plane, TELLING_A, TELLING_B)
+    for array, expected in (
+        (plane.line.margins, TELLING.line.margins),
+        (plane.line.slopes, TELLING.line.slopes),
+        (plane.second, TELLING.second),
+    ):
+        np.testing.assert_array_equal(array, expected)
