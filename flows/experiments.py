@@ -61,7 +61,7 @@ def parts(seed: int) -> list[Part]:
     lbfgs = TrainingParameters(Method.LBFGS, steps=30, reg=1e3, seed=seed)
     line = Landscape(1, directions=GRADIENT, seed=seed)
     box = GradientCheck(method=CheckMethod.BLACK_BOX, coordinates=BLACK_BOX_COORDINATES, seed=seed)
-    study = StepStudy(GradientCheck(seed=seed), "1e-3:1e-9", 1)
+    study = StepStudy(GradientCheck(seed=seed), "1e-3:1e-8", 1)
     return [
         Part("panels", panels_flow, Panels(seed=seed), "landscape --panels"),
         Part("line", landscape_flow, line, "landscape --dims 1 --directions gradient"),
@@ -73,7 +73,7 @@ def parts(seed: int) -> list[Part]:
              f"check --method black-box --coordinates {BLACK_BOX_COORDINATES}"),
         Part("gradient check", check_flow, GradientCheck(seed=seed), "check"),
         Part("differences", check_steps_flow, study,
-             "check --steps 1e-3:1e-9 --points-per-decade 1"),
+             "check --steps 1e-3:1e-8 --points-per-decade 1"),
         Part("sweep", sweep_flow, Sweep(seed=seed), "sweep"),
         Part("gradient descent", train_flow, gd, "train --method gd --steps 200"),
         Part("step sizes", step_sizes_flow, TrainingGrid(seed=seed), "sweep --train"),

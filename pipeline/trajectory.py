@@ -24,7 +24,7 @@ from pipeline.training import prepare, train
 
 Floats = NDArray[np.float64]
 
-LOOKS = 100
+LOOKS = 60
 """Weights that are looked at, at most, of a run of steps."""
 
 
