@@ -42,7 +42,7 @@ format: $(INSTALLED)  ## format the code, and mend what ruff can mend
 bench: $(INSTALLED)  ## measure speed, as ratios on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
-demo: $(INSTALLED)  ## train a classifier and say what was done
+demo: $(INSTALLED)  ## train, reproduce the notes, and write a page of it
 	$(BIN)/python -m flows.demo
 
 clean:  ## remove what make and the tools made; runs and data stay

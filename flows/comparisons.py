@@ -141,7 +141,7 @@ def _searches(found: Findings) -> list[Comparison]:
             f"{random['test_accuracy']:.2%}",
             f"{notes.RANDOM_ACCURACY:.2%}",
             notes.CHANCE < random["test_accuracy"] < 0.2,
-            "10 % to 20 %: more than guessing; which weights are luckiest is luck",
+            "10% to 20%: more than guessing; which weights are luckiest is luck",
         ),
         Comparison(
             "accuracy after 1,000 tries of local search",
@@ -233,14 +233,14 @@ def _sweep(found: Findings) -> list[Comparison]:
             f"{small[0]:.2f}",
             f"{small[1]:.2f}",
             abs(small[0] / small[1] - 1) < 0.05,
-            "the gain from 1e-9 by that from 1e-10, within 5 %",
+            "the gain from 1e-9 by that from 1e-10, within 5%",
         ),
         Comparison(
             "ten times as large a step overshoots ten times as far",
             f"{large[0]:.4f}",
             f"{large[1]:.4f}",
             abs(large[0] / large[1] - 1) < 0.01,
-            "the loss at 1e-1 by that at 1e-2, within 1 %",
+            "the loss at 1e-1 by that at 1e-2, within 1%",
         ),
     ]
 

@@ -32,7 +32,7 @@ _SYNTHETIC = """
 
 
 def main() -> int:
-    """Ingest, look, train in two ways, sweep and search; return the exit status."""
+    """Ingest, look, train in two ways, and reproduce the notes; return the exit status."""
     source = _source()
     store = DIRECTORY / ("synthetic.zarr" if source == "synthetic" else "cifar10.zarr")
     on_it = f"--store {store} --runs {DIRECTORY / 'runs'}"
@@ -42,9 +42,7 @@ def main() -> int:
         f"hinge train {on_it} --method gd --steps 200 --step-size 1e-7",
         f"hinge train {on_it} --method minibatch --steps 3000 --batch-size 256 "
         "--step-size 1e-7 --reg 2.5e4 --init normal:1e-3",
-        f"hinge sweep {on_it}",
-        f"hinge search local {on_it} --trials 320",
-        f"hinge check {on_it}",
+        f"hinge reproduce {on_it}",
     )
     with prefect_server():  # one for all
         for command in commands:
@@ -54,8 +52,9 @@ def main() -> int:
                 return status
     print(
         f"\nClassifiers were trained on {_name(source)} and tested on images they had not "
-        f"seen.\nTheir records, weights and figures are in {DIRECTORY / 'runs'}; "
-        "`.venv/bin/hinge --help` says what else there is to do.\n"
+        f"seen.\nTheir records, weights and figures are in {DIRECTORY / 'runs'}, and the page "
+        "that the last\nline above names shows every experiment; `.venv/bin/hinge --help` says "
+        "what else there is to do.\n"
         "The flow runs are kept too: `.venv/bin/prefect server start` shows them in a browser."
     )
     return 0

@@ -69,7 +69,8 @@ def _draw_loss(axes: Axes, found: LineSlice) -> None:
         )
     steps = found.axis.steps
     every = max(1, len(steps) // 25)
-    label = f"evaluated at {len(steps):,} points" + (f", every {every}th shown" * (every > 1))
+    which = f"every {every}th of {len(steps):,}" if every > 1 else f"{len(steps):,}"
+    label = f"evaluated points ({which})"
     axes.plot(
         *(steps[::every], found.losses[::every], "x"),
         color="black",
