@@ -54,7 +54,7 @@ class Taken(NamedTuple):
 def parts(seed: int) -> list[Part]:
     """Return the experiments, in the notes' order."""
     gd = TrainingParameters(steps=200, seed=seed)
-    batches = TrainingParameters(Method.MINIBATCH, steps=3_000, seed=seed)
+    batches = TrainingParameters(Method.MINIBATCH, steps=1_000, seed=seed)
     regularised = TrainingParameters(
         Method.MINIBATCH, steps=3_000, reg=2.5e4, init="normal:1e-3", seed=seed
     )
@@ -77,7 +77,7 @@ def parts(seed: int) -> list[Part]:
         Part("sweep", sweep_flow, Sweep(seed=seed), "sweep"),
         Part("gradient descent", train_flow, gd, "train --method gd --steps 200"),
         Part("step sizes", step_sizes_flow, TrainingGrid(seed=seed), "sweep --train"),
-        Part("mini-batches", train_flow, batches, "train --method minibatch --steps 3000"),
+        Part("mini-batches", train_flow, batches, "train --method minibatch --steps 1000"),
         Part("regularised", train_flow, regularised,
              "train --method minibatch --steps 3000 --reg 2.5e4 --init normal:1e-3"),
         Part("l-bfgs", train_flow, lbfgs, "train --method lbfgs --steps 30 --reg 1e3"),

@@ -1,6 +1,7 @@
 """What a slice of the loss leaves: the numbers of its record, all its values, and a picture."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,9 @@ def keep_task(
     named: dict[str, Any],
 ) -> None:
     """Write all values and the picture, and show them."""
-    title = f"{run.id}\n{found.examples:,} training image{'s'[: found.examples > 1]}"
+    around = Path(plan.parameters.around).name if path is None else path.run
+    images = "image" if found.examples == 1 else "images"
+    title = f"{run.id}\n{found.examples:,} training {images}, around {around}"
     if isinstance(found, LineSlice):
         arrays: dict[str, NDArray[Any]] = {"a": found.axis.steps, "loss": found.losses}
         function = found.function
@@ -104,15 +107,14 @@ def keep_task(
             "hinge_loss": function.values,
             "slopes": function.slopes,
         }
-        draw_line(run.path / PICTURE, found, title=f"{title}, around {plan.parameters.around}")
+        draw_line(run.path / PICTURE, found, title=title)
     else:
         a, b = (axis.steps for axis in found.axes)
         arrays = {"a": a, "b": b, "loss": found.losses}
         if path is not None:
             arrays |= {"path": path.coordinates, "path_steps": path.steps}
-        around = plan.parameters.around if path is None else path.run
         coordinates = None if path is None else path.coordinates
-        draw_plane(run.path / PICTURE, found, coordinates, title=f"{title}, around {around}")
+        draw_plane(run.path / PICTURE, found, coordinates, title=title)
     run.write_arrays(VALUES, arrays)
     described = f"Run {run.id} on {plan.dataset.name} ({plan.dataset.fingerprint[:12]})"
     shown = ("examples", "points", "minimum", "maximum", "breakpoints", "seconds")

@@ -36,8 +36,8 @@ from storage.schema import PIXELS
 
 EXAMPLES_SHOWN = 8
 
-ALL_IMAGES = 50_000
-"""Training images of the notes' data set."""
+REAL, ALL_IMAGES = "cifar10", 50_000
+"""The notes' data set, and how many training images it has."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def report_task(
     directory.mkdir(exist_ok=True)
     pictures = {name: taken[part].path / file for name, (part, file) in PICTURES.items()}
     pictures |= _draw(directory, dataset, taken, found)
-    real = dataset.name == "cifar10" and dataset.rows("train") == ALL_IMAGES
+    real = dataset.name == REAL and dataset.rows("train") == ALL_IMAGES
     sweep = taken["sweep"].record
     comparisons, cannot = sorted_out(compare(found), real=real, sweep=sweep)
     before = sum(each.seconds for each in taken.values() if each.before)
@@ -130,7 +130,7 @@ def _words(plan: ReproductionPlan, begun: Begun, found: Findings, *, real: bool)
     box, panels = found.records["numerical gradient"], found.records["panels"]
     per_weight = box["timings"]["black_box"] / box["coordinates"]
     return {
-        "name": "CIFAR-10" if real else plan.dataset.name,
+        "name": "CIFAR-10" if plan.dataset.name == REAL else f"{plan.dataset.name} images",
         "real": real,
         "run": begun.run.id,
         "seed": seed,

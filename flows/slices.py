@@ -111,7 +111,10 @@ def plane_task(
     """
     clock = time.perf_counter()
     plane = LossOverPlane(objective, W, axes[0].direction, axes[1].direction, rows)
-    plane(np.zeros(1), np.zeros(1))
+    try:
+        plane(np.zeros(1), np.zeros(1))
+    except ValueError as error:
+        raise PipelineError(f"{error}; take smaller weights") from error
     passed = time.perf_counter()
     (a, b), parts = (axis.steps for axis in axes), list[Floats]()
     size = max(1, _POINTS_AT_A_TIME // len(a))

@@ -68,11 +68,14 @@ def piecewise_linear(
     """
     if not slope.rows:
         raise ValueError("the mean over no rows is not defined; sum at least one row")
-    if not low < high:
-        raise ValueError(f"a line goes from a lower to a higher step size, not {low} to {high}")
+    if not low <= high:
+        raise ValueError(
+            f"a line goes from a lower step size to a higher one, not from {low} to {high}"
+        )
     if loss.overflows or slope.overflows:
         raise ValueError("a loss or a slope along the line is no usable number")
-    order = np.argsort(positions, kind="stable")
+    positions = positions + 0.0  # -0 is 0
+    order = np.lexsort((jumps, positions))  # the same order in whichever they came
     ends = np.concatenate([[low], positions[order], [high]])
     unit = slope.rows << LOSS_UNIT_BITS
     sums = accumulate(_units(jumps[order]), initial=slope.slope)

@@ -42,7 +42,7 @@ class Landscape:
     around: str = AROUND
     """`zeros`, `normal:SCALE` or `uniform:SCALE`, or the run whose weights are in the middle."""
     directions: str = RANDOM
-    """`random`, `gradient`, or runs: one for all, or one a dimension with commas between."""
+    """`random` or `gradient`, or one of these or a run for each dimension, with commas between."""
     extent: float | None = None
     """How far an axis goes each way, in its own unit; None: as far as there is much to see."""
     points: int = 101
@@ -115,10 +115,9 @@ class Axis:
     @property
     def steps(self) -> Floats:
         """Its points (K,), rising, evenly apart; 0 is one of an odd number that is symmetric."""
-        share = np.arange(self.points) / (self.points - 1)
         if self.low == -self.high:
             return self.high * (np.arange(1 - self.points, self.points, 2) / (self.points - 1))
-        return self.low + (self.high - self.low) * share
+        return np.linspace(self.low, self.high, self.points)
 
     def described(self) -> dict[str, Any]:
         """Return what a record says of it."""
@@ -129,7 +128,9 @@ class Axis:
 def random_axis(W: Floats, seed: int, number: int, extent: float | None, points: int) -> Axis:
     """Return a direction at random, as long as the weights are."""
     direction = stream(seed, Purpose.DIRECTION, number).standard_normal(W.shape)
-    length = float(np.linalg.norm(W)) or _LENGTH_AT_ZERO * math.sqrt(W.size)
+    largest = float(np.abs(W).max())  # which is taken out, or squares would leave all range
+    length = largest * float(np.linalg.norm(W / largest)) if largest else 0.0
+    length = length or _LENGTH_AT_ZERO * math.sqrt(W.size)
     direction *= length / np.linalg.norm(direction)
     unit = "as long as the weights" if W.any() else f"of length {length:.3g}"
     reach = 1.0 if extent is None else extent

@@ -78,14 +78,22 @@ class LossOverPlane:
         """The inner products (3, 3) of weights and directions: the regulariser is made of them."""
         columns = self.W.shape[1] if self.objective.reg_bias else self.W.shape[1] - 1
         parts = [each[:, :columns] for each in (self.W, self.U, self.V)]
-        return np.array([[math.fsum((x * y).flat) for y in parts] for x in parts])
+        try:
+            with np.errstate(over="ignore", under="ignore"):
+                return np.array([[math.fsum((x * y).flat) for y in parts] for x in parts])
+        except (OverflowError, ValueError) as error:
+            raise ValueError("the regulariser over the plane is out of range") from error
 
     def __call__(self, a: Floats, b: Floats) -> Floats:
-        """Return the loss (M, K) at each of `a` (K,) and `b` (M,), the regulariser included."""
+        """Return the loss (M, K) at each of `a` (K,) and `b` (M,), the regulariser included.
+
+        Raises ValueError where the regulariser is out of all range.
+        """
         sums = total(self.objective.over, plane_losses, Asked(self._scorers, self.rows, a, b))
         if not self.objective.reg:
             return sums.means
         point = np.stack(np.broadcast_arrays(1.0, a[None, :], b[:, None]))
-        norms = np.einsum("imk,ij,jmk->mk", point, self._products, point)
-        found: Floats = sums.means + self.objective.reg * norms
+        with np.errstate(over="ignore"):  # the loss says so
+            norms = np.einsum("imk,ij,jmk->mk", point, self._products, point)
+            found: Floats = sums.means + self.objective.reg * norms
         return found

@@ -1,6 +1,7 @@
 """Shards: runs of a split's rows, as bytes in a worker's memory or read as they are needed."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -50,7 +51,7 @@ class Memory(dict[str, Any]):
         if len(known) != len(inputs) or not all(map(np.array_equal, known, inputs)):
             self.pop(name, None)  # or there would be two in memory
             found = find()
-            self[name] = inputs, found
+            self[name] = [copy(each) for each in inputs], found  # the caller may change its own
         return found  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:

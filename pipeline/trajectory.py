@@ -59,8 +59,11 @@ def _steps(
     total = parameters.total_steps(placements.dataset.rows("train"))
 
     def seen(state: DescentState) -> None:
-        look(state.step, state.W)
+        if state.step > last[-1]:  # a run that ends early has taken no step more
+            last.append(state.step)
+            look(state.step, state.W)
 
+    last = [0]
     with prepare(placements, parameters, lambda _step, _loss: None) as stretch:
         start = parameters.start(len(placements.dataset.classes))
         every = -(-total // LOOKS)

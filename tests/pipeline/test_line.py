@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from kernels.line import along
 from kernels.line_minimum import LineMinimum
+from kernels.partial import Sums
+from kernels.piecewise import PiecewiseLinear
 from pipeline.actors import Actors
 from pipeline.evaluation import in_tasks
-from pipeline.line import LossAlongLine, line_search
+from pipeline.line import Breakpoints, LossAlongLine, line_losses, line_search
 from pipeline.objective import Objective, OverShards, here
 from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.shards import Shard, StoredShard, load_shard
+from pipeline.shards import Rows, Shard, StoredShard, load_shard
 from pipeline.weights import Init
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
@@ -265,6 +267,164 @@ def test_a_regulariser_out_of_all_range_is_refused(store: Store, scale: float, w
     with pytest.raises(ValueError, match=words):
         line.minimum()
     assert line(np.array([1e100])) == [np.inf]
+
+
+# Over some of the rows, and whole.
+
+ROWS = {
+    "some": np.random.default_rng(8).integers(0, 2000, 250),  # in no order, and some of them twice
+    "of one shard": np.arange(800, 900),
+    "one": np.array([1402]),
+}
+EACH = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+LOW, HIGH = -1e-6, 1e-5
+
+
+@WAYS
+@EACH
+def test_over_some_rows_a_point_is_an_evaluation_over_them(
+    ways: dict[str, OverShards], store: Store, way: str, rows: Rows
+) -> None:
+    dataset = store()
+    line = replace(line_over(ways[way], dataset, reg=2e4), rows=rows)
+    alone = Objective(here(whole(dataset)), dataset.mean, 2e4, "float64")
+    expected = [alone(line.W + a * line.V, rows).loss for a in STEPS.tolist()]
+    assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
+    assert line(STEPS)[0] == expected[0]
+    at, _ = line.minimum()
+    lowest, *others = line(np.concatenate([[at], np.linspace(0, 5 * at, 200)]))
+    assert lowest <= min(others)
+
+
+def in_numpy(line: LossAlongLine, dataset: Dataset) -> tuple[Floats, Floats]:
+    """The margins of the wrong classes, and what they gain."""
+    rows = np.arange(2000) if line.rows is None else line.rows
+    images, labels = (array[rows] for array in dataset.read("train", 0, 2000))
+    X = np.column_stack([images - dataset.mean, np.ones(len(rows))])
+    wrong = np.arange(10) != labels[:, None]
+    margins, gains = (
+        (scores - scores[~wrong][:, None])[wrong] for scores in (X @ line.W.T, X @ line.V.T)
+    )
+    return margins + 1, gains
+
+
+def assert_whole(function: PiecewiseLinear, line: LossAlongLine, dataset: Dataset) -> None:
+    """Hold it to the losses, and its breakpoints and slopes to NumPy's."""
+    margins, gains = in_numpy(line, dataset)
+    places = np.sort(-margins / gains)
+    places = places[(places > LOW) & (places <= HIGH)]
+    assert function.breakpoints == len(places) > 0
+    np.testing.assert_allclose(function.positions[1:-1], places, rtol=1e-9, atol=1e-18)
+    assert (function.positions[0], function.positions[-1]) == (LOW, HIGH)
+    np.testing.assert_allclose(function.values, line(function.positions), rtol=1e-12)
+    assert (np.diff(function.slopes) >= 0).all()
+    rows = len(margins) // 9
+    for slope, at in ((function.slopes[0], LOW), (function.slopes[-1], HIGH)):
+        assert slope == pytest.approx(gains[margins + at * gains > 0].sum() / rows, rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [None, *ROWS.values()], ids=["all", *ROWS])
+def test_the_function_is_the_loss_at_every_breakpoint(store: Store, rows: Rows | None) -> None:
+    dataset = store()
+    line = replace(line_over(here(resident(dataset)), dataset), rows=rows)
+    function = line.function(LOW, HIGH)
+    assert_whole(function, line, dataset)
+    regularised = replace(line, objective=replace(line.objective, reg=2e4))
+    assert bits(regularised.function(LOW, HIGH)) == bits(function)  # it has no regulariser
+
+
+def bits(function: PiecewiseLinear) -> list[bytes]:
+    return [each.tobytes() for each in (function.positions, function.values, function.slopes)]
+
+
+@pytest.mark.parametrize("rows", [None, ROWS["some"], ROWS["one"]], ids=["all", "some", "one"])
+def test_the_function_is_the_same_bits_whichever_way(
+    ways: dict[str, OverShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None
+) -> None:
+    def found(over: OverShards) -> list[bytes]:
+        return bits(replace(line_over(over, store()), rows=rows).function(LOW, HIGH))
+
+    functions = {name: found(over) for name, over in ways.items()}
+    functions["shards of 1999"] = found(here(resident(store(1999))))
+    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 137)
+    functions["small blocks"] = found(here(streamed(store())))
+    assert functions == dict.fromkeys(functions, functions["one shard here"])
+
+
+def test_the_function_is_the_same_bits_where_breakpoints_meet(
+    ways: dict[str, OverShards], store: Store
+) -> None:
+    """All margins of a class are 0 at once, but gain otherwise."""
+    functions = {}
+    for way in ("one shard here", "shards here"):
+        line = line_over(ways[way], store())
+        line.W[:] = 0.0
+        line.W[0, -1] = 1.0
+        functions[way] = bits(line.function(LOW, HIGH))
+    assert functions["shards here"] == functions["one shard here"]
+
+
+FAULTS: dict[str, tuple[str, Any]] = {
+    "rows forgotten": (
+        "pipeline.shards.Block.chosen",
+        property(lambda block: (block.images, block.labels)),
+    ),
+    "breakpoints of the first shard alone": (
+        "pipeline.line.Breakpoints.combine",
+        lambda first, _second: first,
+    ),
+    "jumps apart from their positions": (
+        "pipeline.line.Breakpoints.combine",
+        lambda first, second: Breakpoints(
+            np.concatenate([first.positions, second.positions]),
+            np.concatenate([second.jumps, first.jumps]),
+        ),
+    ),
+    "the loss at the other end": (
+        "pipeline.line.line_losses",
+        lambda shard, asked: Sums(line_losses(shard, asked)[::-1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_function_fails(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    dataset = store()
+    line = replace(line_over(here(resident(dataset)), dataset), rows=ROWS["some"])
+    with monkeypatch.context() as patch:
+        patch.setattr(*FAULTS[fault])
+        function = line.function(LOW, HIGH)
+    fresh = _afresh(line, resident(dataset))
+    assert_whole(fresh.function(LOW, HIGH), fresh, dataset)
+    with pytest.raises(AssertionError):
+        assert_whole(function, fresh, dataset)
+
+
+def test_a_line_over_other_rows_is_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, passes = store(), counted(monkeypatch)
+    line = line_over(here(whole(dataset)), dataset)
+    lines = [line, *(replace(line, rows=rows) for rows in (*ROWS.values(), np.arange(801, 901)))]
+    fresh = [_afresh(each, whole(dataset))(STEPS) for each in lines]
+    assert len({str(losses) for losses in fresh}) == len(lines)
+    passes[0] = 0
+    assert [each(STEPS) for each in lines] == fresh
+    assert replace(lines[-1], rows=np.arange(801, 901))(STEPS) == fresh[-1]  # equal rows
+    assert passes == [len(lines)]
+
+
+def test_rows_changed_in_place_are_other_rows(store: Store) -> None:
+    dataset, rows = store(), np.arange(7)
+    line = replace(line_over(here(whole(dataset)), dataset), rows=rows)
+    line(STEPS)
+    rows += 20
+    assert line(STEPS) == _afresh(line, whole(dataset))(STEPS)
+
+
+def test_a_function_goes_from_a_lower_to_a_higher_end(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"from a lower to a higher step size, not 1\.0 to 0\.0"):
+        line_over(here(whole(store())), store()).function(1.0, 0.0)
 
 
 @pytest.mark.slow

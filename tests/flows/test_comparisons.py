@@ -1,0 +1,240 @@
+"""The comparisons with the notes: each of them passes on what it should, and can fail."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.comparisons import (
+    WINDOW,
+    Findings,
+    compare,
+    images_to_descend,
+    read_column,
+    sorted_out,
+)
+
+NOTES_SWEEP = [2.200652, 2.200057, 2.194116, 2.135493, 1.647802, 2.844355, 25.558142, 254.086573,
+               2539.370888, 25392.214036]  # fmt: skip
+
+
+def axis() -> dict[str, Any]:
+    return {"low": -1.0, "high": 1.0}
+
+
+def good() -> dict[str, Any]:
+    """What comes out where everything is as in the notes: theirs, where they have a number."""
+    sweep = [
+        {"step_size": float(f"1e{exponent}"), "loss": loss}
+        for exponent, loss in zip(range(-10, 0), NOTES_SWEEP, strict=True)
+    ]
+    trials = [
+        {"step_size": size, "loss": loss}
+        for size, loss in [(1e-6, 5.0), (1e-8, 7.0), (1e-7, 4.0), (1e-5, 90.0), (1e-9, 8.0)]
+    ]
+    steps = [
+        {"scheme": scheme, "step": step, "error": error}
+        for step, factor in [(1e-4, 10.0), (1e-5, 1.0)]
+        for scheme, error in [("centred", 1e-6 * factor), ("forward", 3e-6 * factor)]
+    ]
+    bowl = {"axes": [axis(), axis()], "minimum_at": [0.2, -0.9]}
+    verdicts = {"pass": 30_000, "kink": 730, "roundoff": 0, "wrong": 0}
+    return {
+        "records": {
+            "panels": {
+                "line": {"breakpoints": 5, "max_difference": 1e-15},
+                "planes": {"100 examples": bowl},
+            },
+            "line": {"breakpoints": 4_321, "slope_at_ends": [-2.0, 3.0], "slopes_rise": True},
+            "random search": {"test_accuracy": 0.1555},
+            "local search": {"test_accuracy": 0.214, "trials": 1_000},
+            "gradient check": {
+                "coordinates": 30_730,
+                "parameters": {"step": 1e-5},
+                "verdicts": verdicts,
+                "max_error_after_kinks": 3e-9,
+            },
+            "differences": {"steps": steps},
+            "sweep": {"initial_loss": 2.200718, "losses": sweep, "best_step_size": 1e-6},
+            "gradient descent": {"test_accuracy": 0.37, "steps": 200},
+            "step sizes": {"trials": trials},
+            "duplicates": {"same_bits": True},
+        },
+        "random_losses": np.array([8.1, 9.9, 9.0]),
+        "descent": np.linspace(9.0, 5.0, 201),
+        "batches": np.linspace(9.0, 4.0, 3_000),
+        "rows": 50_000,
+        "batch_size": 256,
+    }
+
+
+def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Put `value` where `path` leads, such as `line/slope_at_ends/0` in the records."""
+
+    def plant(found: dict[str, Any]) -> None:
+        *way, last = path.split("/")
+        place: Any = found if way[:1] == [""] else found["records"]
+        for name in filter(None, way):
+            place = place[int(name) if isinstance(place, list) else name]
+        place[int(last) if isinstance(place, list) else last] = value
+
+    return plant
+
+
+def failing(found: dict[str, Any]) -> set[str]:
+    return {each.name for each in compare(Findings(**found)) if not each.agrees}
+
+
+NAMES = [
+    "one example's loss is made of straight pieces",
+    "a hundred examples make a bowl",
+    "the loss is convex",
+    "losses of random weights",
+    "accuracy of the best of 1,000 random weights",
+    "accuracy after 1,000 tries of local search",
+    "local search is the better search",
+    "evaluations for one numerical gradient",
+    "the analytic gradient passes the check",
+    "centred differences are better than forward ones",
+    "the best of ten step sizes",
+    "the step sizes that lower the loss",
+    "ten times as small a step gains a tenth",
+    "ten times as large a step overshoots ten times as far",
+    "following the gradient is better than searching",
+    "small steps are slow, and large ones overshoot",
+    "mini-batches come down much faster",
+    "1,200 copies of 1,000 images have the gradient of the 1,000",
+]
+"""In the notes' order."""
+
+STRAIGHT, BOWL, CONVEX, LOSSES, RANDOM, LOCAL, BETTER, EVALUATIONS, PASSES, CENTRED, BEST, LOWER, \
+    TENTH, TEN_TIMES, FOLLOWING, SIZES, BATCHES, COPIES = NAMES  # fmt: skip
+
+
+def test_what_is_as_in_the_notes_agrees() -> None:
+    comparisons = compare(Findings(**good()))
+    assert [each.name for each in comparisons] == NAMES
+    assert failing(good()) == set()
+    said = {each.name: (each.ours, each.notes) for each in comparisons}
+    assert said[STRAIGHT] == ("6 pieces, off the evaluated points by 1.0e-15", "piecewise linear")
+    assert said[LOSSES] == ("8.100000 to 9.900000", "8.605604 to 9.401632")
+    assert said[RANDOM] == ("15.55%", "15.55%")
+    assert said[LOCAL] == ("21.40%", "21.4%")
+    assert said[EVALUATIONS] == ("30,731", "30,731")
+    assert said[CENTRED][0] == "error 1.0e-06 against 3.0e-06 at h = 1e-5"
+    assert said[BEST] == ("1e-06", "1e-06")
+    assert said[LOWER] == ("1e-10 to 1e-06", "1e-10 to 1e-06")
+    assert said[TENTH] == ("10.02", "10.02")
+    assert said[TEN_TIMES] == ("9.9994", "9.9994")
+    assert said[SIZES][0] == "of 1e-09 to 1e-05, 1e-07 comes lowest"
+    assert all(each.how for each in comparisons)
+
+
+FAULTS: list[tuple[str, Any, set[str]]] = [
+    ("panels/line/max_difference", 2e-12, {STRAIGHT}),
+    ("panels/planes/100 examples/minimum_at", [0.2, -1.0], {BOWL}),
+    ("panels/planes/100 examples/minimum_at", [1.0, 0.0], {BOWL}),
+    ("line/slopes_rise", False, {CONVEX}),
+    ("/random_losses", np.array([8.7, 9.9]), {LOSSES}),
+    ("/random_losses", np.array([8.1, 9.3]), {LOSSES}),
+    ("random search/test_accuracy", 0.1, {RANDOM}),
+    ("random search/test_accuracy", 0.201, {RANDOM}),
+    ("random search/test_accuracy", 0.22, {RANDOM, BETTER}),
+    ("local search/test_accuracy", 0.05, {LOCAL, BETTER}),
+    ("local search/test_accuracy", 0.18, {LOCAL}),
+    ("local search/test_accuracy", 0.25, {LOCAL}),
+    ("local search/test_accuracy", 0.15, {LOCAL, BETTER}),
+    ("local search/test_accuracy", 0.38, {LOCAL, FOLLOWING}),
+    ("gradient check/coordinates", 16, {EVALUATIONS}),
+    ("gradient check/verdicts/wrong", 1, {PASSES}),
+    ("differences/steps/2/error", 3e-6, {CENTRED}),
+    ("differences/steps/3/error", 1e-7, {CENTRED}),
+    ("differences/steps/1/error", 1e-9, set()),  # at another step
+    ("sweep/best_step_size", 1e-5, {BEST}),
+    ("sweep/losses/5/loss", 2.1, {LOWER}),
+    ("sweep/losses/4/loss", 2.3, {LOWER}),
+    ("sweep/initial_loss", 2.20065, {LOWER, TENTH}),
+    ("sweep/initial_loss", 2.0, {LOWER, TENTH}),
+    ("sweep/losses/1/loss", 2.200718 - 0.94 * 10.02 * 0.000066, {TENTH}),
+    ("sweep/losses/1/loss", 2.200718 - 1.06 * 10.02 * 0.000066, {TENTH}),
+    ("sweep/losses/1/loss", 2.200718 - 1.04 * 10.02 * 0.000066, set()),
+    ("sweep/losses/9/loss", 25_700.0, {TEN_TIMES}),
+    ("sweep/losses/9/loss", 25_100.0, {TEN_TIMES}),
+    ("sweep/losses/9/loss", 25_600.0, set()),
+    ("gradient descent/test_accuracy", 0.05, {FOLLOWING}),
+    ("gradient descent/test_accuracy", 0.214, {FOLLOWING}),
+    ("step sizes/trials/3/loss", 3.0, {SIZES}),  # the largest
+    ("step sizes/trials/4/loss", 3.0, {SIZES}),  # the smallest
+    ("/batches", np.linspace(9.0, 5.2, 3_000), {BATCHES}),
+    ("/rows", 30, {BATCHES}),
+    ("duplicates/same_bits", False, {COPIES}),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "names"), FAULTS)
+def test_a_planted_fault_is_found(path: str, value: Any, names: set[str]) -> None:
+    found = copy.deepcopy(good())
+    change(path, value)(found)
+    assert failing(found) == names
+
+
+def test_every_comparison_can_fail() -> None:
+    assert {name for _, _, names in FAULTS for name in names} == set(NAMES)
+
+
+def test_a_sweep_that_never_lowers_the_loss_is_told_so() -> None:
+    found = good()
+    found["records"]["sweep"]["initial_loss"] = 1.5
+    said = {each.name: each.ours for each in compare(Findings(**found))}
+    assert said[LOWER] == "none"
+
+
+def test_other_images_are_not_compared_with_the_notes() -> None:
+    sweep, comparisons = good()["records"]["sweep"], compare(Findings(**good()))
+    kept, cannot = sorted_out(comparisons, real=True, sweep=sweep)
+    assert [each["name"] for each in kept] == NAMES
+    assert {frozenset(each) for each in kept} == {
+        frozenset({"name", "ours", "notes", "agrees", "how"})
+    }
+    [initial] = cannot
+    assert initial["name"] == "sweep: the loss before the step"
+    assert (initial["ours"], initial["notes"]) == ("2.200718", "2.200718")
+
+    kept, cannot = sorted_out(comparisons, real=False, sweep=sweep)
+    laws = [STRAIGHT, CONVEX, EVALUATIONS, PASSES, COPIES]
+    assert [each["name"] for each in kept] == laws
+    named = [each["name"] for each in cannot]
+    assert named == [*(name for name in NAMES if name not in laws), initial["name"]]
+    assert {each["why"] for each in cannot[:-1]} == {"the images are not the notes'"}
+    assert {frozenset(each) for each in cannot} == {frozenset({"name", "ours", "notes", "why"})}
+
+
+def descents(descent: list[float], batches: list[float], rows: int = 1_000) -> Findings:
+    return Findings({}, np.zeros(1), np.array(descent), np.array(batches), rows, 10)
+
+
+def test_the_images_to_descend_are_counted() -> None:
+    """The last 50 batches' mean is as low as 5 once all of them are: after 60 + 50."""
+    falls = [9.0] * 60 + [5.0] * 100
+    assert WINDOW == 50
+    assert images_to_descend(descents([9.0, 7.0, 5.0], falls)) == (2 * 1_000, 110 * 10)
+    assert images_to_descend(descents([9.0], [9.0] * 50)) == (0, 50 * 10)
+    # 49 batches are no mean yet, however low
+    assert images_to_descend(descents([9.0, 5.0], [4.0] * 49)) == (1_000, 0)
+    assert images_to_descend(descents([9.0, 4.9], falls)) == (1_000, 0)
+    # 41 of 50 at 5, nine at 9: the mean is 5.72, and with 42 it is 5.64
+    assert images_to_descend(descents([9.0, 5.7], falls)) == (1_000, (60 + 42) * 10)
+
+
+def test_a_column_is_read_by_its_name(tmp_path: Path) -> None:
+    table = tmp_path / "loss.csv"
+    table.write_text("step,loss\n0,9.5\n1,1e-300\n2,inf\n")
+    assert read_column(table, "loss").tolist() == [9.5, 1e-300, np.inf]
+    assert read_column(table, "step").tolist() == [0, 1, 2]
+    table.write_text("step,loss\n0,0.1\n")  # a single row
+    assert read_column(table, "loss").tolist() == [0.1]
+    with pytest.raises(ValueError, match="margin"):
+        read_column(table, "margin")

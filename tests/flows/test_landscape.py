@@ -1,0 +1,665 @@
+"""`hinge landscape`: that every loss is the formula's, in directions that are drawn anew here."""
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.cli import run_command
+from flows.landscape_results import results
+from flows.record import Run
+from flows.slices import LineSlice
+from kernels.piecewise import PiecewiseLinear
+from pipeline.landscape import Axis
+from storage.dataset import open_dataset
+from tests.flows.conftest import Command, Finished, User
+from tests.flows.test_command import loss_in_numpy, read
+from tests.flows.test_refusals import edit, late, left, refused
+from tests.flows.test_sweep import gradient_in_numpy, uniform
+
+Floats = NDArray[np.float64]
+Data = tuple[Floats, NDArray[np.uint8]]
+
+WEIGHTS, EXAMPLES, DIRECTION = 1, 6, 8
+"""What a stream is for, in the key that it is drawn by."""
+
+FILES = {"landscape.npz", "landscape.png", "result.json", ".lock"}
+
+
+@pytest.fixture
+def landscape(user: User, hinge: Command, store: Path) -> Any:
+    """Look at the small store's loss."""
+
+    def run(*given: object) -> Finished:
+        finished = hinge("landscape", "--store", store, "--scheduler", user.scheduler, *given)
+        assert finished.status == 0, finished.err
+        return finished
+
+    return run
+
+
+@pytest.fixture
+def data(store: Path) -> Data:
+    """All training images as the formulas have them, and their classes."""
+    return read(open_dataset(str(store)), "train")
+
+
+def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """A stream as NumPy documents it."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
+    return np.random.Generator(np.random.Philox(sequence))
+
+
+def normal(seed: int) -> Floats:
+    """The weights of `normal:1e-3`."""
+    return 1e-3 * generator(seed, WEIGHTS, 0).standard_normal((10, 3073))
+
+
+def direction(seed: int, number: int, W: Floats) -> Floats:
+    """The direction of an axis at random: as long as the weights are."""
+    drawn = generator(seed, DIRECTION, number).standard_normal((10, 3073))
+    return np.asarray(drawn * np.sqrt((W**2).sum() / (drawn**2).sum()))
+
+
+def sampled(data: Data, number: int, seed: int) -> Data:
+    """The examples that `--examples NUMBER` names."""
+    chosen = generator(seed, EXAMPLES, 0).choice(600, number, replace=False, shuffle=False)
+    rows = sorted(chosen.tolist())
+    return data[0][rows], data[1][rows]
+
+
+def arrays_of(runs: Path, result: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    with np.load(runs / result["run"] / result["values"]) as arrays:
+        return dict(arrays)
+
+
+def on_a_plane(
+    losses: Floats, a: Floats, b: Floats, weights: tuple[Floats, ...], data: Data, reg: float = 0.0
+) -> None:
+    """Compare every loss with the formula's own, at the weights of that point."""
+    W, U, V = weights
+    assert losses.shape == (len(b), len(a))
+    for (row, column), loss in np.ndenumerate(losses):
+        expected = loss_in_numpy(W + a[column] * U + b[row] * V, *data, reg)
+        assert loss == pytest.approx(expected, rel=1e-9), (row, column)
+
+
+def on_a_line(
+    losses: Floats, a: Floats, weights: tuple[Floats, Floats], data: Data, reg: float = 0.0
+) -> None:
+    on_a_plane(losses[None], a, np.zeros(1), (*weights, np.zeros((10, 3073))), data, reg)
+
+
+def margins_and_gains(weights: tuple[Floats, Floats], data: Data) -> tuple[Floats, Floats]:
+    """The margins of the wrong classes, and what a step of 1 adds to each."""
+    (X, y), parts = data, []
+    wrong = np.arange(10) != y[:, None]
+    for number, W in enumerate(weights):
+        scores = X @ W.T
+        parts.append((scores - scores[~wrong][:, None] + (number == 0))[wrong])
+    return parts[0], parts[1]
+
+
+# -- the numbers
+
+
+def test_every_loss_over_a_plane_is_the_formulas(
+    landscape: Any, data: Data, tmp_path: Path
+) -> None:
+    given = ("--points", 5, "--reg", "1e3", "--seed", 3, "--around", "uniform:1e-3")
+    result = landscape("--json", *given, "--extent", 0.5).result
+    [path] = (tmp_path / "runs").iterdir()
+    assert left(path) == FILES
+    assert json.loads((path / "result.json").read_text()) == result
+    arrays = arrays_of(tmp_path / "runs", result)
+    assert arrays.keys() == {"a", "b", "loss"}
+    assert arrays["a"].tolist() == arrays["b"].tolist() == [-0.5, -0.25, 0.0, 0.25, 0.5]
+    W = uniform(3)
+    U, V = (direction(3, number, W) for number in range(2))
+    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 1e3)
+
+    assert (result["command"], result["status"]) == ("landscape", "done")
+    assert (result["points"], result["examples"], result["seed"]) == (25, 600, 3)
+    assert (result["minimum"], result["maximum"]) == (arrays["loss"].min(), arrays["loss"].max())
+    a, b = result["minimum_at"]
+    assert loss_in_numpy(W + a * U + b * V, *data, 1e3) == pytest.approx(result["minimum"])
+    lengths = [axis["length"] for axis in result["axes"]]
+    assert lengths == pytest.approx([np.sqrt((W**2).sum())] * 2)
+    assert {(axis["low"], axis["high"]) for axis in result["axes"]} == {(-0.5, 0.5)}
+    assert result["seconds"] == result["timings"]["passes"] + result["timings"]["points"]
+    assert not {"breakpoints", "kinks", "path"} & result.keys()
+
+
+def test_the_formulas_tell_a_direction_from_another(data: Data) -> None:
+    """What the tests here compare with sees a thousandth of a direction, and another stream."""
+    W, few = normal(0), (data[0][:20], data[1][:20])
+    U, a = direction(0, 0, W), np.linspace(-1, 1, 3)
+    losses = np.array([loss_in_numpy(W + step * U, *few) for step in a])
+    on_a_line(losses, a, (W, U), few)
+    for other in (1.001 * U, direction(0, 1, W), direction(1, 0, W)):
+        with pytest.raises(AssertionError):
+            on_a_line(losses, a, (W, other), few)
+
+
+def test_a_line_over_one_example_is_told_kink_by_kink(
+    landscape: Any, data: Data, tmp_path: Path
+) -> None:
+    result = landscape("--json", "--dims", 1, "--points", 7, "--examples", "first:1").result
+    arrays = arrays_of(tmp_path / "runs", result)
+    assert arrays.keys() == {"a", "loss", "breakpoints", "hinge_loss", "slopes"}
+    W = normal(0)
+    U, one = direction(0, 0, W), (data[0][:1], data[1][:1])
+    on_a_line(arrays["loss"], arrays["a"], (W, U), one)
+    lines = [*zip(*margins_and_gains((W, U), one), strict=True)]
+    places = sorted(-m / d for m, d in lines if -1 < -m / d < 1)
+    assert 2 <= len(places) == result["breakpoints"] == len(result["kinks"])
+    for kink, a, after in zip(result["kinks"], places, [*places[1:], 1.0], strict=True):
+        assert kink["a"] == pytest.approx(a, rel=1e-9)
+        assert kink["hinge_loss"] == pytest.approx(loss_in_numpy(W + a * U, *one), rel=1e-9)
+        between = (a + after) / 2
+        slope = sum(d for m, d in lines if m + between * d > 0)
+        assert kink["slope_after"] == pytest.approx(slope, rel=1e-9)
+    assert result["slope_at_ends"] == [arrays["slopes"][0], arrays["slopes"][-1]]
+    assert arrays["breakpoints"].tolist()[1:-1] == [kink["a"] for kink in result["kinks"]]
+
+
+def test_a_line_over_all_images_is_convex_and_known_whole(
+    landscape: Any, data: Data, tmp_path: Path
+) -> None:
+    result = landscape("--json", "--dims", 1, "--points", 7, "--reg", "1e3", "--seed", 5).result
+    arrays = arrays_of(tmp_path / "runs", result)
+    W = normal(5)
+    weights = W, direction(5, 0, W)
+    on_a_line(arrays["loss"], arrays["a"], weights, data, 1e3)
+    margins, gains = margins_and_gains(weights, data)
+    places = -margins / gains
+    assert result["breakpoints"] == np.count_nonzero((places > -1) & (places <= 1)) > 1000
+    assert (len(arrays["breakpoints"]), len(arrays["slopes"])) == (
+        result["breakpoints"] + 2,
+        result["breakpoints"] + 1,
+    )
+    assert (np.diff(arrays["breakpoints"]) >= 0).all()
+    assert (np.diff(arrays["slopes"]) >= 0).all()
+    assert result["slopes_rise"] is True
+    assert result["max_difference"] < 1e-12
+    assert result["kinks"] == []  # they are too many to be read
+    where, lowest = result["exact_minimum"]["a"], result["exact_minimum"]["hinge_loss"]
+    assert lowest == pytest.approx(loss_in_numpy(W + where * weights[1], *data), rel=1e-9)
+    assert lowest == arrays["hinge_loss"].min()
+    for at in np.linspace(-1, 1, 21):
+        assert lowest <= loss_in_numpy(W + at * weights[1], *data) * (1 + 1e-12)
+
+
+def by_hand(slopes: list[float], losses: list[float], regulariser: float = 0.0) -> dict[str, Any]:
+    """What is said of a line whose hinge loss is 2, 1 and 2 at -1, 0 and 1."""
+    function = PiecewiseLinear(
+        np.array([-1.0, 0.0, 1.0]), np.array([2.0, 1.0, 2.0]), np.array(slopes)
+    )
+    W = np.zeros((10, 3073))
+    axis = Axis(W + 1, "by hand", -1.0, 1.0, 3)
+    line = LineSlice(axis, np.array(losses), np.full(3, regulariser), function, 1, {})
+    return results(line, W)
+
+
+def test_a_slope_that_falls_and_a_point_that_is_off_are_told() -> None:
+    good = by_hand([-1.0, 1.0], [2.0, 1.0, 2.0])
+    assert (good["slopes_rise"], good["max_difference"]) == (True, 0.0)
+    assert good["kinks"] == [{"a": 0.0, "hinge_loss": 1.0, "slope_after": 1.0}]
+    assert (good["minimum_at"], good["exact_minimum"]) == ([0.0], {"a": 0.0, "hinge_loss": 1.0})
+    assert by_hand([1.0, -1.0], [2.0, 1.0, 2.0])["slopes_rise"] is False
+    assert by_hand([-1.0, 1.0], [2.0, 1.5, 2.0])["max_difference"] == 0.25
+    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=3.0)["max_difference"] == 0.0
+    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0)["max_difference"] > 0.3
+
+
+def test_the_gradients_axis_leads_to_the_lowest_loss_along_it(
+    landscape: Any, data: Data, tmp_path: Path
+) -> None:
+    given = ("--directions", "gradient", "--points", 5, "--examples", 40, "--reg", 100)
+    result = landscape("--json", *given).result
+    arrays = arrays_of(tmp_path / "runs", result)
+    assert arrays["a"].tolist() == [-2, -1, 0, 1, 2]
+    assert arrays["b"].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert result["examples"] == 40
+    W, some = normal(0), sampled(data, 40, 0)
+    gradient = gradient_in_numpy(W, *some, 100)
+    U = -gradient * result["axes"][0]["length"] / np.sqrt((gradient**2).sum())
+    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, direction(0, 1, W)), some, 100)
+    lowest = loss_in_numpy(W + U, *some, 100)
+    for near in (0.0, 0.99, 1.01, 2.0):
+        assert loss_in_numpy(W + near * U, *some, 100) > lowest
+
+
+# -- runs
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Two training runs that have ended, scored in float64."""
+
+    runs: Path
+    gd: dict[str, Any]
+    batches: dict[str, Any]
+
+    def path(self, record: dict[str, Any]) -> Path:
+        return self.runs / str(record["run"])
+
+    def weights(self, record: dict[str, Any]) -> Floats:
+        W: Floats = np.load(self.path(record) / "weights.npy")
+        return W
+
+
+GD = ("--method", "gd", "--steps", "6", "--init", "normal:1e-3", "--reg", "50", "--reg-bias")
+BATCHES = ("--method", "minibatch", "--steps", "9", "--batch-size", "32", "--reg", "20")
+
+
+@pytest.fixture(scope="module")
+def trained(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    runs = tmp_path_factory.mktemp("trained")
+    common = ("--dtype", "float64", "--scheduler", user.scheduler, "--runs", str(runs))
+    with user.settings():
+        for given in (GD, BATCHES):
+            assert run_command(["train", "--store", str(store), *given, *common]) == 0
+    records = [json.loads(file.read_text()) for file in runs.glob("*/result.json")]
+    by_method = {record["parameters"]["method"]: record for record in records}
+    return Trained(runs, by_method["gd"], by_method["minibatch"])
+
+
+def test_a_runs_axis_leads_to_its_weights(
+    landscape: Any, trained: Trained, data: Data, tmp_path: Path
+) -> None:
+    run = trained.path(trained.batches)
+    given = ("--dims", 1, "--around", "zeros", "--directions", run, "--reg", 20, "--points", 7)
+    result = landscape("--json", *given).result
+    arrays = arrays_of(tmp_path / "runs", result)
+    assert arrays["a"].tolist() == [-1.5, -1, -0.5, 0, 0.5, 1, 1.5]
+    assert arrays["loss"][3] == 9.0  # at weights of 0 all nine wrong classes cost 1
+    assert arrays["loss"][5] == pytest.approx(trained.batches["loss"], rel=1e-12)
+    assert run.name in result["axes"][0]["label"]
+    weights = np.zeros((10, 3073)), trained.weights(trained.batches)
+    on_a_line(arrays["loss"], arrays["a"], weights, data, 20)
+
+
+def test_the_plane_of_two_runs_around_a_third(
+    landscape: Any, trained: Trained, data: Data, tmp_path: Path
+) -> None:
+    """The runs are named as they are in `--runs`, and the middle has a run's weights, too."""
+    runs, W = tmp_path / "runs", normal(8)
+    runs.mkdir()
+    for record in (trained.gd, trained.batches):
+        (runs / record["run"]).symlink_to(trained.path(record))
+    Run(third := runs / "third").path.mkdir()
+    Run(third).write_record({"run": "third"})
+    Run(third).write_weights(W)
+    names = f"{trained.gd['run']}, {trained.batches['run']}"
+    given = ("--around", "third", "--directions", names, "--points", 3, "--extent", 1)
+    result = landscape("--json", *given, "--reg", 20).result
+    arrays = arrays_of(runs, result)
+    U, V = (trained.weights(record) - W for record in (trained.gd, trained.batches))
+    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 20)
+    assert arrays["loss"][2, 1] == pytest.approx(trained.batches["loss"], rel=1e-12)
+
+
+def descent_in_numpy(data: Data) -> Floats:
+    """The weights (7, 10, 3073) that the run of `GD` goes through."""
+    path = [normal(0)]
+    for _ in range(6):
+        gradient = gradient_in_numpy(path[-1], *data, 50)
+        gradient[:, -1] += 2 * 50 * path[-1][:, -1]
+        path.append(path[-1] - 1e-7 * gradient)
+    return np.array(path)
+
+
+def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
+    landscape: Any, trained: Trained, data: Data, tmp_path: Path
+) -> None:
+    given = ("--json", "--path", trained.path(trained.gd), "--points", 5)
+    result = landscape(*given).result
+    arrays = arrays_of(tmp_path / "runs", result)
+    weights = descent_in_numpy(data)
+    W = weights[-1]
+    away = (weights - W).reshape(7, -1)
+    squares, turns = np.linalg.eigh(away @ away.T)
+    sizes, turns = np.sqrt(squares[:-3:-1]), turns[:, :-3:-1]
+    U, V = ((away.T @ turns) / sizes).T * -np.sign(turns[:1].T)  # where it starts is below 0
+    coordinates = away @ np.transpose([U, V])
+    np.testing.assert_allclose(arrays["path"], coordinates, rtol=1e-6, atol=1e-6 * sizes[1])
+    assert arrays["path"][-1].tolist() == [0, 0]
+    assert (arrays["path"][0] < 0).all()
+    assert arrays["path_steps"].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert result["path"]["run"] == trained.gd["run"]
+    assert result["path"]["looks"] == 7
+    explained = squares[:-3:-1] / squares.sum()
+    np.testing.assert_allclose(result["path"]["explained"], explained, rtol=1e-6)
+    for axis, name, along in zip(result["axes"], "ab", coordinates.T, strict=True):
+        margin = 0.15 * (along.max() - along.min())
+        ends = [along.min() - margin, along.max() + margin]
+        assert [axis["low"], axis["high"]] == pytest.approx(ends, rel=1e-6)
+        assert arrays[name][[0, -1]].tolist() == pytest.approx([axis["low"], axis["high"]])
+        assert axis["length"] == pytest.approx(1)
+    for (row, column), loss in np.ndenumerate(arrays["loss"]):
+        at = W + (arrays["a"][column] * U + arrays["b"][row] * V).reshape(10, 3073)
+        expected = loss_in_numpy(at, *data, 50) + 50 * (at[:, -1] ** 2).sum()
+        assert loss == pytest.approx(expected, rel=1e-7), (row, column)
+
+    middle = landscape(*given, "--extent", 1e-3).result
+    found = arrays_of(tmp_path / "runs", middle)
+    assert (found["a"][2], found["b"][2]) == (0, 0)
+    assert found["loss"][2, 2] == pytest.approx(trained.gd["loss"], rel=1e-12)
+    assert middle["weights_sha256"] == trained.gd["weights_sha256"]
+
+
+def test_a_path_that_leads_elsewhere_than_the_run_came_to(
+    user: User, hinge: Command, store: Path, trained: Trained, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "train-elsewhere"
+    run.mkdir(parents=True)
+    Run(run).write_record(trained.gd | {"weights_sha256": "0" * 64})
+    given = ("landscape", "--store", store, "--scheduler", user.scheduler, "--points", 3)
+    late(hinge(*given, "--path", run.name), "train-elsewhere cannot be taken again")
+
+
+# -- the notes' pictures
+
+
+def test_the_panels_are_four_slices_of_the_formula(
+    landscape: Any, data: Data, tmp_path: Path
+) -> None:
+    result = landscape("--json", "--panels", "--points", 3, "--seed", 2).result
+    [path] = (tmp_path / "runs").iterdir()
+    assert left(path) == {"panels.npz", "panels.png", "result.json", ".lock"}
+    assert result["command"] == "landscape --panels"
+    arrays = arrays_of(tmp_path / "runs", result)
+    W = normal(2)
+    weights, a = (W, *(direction(2, number, W) for number in range(2))), np.array([-1.0, 0.0, 1.0])
+    examples = {"one example": 1, "100 examples": 100, "all examples": 600}
+    assert arrays.keys() == {"a", "line", *(name.replace(" ", "_") for name in examples)}
+    assert arrays["a"].tolist() == a.tolist()
+    for name, number in examples.items():
+        losses = arrays[name.replace(" ", "_")]
+        on_a_plane(losses, a, a, weights, data if number == 600 else sampled(data, number, 2))
+        plane = result["planes"][name]
+        assert (plane["minimum"], plane["maximum"]) == (losses.min(), losses.max())
+        assert (plane["examples"], plane["points"]) == (number, 9)
+    np.testing.assert_array_equal(arrays["line"], arrays["one_example"][1])
+    assert result["line"]["breakpoints"] == len(result["line"]["kinks"])
+
+
+def three_losses(w0: float) -> list[float]:
+    """The notes' three losses, and their mean, at weights w_0, 0.5 and -0.25."""
+    x, w = [2.0, -1.0, 4.0], [w0, 0.5, -0.25]
+    losses = []
+    for i in range(3):
+        loss = 0.0
+        for j in range(3):
+            if j != i:
+                loss += max(0.0, w[j] * x[i] - w[i] * x[i] + 1)
+        losses.append(loss)
+    return [*losses, sum(losses) / 3]
+
+
+def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Path) -> None:
+    finished = hinge("landscape", "--three-points", "--json")
+    assert (finished.status, finished.err) == (0, "")
+    result = finished.result
+    [path] = (tmp_path / "runs").iterdir()
+    assert left(path) == {"three-points.png", "result.json"}
+    assert json.loads((path / "result.json").read_text()) == result
+    assert (result["points"], result["weights"]) == ([2.0, -1.0, 4.0], [0.0, 0.5, -0.25])
+    # x_0 = 2:  w_1 x_0 - w_0 x_0 + 1 = 2 - 2 w_0, w_2 x_0 - w_0 x_0 + 1 = 0.5 - 2 w_0
+    # x_1 = -1: -w_0 + 1.5, and 1.75 all along;   x_2 = 4: 4 w_0 + 2, and 4 all along
+    kinks = [[0.25, 1.0], [1.5], [-0.5], [-0.5, 0.25, 1.0, 1.5]]
+    slopes = [[-2.0, 0.0], [0.0], [4.0], [-1 / 3, 1 / 3, 1.0, 4 / 3]]
+    lowest = [(0.0, 1.0), (1.75, 1.5), (4.0, -2.0), (11.5 / 3, 0.25)]
+    for number, name in enumerate(["L0", "L1", "L2", "mean"]):
+        found = result["losses"][name]
+        assert [kink["w0"] for kink in found["kinks"]] == kinks[number]
+        assert [kink["slope_after"] for kink in found["kinks"]] == pytest.approx(slopes[number])
+        for kink in found["kinks"]:
+            assert kink["loss"] == pytest.approx(three_losses(kink["w0"])[number], rel=1e-12)
+        assert (found["minimum"], found["minimum_at"]) == pytest.approx(lowest[number])
+        everywhere = [three_losses(-2 + step / 100)[number] for step in range(501)]
+        assert min(everywhere) == pytest.approx(found["minimum"], rel=1e-12)
+    with Image.open(path / "three-points.png") as picture:
+        assert picture.size == (1200, 630)
+
+
+# -- what is said, and going on
+
+
+def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_path: Path) -> None:
+    finished = landscape("--dims", 1, "--points", 7, "--examples", 1)
+    [path] = (tmp_path / "runs").iterdir()
+    record = json.loads((path / "result.json").read_text())
+    lines = finished.out.splitlines()
+    kinks, said = lines[: len(record["kinks"])], lines[len(record["kinks"]) :]
+    for line, kink in zip(kinks, record["kinks"], strict=True):
+        assert line.startswith(f"kink at a = {kink['a']:+.6f}: loss {kink['hinge_loss']:.6f}, ")
+        assert line.endswith(f"{kink['slope_after']:+.6f}")
+    words = {line[:8].strip(): line[8:].strip() for line in said}
+    assert words["run"] == record["run"] == path.name
+    assert words["a"] == "-1 to 1, at random (1 is as long as the weights)"
+    assert words["loss"].startswith(f"lowest {record['minimum']:.6f} at ")
+    assert f"highest {record['maximum']:.6f}" in words["loss"]
+    assert words["exactly"].startswith(f"{record['breakpoints']} breakpoints; the slope rises ")
+    for name in ("landscape.png", "landscape.npz", "result.json"):
+        assert name in words["look at"]
+        assert (path / name).stat().st_size > 500
+    [line] = finished.err.splitlines()
+    assert line.startswith("Dask dashboard: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "module", "name", "examples"),
+    [
+        (["--dims", 1, "--points", 3, "--seed", 4], "landscape", "loss", lambda data: data),
+        pytest.param(
+            ["--panels", "--points", 3, "--seed", 4],
+            "panels",
+            "line",
+            lambda data: sampled(data, 1, 4),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_an_interrupted_slice_says_what_goes_on_with_it(
+    user: User,
+    hinge: Command,
+    store: Path,
+    data: Data,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[object],
+    module: str,
+    name: str,
+    examples: Callable[[Data], Data],
+) -> None:
+    def interrupt(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    scheduler = ("--scheduler", user.scheduler)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"flows.{module}.keep_task", interrupt)
+        finished = hinge("landscape", "--store", store, *given, *scheduler)
+    assert (finished.status, finished.out) == (130, ""), finished.err
+    [run] = (tmp_path / "runs").iterdir()
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
+    assert left(run) == {"result.json", ".lock"}
+    told = finished.err.splitlines()[-1]
+    assert told.startswith("hinge: interrupted; `hinge landscape ")
+    program, *typed = shlex.split(told.split("`")[1])
+    assert program == "hinge"
+    resumed = hinge(*typed, *scheduler, "--json")
+    assert resumed.status == 0, resumed.err
+    assert resumed.result["status"] == "done"
+    W, arrays = normal(4), arrays_of(tmp_path / "runs", resumed.result)
+    assert arrays["a"].tolist() == [-1, 0, 1]
+    on_a_line(arrays[name], arrays["a"], (W, direction(4, 0, W)), examples(data))
+    again = hinge(*typed, "--json")  # it has ended: no cluster is started
+    assert (again.status, again.err) == (0, "")
+    assert again.result == resumed.result
+
+
+# -- what is refused
+
+
+@pytest.fixture
+def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Runs to be named: of this data and of other, ended and not, with weights and without."""
+    monkeypatch.chdir(tmp_path)
+    runs, data = tmp_path / "runs", open_dataset(str(store)).describe()
+
+    def keep(name: str, W: Floats | None, **record: Any) -> None:
+        run = Run(runs / name)
+        run.path.mkdir(parents=True)
+        run.write_record({"run": name, "command": "train", "data": data, **record})
+        if W is not None:
+            run.write_weights(W)
+
+    W, ended = normal(0), {"weights_sha256": "0" * 64}
+    keep("train-kept", W, **ended)
+    keep("train-shape", np.zeros((3, 3073)), **ended)
+    keep("train-begun", None)
+    keep("train-foreign", W, data=data | {"fingerprint": "0" * 64}, **ended)
+    keep("train-old", W, parameters={"steps": 5}, **ended)
+    keep("search-best", W, command="search random", **ended)
+    keep("panels-old", None, command="landscape --panels", status="interrupted", started="")
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--store STORE --points 1", ["2 to 2,000 points", "not 1"]),
+        ("--store STORE --points 0", ["2 to 2,000 points", "not 0"]),
+        ("--store STORE --points 2001", ["2,000", "2,001"]),
+        ("--store STORE --points 100001 --dims 1", ["100,000", "100,001"]),
+        ("--store STORE --points many", ["--points", "many"]),
+        ("--store STORE --extent nan", ["extent", "nan"]),
+        ("--store STORE --extent -1", ["extent", "-1"]),
+        ("--store STORE --extent 0", ["extent", "positive", "not 0"]),
+        ("--store STORE --extent inf", ["extent", "inf"]),
+        ("--store STORE --extent 1e16", ["1e+15"]),
+        ("--store STORE --dims 3", ["1 or 2 dimensions", "3"]),
+        ("--store STORE --dims 0", ["1 or 2 dimensions", "0"]),
+        ("--store STORE --examples 0", ["at least 1", "'0'"]),
+        ("--store STORE --examples first:0", ["at least 1", "first:0"]),
+        ("--store STORE --examples -5", ["examples", "-5"]),
+        ("--store STORE --examples few", ["examples", "few"]),
+        ("--store STORE --examples 601", ["601 of 600"]),
+        ("--store STORE --examples first:601", ["601 of 600"]),
+        ("--store STORE --around train-1970", ["no run 'train-1970'"]),
+        ("--store STORE --around normal:-1", ["normal:-1"]),
+        ("--store STORE --around train-shape", ["(3, 3073)", "(10, 3073)"]),
+        ("--store STORE --around train-begun", ["train-begun", "no weights"]),
+        ("--store STORE --directions train-1970,random", ["no run 'train-1970'"]),
+        ("--store STORE --directions train-shape,random", ["(3, 3073)", "(10, 3073)"]),
+        ("--store STORE --directions train-begun,random", ["train-begun", "no weights"]),
+        ("--store STORE --directions train-kept,train-kept", ["differ"]),
+        ("--store STORE --directions gradient,gradient", ["differ"]),
+        ("--store STORE --directions train-kept", ["2 of these", "'train-kept'"]),
+        ("--store STORE --directions random,random,random", ["2 dimensions", "random,random,"]),
+        ("--store STORE --directions train-kept, ", ["2 of these"]),
+        ("--store STORE --dims 1 --directions random,gradient", ["1 dimensions"]),
+        ("--store STORE --reg -1", ["regulariser", "-1"]),
+        ("--store STORE --reg nan", ["regulariser", "nan"]),
+        ("--store STORE --reg inf", ["regulariser", "inf"]),
+        (f"--store STORE --seed {2**64}", ["seed", str(2**64)]),
+        ("--store STORE --seed -1", ["--seed", "-1"]),
+        ("--store STORE --path train-1970", ["no run 'train-1970'"]),
+        ("--store STORE --path search-best", ["search-best", "hinge train"]),
+        ("--store STORE --path train-begun", ["train-begun", "ended"]),
+        ("--store STORE --path train-foreign", ["train-foreign", "other data"]),
+        ("--store STORE --path train-old", ["train-old", "parameters"]),
+        ("--store STORE --path train-kept --directions gradient", ["--directions"]),
+        ("--store STORE --path train-kept --dims 2", ["--dims"]),
+        ("--store STORE --path train-kept --around zeros", ["--around"]),
+        ("--store STORE --path train-kept --reg 1", ["--reg"]),
+        ("--store STORE --panels --dims 2", ["--dims"]),
+        ("--store STORE --panels --examples 5", ["--examples"]),
+        ("--store STORE --panels --directions gradient", ["--directions"]),
+        ("--store STORE --panels --path train-kept", ["--path"]),
+        ("--store STORE --panels --points 1", ["not 1"]),
+        ("--store STORE --panels --extent nan", ["extent", "nan"]),
+        ("--store STORE --panels --around train-shape", ["(3, 3073)"]),
+        (f"--store STORE --panels --seed {2**64}", ["seed"]),
+        ("--three-points --store STORE", ["--store"]),
+        ("--three-points --panels", ["--panels"]),
+        ("--three-points --seed 1", ["--seed"]),
+        ("--three-points --points 5", ["--points"]),
+        ("--three-points --resume train-kept", ["--resume"]),
+        ("", ["--store", "hinge landscape --help"]),
+        ("--panels", ["--store"]),
+        ("--store nothing.zarr", ["nothing.zarr", "ingest"]),
+        ("--store STORE --resume landscape-1970", ["no run 'landscape-1970'"]),
+        ("--store STORE --resume train-kept --points 5", ["--points", "resumed"]),
+        ("--store STORE --resume search-best", ["search-best"]),
+        ("--store STORE --resume panels-old", ["no run of `hinge landscape`", "--panels"]),
+        ("--store STORE --workers 1 --scheduler tcp://127.0.0.1:9", ["--workers", "--scheduler"]),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_what_is_typed(
+    hinge: Command, store: Path, kept: Path, given: str, words: list[str]
+) -> None:
+    runs = {name: left(kept / name) for name in left(kept)}
+    typed = [str(store) if word == "STORE" else word for word in given.split(" ") if word]
+    refused(hinge("landscape", *typed), *words)
+    assert {name: left(kept / name) for name in left(kept)} == runs
+    assert os.listdir() == ["runs"]  # noqa: PTH208 (names)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--around", "train-kept", "--directions", "train-kept,random"], "the weights that are"),
+        (["--around", "normal:1e200", "--directions", "gradient"], "no finite number"),
+        (["--around", "normal:1e200"], "no finite number"),
+        (["--around", "normal:1e3", "--reg", "1e308"], "no finite number"),
+    ],
+)
+def test_what_comes_out_on_the_way_is_one_line(
+    user: User, hinge: Command, store: Path, kept: Path, given: list[object], words: str
+) -> None:
+    before = left(kept)
+    scheduler = ("--scheduler", user.scheduler, "--points", 3)
+    late(hinge("landscape", "--store", store, *given, *scheduler), words)
+    [name] = left(kept) - before
+    record = json.loads((kept / name / "result.json").read_text())
+    assert record["status"] == "failed"
+    assert words in record["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record["parameters"].update(points=1), ["points"]),
+        (lambda record: record["parameters"].pop("dims"), ["dims"]),
+        (lambda record: record["parameters"].update(extent=math.inf), ["parameters"]),
+    ],
+)
+def test_a_record_that_no_slice_can_be_gone_on_with_from(
+    hinge: Command,
+    store: Path,
+    kept: Path,
+    change: Callable[[dict[str, Any]], object],
+    words: list[str],
+) -> None:
+    parameters = {"dims": 2, "examples": "all", "around": "zeros", "directions": "random",
+                  "extent": None, "points": 3, "path": None, "reg": 0.0, "seed": 0}  # fmt: skip
+    begun = kept / "train-kept"
+    edit(begun, lambda record: record.update(command="landscape", parameters=parameters))
+    edit(begun, lambda record: record.update(status="interrupted", started="2026-01-01"))
+    edit(begun, change)
+    before = (begun / "result.json").read_text()
+    refused(hinge("landscape", "--store", store, "--resume", begun.name), begun.name, *words)
+    assert (begun / "result.json").read_text() == before

@@ -1,0 +1,273 @@
+"""The pictures of slices of the loss: what is drawn where, and of losses of any kind."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize, to_hex
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.figures import BLUE, ORANGE
+from flows.landscape_figures import draw_line, draw_panels, draw_plane
+from flows.slices import LineSlice, PlaneSlice
+from flows.three_points import draw as draw_three_points
+from kernels.piecewise import PiecewiseLinear
+from pipeline.landscape import Axis
+from tests.flows.test_sweep_figures import figures, words
+
+__all__ = ["figures"]  # a fixture
+
+Floats = NDArray[np.float64]
+
+
+def axis(label: str, low: float, high: float, points: int) -> Axis:
+    return Axis(np.ones((1, 2)), label, low, high, points)
+
+
+def line_of(kinks: int, points: int = 5, scale: float = 1.0) -> LineSlice:
+    """A line by hand from -1 to 1, whose slope rises by 1 at every kink."""
+    positions = np.linspace(-1, 1, kinks + 2)
+    slopes = scale * (np.arange(kinks + 1.0) - kinks / 2)
+    values = 3 * scale + np.concatenate([[0.0], np.cumsum(slopes * np.diff(positions))])
+    function = PiecewiseLinear(positions, values - min(0.0, values.min()), slopes)
+    along = axis("by hand", -1, 1, points)
+    losses = function(along.steps)
+    return LineSlice(along, losses, np.zeros(points), function, 1, {})
+
+
+def plane_of(losses: Floats) -> PlaneSlice:
+    rows, columns = losses.shape
+    return PlaneSlice((axis("across", -1, 1, columns), axis("up", 0, 30, rows)), losses, 7, {})
+
+
+def bowl(rows: int = 7, columns: int = 5) -> Floats:
+    """Lowest, 2, in row 4 and column 1."""
+    up, across = np.arange(rows) - 4.0, np.arange(columns) - 1.0
+    return np.asarray(2.0 + up[:, None] ** 2 + across**2)
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        colours = picture.convert("RGB").getcolors(2**24)
+        assert colours is not None
+        assert len(colours) > 20
+        return picture.size
+
+
+def drawn(axes: Axes) -> dict[str, Any]:
+    return {str(line.get_label()): line for line in axes.lines}
+
+
+def points(line: Any) -> list[list[float]]:
+    found: list[list[float]] = np.asarray(line.get_xydata()).tolist()
+    return found
+
+
+def heat_of(axes: Axes) -> Any:
+    [heat] = axes.get_images()
+    return heat
+
+
+# -- lines
+
+
+def test_a_line_is_drawn_with_its_kinks_and_its_slope(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    found = line_of(3)
+    draw_line(tmp_path / "l.png", found, title="a run")
+    assert size(tmp_path / "l.png") == (1050, 840)
+    [figure] = figures
+    above, below = figure.axes
+    lines = drawn(above)
+    assert words(figure) == ["exactly, 3 breakpoints", "kinks", "evaluated points (5)"]
+    assert list(lines) == words(figure)
+    assert points(lines["kinks"]) == [[-0.5, 2.25], [0.0, 2.0], [0.5, 2.25]]
+    assert to_hex(lines["kinks"].get_color()) == ORANGE
+    whole = points(lines["exactly, 3 breakpoints"])
+    assert whole == [[-1, 3], [-0.5, 2.25], [0, 2], [0.5, 2.25], [1, 3]]
+    assert points(lines["evaluated points (5)"]) == whole
+    [slope] = below.lines
+    assert points(slope) == [[-1, -1.5], [-0.5, -0.5], [0, 0.5], [0.5, 1.5], [1, 1.5]]
+    assert (slope.get_drawstyle(), to_hex(slope.get_color())) == ("steps-post", BLUE)
+    assert (above.get_ylabel(), below.get_ylabel()) == ("loss", "slope")
+    assert below.get_xlabel() == "a, by hand"
+
+
+def test_of_many_points_some_are_shown_and_of_many_kinks_none(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    draw_line(tmp_path / "l.png", line_of(50, points=101), title="a run")
+    draw_line(tmp_path / "m.png", line_of(1234, points=26), title="a run")
+    few, many = figures
+    assert words(few) == [
+        "exactly, 50 breakpoints",
+        "kinks",
+        "evaluated points (every 4th of 101)",
+    ]
+    assert len(points(few.axes[0].lines[1])) == 50
+    assert len(points(few.axes[0].lines[2])) == 26
+    assert words(many) == ["exactly, 1,234 breakpoints", "evaluated points (26)"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.0, 1e-300, 1.0, 1e15, 1e300])
+@pytest.mark.parametrize(("kinks", "number"), [(0, 2), (1, 2), (1, 51)])
+def test_any_line_can_be_drawn(
+    tmp_path: Path, figures: list[Figure], scale: float, kinks: int, number: int
+) -> None:
+    draw_line(tmp_path / "l.png", line_of(kinks, number, scale), title="a run")
+    assert size(tmp_path / "l.png") == (1050, 840)
+    said = words(figures[0])
+    assert said[0] == f"exactly, {kinks} breakpoints"
+    assert ("kinks" in said) == (kinks > 0)
+
+
+# -- planes
+
+
+def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_plane(tmp_path / "p.png", plane_of(bowl()), None, title="a run")
+    assert size(tmp_path / "p.png") == (1050, 900)
+    [figure] = figures
+    axes, scale = figure.axes
+    heat = heat_of(axes)
+    np.testing.assert_array_equal(heat.get_array(), bowl())
+    assert heat.origin == "lower"
+    assert heat.get_extent() == pytest.approx((-1.25, 1.25, -2.5, 32.5))  # pixels' edges
+    assert isinstance(heat.norm, Normalize)
+    assert (heat.norm.vmin, heat.norm.vmax) == (2.0, bowl().max())
+    low, high = (heat.cmap(heat.norm(value)) for value in (2.0, bowl().max()))
+    assert low[2] > low[0] + 0.3  # blue
+    assert high[0] > high[2] + 0.3  # red
+    assert [points(line) for line in axes.lines] == [[[-0.5, 20.0]]]
+    assert words(figure) == ["lowest: 2"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("a, across", "b, up")
+    assert axes.get_title() == "a run"
+    assert scale.get_ylabel() == "loss"
+
+
+def test_the_picture_is_blue_where_the_loss_is_low(tmp_path: Path) -> None:
+    """By its pixels: row 4 and column 1 of the bowl, not of the bowl upside down."""
+    draw_plane(tmp_path / "p.png", plane_of(100 * bowl(21, 21)), None, title="a run")
+    with Image.open(tmp_path / "p.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    inner = pixels[150:750, 150:650]
+    red = inner[..., 0] - inner[..., 2]
+    assert red[:200, -200:].mean() > 100
+    assert red[-150:, :150].mean() < 0
+
+
+def test_where_many_points_are_lowest_it_is_said(tmp_path: Path, figures: list[Figure]) -> None:
+    losses = bowl()
+    losses[:3] = 1.5
+    draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
+    assert words(figures[0]) == ["lowest: 1.5, and 14 more"]
+    assert points(figures[0].axes[0].lines[0]) == [[-1.0, 0.0]]
+
+
+def test_losses_of_several_magnitudes_have_a_logarithmic_scale(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    for name, highest in ("p", 59.0), ("q", 61.0):
+        losses = bowl()
+        losses[0, 0] = highest
+        draw_plane(tmp_path / f"{name}.png", plane_of(losses), None, title="a run")
+    plain, logarithmic = (heat_of(figure.axes[0]).norm for figure in figures)
+    assert not isinstance(plain, LogNorm)
+    assert isinstance(logarithmic, LogNorm)
+
+
+def test_a_runs_path_is_drawn_to_its_end(tmp_path: Path, figures: list[Figure]) -> None:
+    path = np.array([[-1.0, 20.0], [-0.5, 30.0], [0.0, 0.0]])
+    draw_plane(tmp_path / "p.png", plane_of(bowl()), path, title="a run")
+    lines = drawn(figures[0].axes[0])
+    assert points(lines["the run"]) == path.tolist()
+    assert points(lines["its start"]) == [[-1.0, 20.0]]
+    assert points(lines["its end"]) == [[0.0, 0.0]]
+    assert words(figures[0]) == ["lowest: 2", "the run", "its start", "its end"]
+
+
+OFF_EVERY_SCALE = pytest.mark.xfail(
+    raises=(RuntimeWarning, OverflowError), reason="Matplotlib's ticks overflow from 1e300 on"
+)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param(np.full((5, 5), 9.0), id="nines"),
+        pytest.param(bowl(2, 2), id="2 x 2"),
+        pytest.param(np.geomspace(1e-12, 1e12, 36).reshape(6, 6), id="magnitudes"),
+        pytest.param(np.zeros((5, 5)), marks=pytest.mark.slow, id="zeros"),
+        pytest.param(bowl() - 2.0, marks=pytest.mark.slow, id="to 0"),
+        pytest.param(bowl() * 1e-300, marks=pytest.mark.slow, id="tiny"),
+        pytest.param(bowl() * 1e15, marks=pytest.mark.slow, id="huge"),
+        pytest.param(bowl(2, 9), marks=pytest.mark.slow, id="flat"),
+        pytest.param(np.where(np.eye(6) > 0, 1e6, 0.0), marks=pytest.mark.slow, id="peaks over 0"),
+        pytest.param(9.0 + 1e-15 * bowl(), marks=pytest.mark.slow, id="rounding"),
+        pytest.param(
+            np.geomspace(1e-300, 1e300, 36).reshape(6, 6),
+            marks=[pytest.mark.slow, OFF_EVERY_SCALE],
+            id="all magnitudes",
+        ),
+    ],
+)
+def test_any_plane_can_be_drawn(tmp_path: Path, figures: list[Figure], losses: Floats) -> None:
+    draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
+    assert size(tmp_path / "p.png") == (1050, 900)
+    [said] = words(figures[0])
+    assert said.startswith(f"lowest: {losses.min():.4g}")
+
+
+@pytest.mark.slow
+def test_a_path_off_the_plane_and_one_of_two_points_can_be_drawn(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    for name, path in ("p", [[-9.0, 99.0], [0.0, 0.0]]), ("q", [[0.0, 0.0], [0.0, 0.0]]):
+        draw_plane(tmp_path / f"{name}.png", plane_of(bowl()), np.array(path), title="a run")
+        assert size(tmp_path / f"{name}.png") == (1050, 900)
+
+
+# -- several
+
+
+def test_panels_are_a_line_and_planes_under_their_names(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    planes = {name: plane_of(factor * bowl()) for factor, name in enumerate(["1", "100", "all"], 1)}
+    draw_panels(tmp_path / "n.png", line_of(2), planes, title="a run")
+    assert size(tmp_path / "n.png") == (1350, 1260)
+    [figure] = figures
+    line, *others = figure.axes[:4]
+    assert line.get_title() == "one example, along a"
+    assert len(points(drawn(line)["kinks"])) == 2
+    assert [axes.get_title() for axes in others] == ["1", "100", "all"]
+    for factor, axes in enumerate(others, 1):
+        np.testing.assert_array_equal(heat_of(axes).get_array(), factor * bowl())
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == [f"lowest: {2 * factor}"]
+    assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["loss"] * 3
+
+
+@pytest.mark.slow
+def test_panels_of_nothing_to_see_can_be_drawn(tmp_path: Path) -> None:
+    planes = {name: plane_of(np.zeros((2, 2))) for name in ("1", "100", "all")}
+    draw_panels(tmp_path / "n.png", line_of(0, 2, 0.0), planes, title="a run")
+    assert size(tmp_path / "n.png") == (1350, 1260)
+
+
+def test_three_points_are_drawn_with_their_mean(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_three_points(tmp_path / "t.png")
+    assert size(tmp_path / "t.png") == (1200, 630)
+    left, right = figures[0].axes
+    labels = ["$L_0$", "$L_1$", "$L_2$", "mean of the three", "lowest: 3.833 at 0.25"]
+    assert words(figures[0]) == labels
+    assert points(left.lines[1]) == [[0.25, 1.5], [1.0, 0.0]]
+    assert points(drawn(right)["lowest: 3.833 at 0.25"]) == [[0.25, pytest.approx(11.5 / 3)]]

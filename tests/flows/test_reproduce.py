@@ -1,0 +1,302 @@
+"""`hinge reproduce`: every part is taken once, whatever comes between, and a page tells of it."""
+
+import base64
+import json
+import shlex
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.experiments import parts
+from flows.record import Run
+from flows.reproduce_results import PICTURES
+from storage.dataset import open_dataset
+from tests.flows.conftest import Command, Finished, User, end, until
+from tests.flows.test_command import loss_in_numpy, read
+from tests.flows.test_landscape import sampled
+from tests.flows.test_refusals import left, refused
+from tests.flows.test_report import DRAWN_FOR_THE_PAGE, Page
+
+NAMES = [
+    *("panels", "line", "random search", "local search", "numerical gradient", "gradient check"),
+    *("differences", "sweep", "gradient descent", "step sizes", "mini-batches", "regularised"),
+    *("l-bfgs", "path"),
+]
+LAWS = 5
+"""Comparisons that need no real images."""
+
+
+def records_of(run: Path) -> dict[str, bytes]:
+    """The records of the parts that have come to their end, by where they are."""
+    files = run.glob("parts/*/*/result.json")
+    contents = {str(file.parent): file.read_bytes() for file in files}
+    return {
+        path: content
+        for path, content in contents.items()
+        if json.loads(content)["status"] not in ("running", "interrupted")
+    }
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A process that was ended on its way."""
+
+    finished: Finished
+    record: dict[str, Any]
+    parts: dict[str, bytes]
+    """What was finished."""
+    begun: set[str]
+    """The runs that there were, finished or not."""
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A reproduction in three processes: one was told to end, one was killed."""
+
+    run: Path
+    terminated: Stop
+    killed: Stop
+    last: Finished
+
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.run / "result.json").read_text())
+        return record
+
+
+@pytest.fixture(scope="module")
+def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+    directory = tmp_path_factory.mktemp("reproduced")
+    scheduler = ("--scheduler", user.scheduler)
+
+    def stop(part: str, sent: signal.Signals, *given: object) -> tuple[Path, Stop]:
+        """Start, and send a signal once `part` is under way."""
+        process = user.start("reproduce", *given, *scheduler, cwd=directory)
+        with process:
+            found = f"runs/*/parts/{part}/*/journal.sqlite"
+            until(lambda: [*directory.glob(found)] or process.poll() is not None, part, 120)
+            process.send_signal(sent)
+            out, err = process.communicate(timeout=60)
+        [run] = (directory / "runs").iterdir()
+        record = json.loads((run / "result.json").read_text())
+        begun = {str(path) for path in run.glob("parts/*/*")}
+        return run, Stop(Finished(process.returncode, out, err), record, records_of(run), begun)
+
+    run, terminated = stop("random-search", signal.SIGTERM, "--store", store, "--seed", 3)
+    typed = terminated.finished.err.split("`")[1]
+    _, killed = stop("local-search", signal.SIGKILL, *shlex.split(typed)[2:])
+    last = user.start("reproduce", "--store", store, "--resume", run, *scheduler, cwd=directory)
+    return Reproduced(run, terminated, killed, end(last, 400))
+
+
+@pytest.mark.slow
+def test_a_reproduction_that_is_ended_goes_on_where_it_was(
+    reproduced: Reproduced, store: Path
+) -> None:
+    run, terminated, killed = reproduced.run, reproduced.terminated, reproduced.killed
+    assert (terminated.finished.status, terminated.finished.out) == (130, "")
+    told = terminated.finished.err.splitlines()[-1]
+    typed = f"`hinge reproduce --store {store} --resume runs/{run.name}`"
+    assert told == f"hinge: interrupted; {typed} goes on"
+    assert (terminated.record["status"], killed.record["status"]) == ("interrupted", "running")
+    assert (killed.finished.status, killed.finished.out) == (-signal.SIGKILL, "")
+    assert {Path(path).parent.name for path in terminated.parts} == {"panels", "line"}
+    assert len(killed.parts) == 3  # the random search is finished
+    now = records_of(run)
+    for stop in (terminated, killed):
+        assert {path: now[path] for path in stop.parts} == stop.parts  # not taken again
+        assert stop.begun <= {str(path) for path in run.glob("parts/*/*")}
+    assert len(terminated.begun) == 3
+    assert len(killed.begun) == 4
+    assert len(now) == len(NAMES)  # what was under way was gone on with: a run each
+
+
+@pytest.mark.slow
+def test_its_record_has_every_part_and_comparison(reproduced: Reproduced, store: Path) -> None:
+    record, last = reproduced.record, reproduced.last
+    assert last.status == (0 if record["agree"] else 1), last.err
+    assert (record["command"], record["status"], record["seed"]) == ("reproduce", "done", 3)
+    assert record["data"]["fingerprint"] == open_dataset(str(store)).fingerprint
+    assert len(record["comparisons"]) == LAWS
+    for each in record["comparisons"]:
+        assert each["agrees"] is True, each  # a law holds of any images
+    assert record["agree"] is True
+    assert len(record["not_comparable"]) == 18 - LAWS + 1
+    assert all(each["why"] for each in record["not_comparable"])
+    assert list(record["parts"]) == NAMES == [*(part.name for part in parts(3)), "path"]
+    seconds = 0.0
+    for name, place in record["parts"].items():
+        path = Path(place) if Path(place).is_absolute() else reproduced.run.parents[1] / place
+        assert path.parent == reproduced.run / "parts" / name.replace(" ", "-")
+        part = json.loads((path / "result.json").read_text())
+        assert part["run"] == path.name
+        assert part["data"] == record["data"]
+        assert part["seed"] in (3, None)
+        assert record["timings"][name] == part["timings"]["seconds"]
+        seconds += part["timings"]["seconds"]
+    assert record["seconds"] > seconds  # those of all three processes
+
+
+@pytest.mark.slow
+def test_its_duplicates_are_copies_of_its_own_images(reproduced: Reproduced, store: Path) -> None:
+    copies = reproduced.record["duplicates"]
+    rows = 600
+    assert (copies["unique"], copies["copies"], copies["rows"]) == (rows, 1_200, 1_200 * rows)
+    assert copies["same_bits"] is True
+    sequence = np.random.SeedSequence(3, spawn_key=(1, 0))
+    W = 1e-3 * np.random.Generator(np.random.Philox(sequence)).standard_normal((10, 3073))
+    data = sampled(read(open_dataset(str(store)), "train"), rows, 3)
+    assert copies["loss"] == pytest.approx(loss_in_numpy(W, *data), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_its_page_is_whole_and_shows_the_parts_pictures(reproduced: Reproduced) -> None:
+    run, record = reproduced.run, reproduced.record
+    assert left(run / "report") == {"index.html", *(f"{name}.png" for name in DRAWN_FOR_THE_PAGE)}
+    page = Page.of((run / "report" / "index.html").read_text(encoding="utf-8"))
+    assert page.wrong == []
+    assert "loud" in page.classes  # the images are synthetic
+    assert record["data"]["source"] in page.text
+    assert run.name in page.text
+    files = [run / "report" / f"{name}.png" for name in DRAWN_FOR_THE_PAGE]
+    for part, file in PICTURES.values():
+        files += (run / "parts" / part.replace(" ", "-")).glob(f"*/{file}")
+    drawn = {base64.b64encode(file.read_bytes()).decode() for file in files}
+    assert {image["src"].partition("base64,")[2] for image in page.images} == drawn
+    for path in records_of(run):
+        assert Path(path).name in page.text
+    for each in record["comparisons"]:
+        assert f"{each['name']} {each['ours']} {each['notes']}" in page.text
+    assert page.text.count("✓ agrees") == LAWS
+
+
+@pytest.mark.slow
+def test_what_a_person_reads_of_it(reproduced: Reproduced, hinge: Command, store: Path) -> None:
+    """The same once more at once, when it has come to its end."""
+    lines, err = reproduced.last.out.splitlines(), reproduced.last.err.splitlines()
+    assert err[0].startswith("Dask dashboard: ")
+    told = [line for line in err if line.startswith("[")]
+    for number, name in enumerate(NAMES, 1):
+        assert told[number - 1].startswith(f"[{number}/14] {name}: ")
+    assert [line.split("  ")[0] for line in lines[:LAWS]] == ["agrees"] * LAWS
+    summary = {line.split("  ")[0]: line for line in lines[LAWS:]}
+    assert summary["run"].endswith(reproduced.run.name)
+    assert f"{LAWS} of {LAWS} comparisons" in summary["agree"]
+    assert summary["look at"].endswith(f"{reproduced.run.name}/report/index.html")
+
+    before = {path: path.stat().st_mtime_ns for path in reproduced.run.rglob("*")}
+    again = hinge("reproduce", "--store", store, "--resume", reproduced.run)
+    assert (again.status, again.err) == (0, "")  # no cluster was started for it
+    assert again.out == reproduced.last.out
+    as_json = hinge("reproduce", "--store", store, "--resume", reproduced.run, "--json")
+    assert as_json.result == reproduced.record
+    assert {path: path.stat().st_mtime_ns for path in reproduced.run.rglob("*")} == before
+
+
+def finished_run(runs: Path, store: Path, **record: Any) -> Path:
+    """A reproduction that ended, by hand."""
+    run = Run(runs / "reproduce-ended")
+    run.path.mkdir(parents=True)
+    one = {"name": "a law", "ours": "so", "notes": "so", "agrees": True, "how": "equal"}
+    run.write_record({
+        "run": run.id,
+        "command": "reproduce",
+        "status": "done",
+        "parameters": {"seed": 0},
+        "data": open_dataset(str(store)).describe(),
+        "started": "2026-01-01T00:00:00+00:00",
+        "comparisons": [one],
+        "not_comparable": [],
+        "agree": True,
+        "seconds": 1.0,
+        **record,
+    })  # fmt: skip
+    return run.path
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_the_exit_status_says_whether_all_agree(
+    hinge: Command, store: Path, tmp_path: Path, agrees: bool
+) -> None:
+    one = {"name": "a law", "ours": "so", "notes": "thus", "agrees": agrees, "how": "equal"}
+    run = finished_run(tmp_path / "runs", store, comparisons=[one], agree=agrees)
+    finished = hinge("reproduce", "--store", store, "--resume", run.name)
+    assert (finished.status, finished.err) == (0 if agrees else 1, "")
+    said = f"{'agrees ' if agrees else 'DIFFERS'}  a law  so (notes: thus)"
+    assert finished.out.splitlines()[0] == said
+    assert f"{int(agrees)} of 1 comparisons" in finished.out
+
+
+# -- what is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", ["--store", "hinge reproduce --help"]),
+        ("--store nothing.zarr", ["nothing.zarr", "ingest"]),
+        (f"--store STORE --seed {2**64}", ["seed", str(2**64)]),
+        ("--store STORE --seed -1", ["--seed", "-1"]),
+        ("--store STORE --seed some", ["--seed", "some"]),
+        ("--store STORE --trials 5", ["--trials"]),
+        ("--store STORE --resume reproduce-1970", ["no run 'reproduce-1970'"]),
+        ("--store STORE --resume reproduce-ended --seed 1", ["--seed", "resumed"]),
+        ("--store STORE --workers 0", ["--workers"]),
+        ("--store STORE --workers 1 --scheduler tcp://127.0.0.1:9", ["--workers", "--scheduler"]),
+        ("--store STORE --runs runs/reproduce-ended/result.json/x", ["--runs"]),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_what_is_typed(
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished_run(tmp_path / "runs", store)
+    typed = [str(store) if word == "STORE" else word for word in given.split()]
+    refused(hinge("reproduce", *typed), *words)
+    assert left(tmp_path) == {"runs"}
+    assert left(tmp_path / "runs") == {"reproduce-ended"}
+    assert left(tmp_path / "runs" / "reproduce-ended") == {"result.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record.update(command="train"), ["no run of `hinge reproduce`", "train"]),
+        (lambda record: record["data"].update(fingerprint="0" * 64), ["other data", "000000"]),
+        (lambda record: record.update(parameters={"seed": -1}), ["parameters", "seed"]),
+        (lambda record: record.pop("status"), ["status"]),
+    ],
+)
+def test_a_run_that_no_reproduction_goes_on_from(
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    words: list[str],
+) -> None:
+    run = Run(finished_run(tmp_path / "runs", store))
+    record = run.record
+    change(record)
+    run.write_record(record)
+    refused(hinge("reproduce", "--store", store, "--resume", run.id), run.id, *words)
+    assert run.record == record
+
+
+def test_too_few_images_for_a_batch(user: User, hinge: Command, tmp_path: Path) -> None:
+    store = tmp_path / "few.zarr"
+    given = ("--store", store, "--scheduler", user.scheduler, "--runs", tmp_path / "ingests")
+    assert hinge("ingest", "synthetic:255", *given).status == 0
+    before = left(tmp_path)
+    refused(hinge("reproduce", "--store", store), "255 training images", "256")
+    assert left(tmp_path) == before

@@ -1,0 +1,216 @@
+"""Copies of few images: their loss and gradient are those of the few, to the last bit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.typing import NDArray
+
+from kernels.partial import Evaluation, Partial
+from pipeline import objective
+from pipeline.duplicates import COPIES, UNIQUE, Duplicated, duplicated
+from pipeline.evaluation import in_tasks
+from pipeline.objective import Objective, here
+from pipeline.placement import Placements
+from pipeline.shards import ResidentShard
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.test_line import resident, streamed
+
+Floats = NDArray[np.float64]
+COPIED = 7
+"""As many copies as no power of two: 1/N is another number then."""
+
+
+@pytest.fixture(scope="module", name="W")
+def weights() -> Floats:
+    W = np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
+    W[:, -1] *= 100
+    return W
+
+
+def bits(value: Evaluation) -> tuple[float, bytes, float]:
+    return value.loss, value.gradient.tobytes(), value.accuracy
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reg", [0.0, 12.5])
+def test_copies_change_no_bit(store: Store, W: Floats, dtype: str, reg: float) -> None:
+    dataset = store()
+    found = [
+        duplicated(Objective(here(shards), dataset.mean, reg, dtype), W, 2000, 3, COPIED)
+        for shards in (resident(dataset), streamed(dataset))
+    ]
+    for each in found:
+        assert each.same_bits
+        assert (each.once.rows, each.copied.rows) == (UNIQUE, COPIED * UNIQUE)
+        assert bits(each.once) == bits(each.copied) == bits(found[0].once)
+        assert min(each.seconds_once, each.seconds_copied) > 0
+
+
+def in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[float, Floats]:
+    """The mean hinge loss and its gradient, a matrix product each."""
+    images, labels = (array[rows] for array in dataset.read("train", 0, 2000))
+    X, own = np.column_stack([images - dataset.mean, np.ones(len(rows))]), np.eye(10)[labels]
+    scores = X @ W.T
+    margins = np.where(own, 0.0, scores - (scores * own).sum(1, keepdims=True) + 1)
+    counts = (margins > 0).astype(float)
+    counts -= own * counts.sum(1, keepdims=True)
+    return float(np.maximum(margins, 0).sum() / len(rows)), counts.T @ X / len(rows)
+
+
+def test_the_copied_are_what_numpy_says_of_the_few(store: Store, W: Floats) -> None:
+    dataset = store()
+    over = Objective(here(resident(dataset)), dataset.mean, dtype="float64")
+    found = duplicated(over, W, 2000, 3, COPIED)
+    sequence = np.random.SeedSequence(3, spawn_key=(6, 0))
+    generator = np.random.Generator(np.random.Philox(sequence))
+    few = generator.choice(2000, 1000, replace=False, shuffle=False)
+    loss, gradient = in_numpy(dataset, W, few)
+    assert found.copied.loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(found.copied.gradient, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_set_of_fewer_is_copied_whole(store: Store, W: Floats) -> None:
+    dataset = store()
+    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 30, 3, COPIED)
+    assert (found.once.rows, found.copied.rows, found.same_bits) == (30, 30 * COPIED, True)
+    assert bits(found.once) == bits(Objective(here(resident(dataset)), dataset.mean)(W, _30))
+
+
+_30 = np.arange(30)
+
+
+def test_over_the_cluster_it_is_the_same(client: Client, store: Store, W: Floats) -> None:
+    dataset = store()
+    over = in_tasks(client, Placements(client, dataset).shards("train"))
+    found = duplicated(Objective(over, dataset.mean), W, 2000, 3, COPIED)
+    alone = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 3, 1)
+    assert found.same_bits
+    assert bits(found.copied) == bits(alone.once)
+
+
+@pytest.mark.slow
+def test_as_many_as_in_the_notes(store: Store, W: Floats) -> None:
+    dataset = store()
+    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 0)
+    assert found.copied.rows == UNIQUE * COPIES == 1_200_000
+    assert found.same_bits
+
+
+@pytest.mark.slow
+def test_a_sum_beyond_32_bits_is_the_same(W: Floats) -> None:
+    """One white image, wrong in every class: 9 x 255 for each of a million copies."""
+    white = ResidentShard(0, 1, np.full((1, 3072), 255, np.uint8), np.zeros(1, np.uint8))
+    found = duplicated(Objective(here([white]), np.zeros(3072)), np.zeros_like(W), 1, 0, 1_000_001)
+    assert found.same_bits
+    assert found.copied.loss == 9.0
+    assert (found.copied.gradient[0, :-1] == -9 * 255).all()
+
+
+# Faults.
+
+
+class Faulty(Objective):
+    """With a mistake wherever there are many rows."""
+
+    def __call__(self, W: Floats, rows: NDArray[np.int64] | None = None) -> Evaluation:
+        assert rows is not None
+        if len(rows) <= UNIQUE:
+            return super().__call__(W, rows)
+        return self.of_many(W, rows)
+
+    def of_many(self, W: Floats, rows: NDArray[np.int64]) -> Evaluation:
+        raise NotImplementedError
+
+
+class OneRowMissing(Faulty):
+    def of_many(self, W: Floats, rows: NDArray[np.int64]) -> Evaluation:
+        return Objective.__call__(self, W, rows[:-1])
+
+
+class AnotherRow(Faulty):
+    def of_many(self, W: Floats, rows: NDArray[np.int64]) -> Evaluation:
+        return Objective.__call__(self, W, np.append(rows[:-1], rows[0]))
+
+
+class FloatsAdded(Faulty):
+    """A running mean, as one keeps over batches."""
+
+    def of_many(self, W: Floats, rows: NDArray[np.int64]) -> Evaluation:
+        loss, seen = 0.0, 0
+        for some in np.array_split(rows, 61):
+            part = Objective.__call__(self, W, some)
+            seen += part.rows
+            loss += (part.loss - loss) * part.rows / seen
+        return replace(Objective.__call__(self, W, rows), loss=loss)
+
+
+@pytest.mark.parametrize("faulty", [OneRowMissing, AnotherRow, FloatsAdded])
+def test_a_fault_fails(store: Store, W: Floats, faulty: type[Faulty]) -> None:
+    dataset = store()
+    found = duplicated(faulty(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
+    assert found.copied.loss == pytest.approx(found.once.loss, rel=0.01)  # by no great mistake
+    assert not found.same_bits
+
+
+def test_a_part_of_n_multiplied_fails(
+    store: Store, W: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1/N rounded first, and then the product: the bits tell how many copies there are."""
+
+    def finalized(total: Partial, W: Floats, mean: Floats, **_: Any) -> Evaluation:
+        part = 1 / total.losses.rows
+        bias = total.indicators[:, None] * part
+        gradient = np.column_stack([total.gradient * part - bias * mean, bias])
+        return Evaluation(total.losses.mean, gradient, 0.0, total.losses.rows)
+
+    monkeypatch.setattr(objective, "finalize", finalized)
+    dataset = store()
+    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
+    assert found.once.loss == found.copied.loss
+    np.testing.assert_allclose(found.copied.gradient, found.once.gradient, atol=1e-9)
+    assert not found.same_bits
+
+
+def test_copies_that_are_not_made_are_seen(
+    store: Store, W: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the same bits would be those of the same rows."""
+    asked = list[int]()
+
+    class Counting(Objective):
+        def __call__(self, W: Floats, rows: NDArray[np.int64] | None = None) -> Evaluation:
+            assert rows is not None
+            asked.append(len(rows))
+            return super().__call__(W, rows)
+
+    dataset = store()
+    duplicated(Counting(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
+    assert asked == [UNIQUE, UNIQUE, COPIED * UNIQUE]
+
+
+Change = Callable[[Evaluation], Evaluation]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda value: value, True),
+        (lambda value: replace(value, rows=2000), True),  # by which the copies do differ
+        (lambda value: replace(value, loss=float(np.nextafter(value.loss, 9))), False),
+        (lambda value: replace(value, gradient=_moved(value.gradient)), False),
+    ],
+)
+def test_a_last_bit_is_a_difference(change: Change, same: bool) -> None:
+    value = Evaluation(1.5, np.full((10, 3073), 0.1), 0.5, 1000)
+    assert Duplicated(value, change(value), 0.0, 0.0).same_bits is same
+
+
+def _moved(gradient: Floats) -> Floats:
+    moved = gradient.copy()
+    moved[-1, -1] = np.nextafter(moved[-1, -1], 1)
+    return moved

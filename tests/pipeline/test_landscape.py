@@ -1,0 +1,343 @@
+"""What a slice of the loss may be asked for, and its directions: each held to its own meaning."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from pipeline.errors import PipelineError
+from pipeline.landscape import (
+    Axis,
+    Landscape,
+    check_grid,
+    gradient_axis,
+    random_axis,
+    run_axis,
+)
+from pipeline.objective import Objective, here
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+from tests.pipeline.test_line import resident, whole
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64] | None
+
+DIRECTIONS_2 = (
+    "the directions of 2 dimensions are `random`, `gradient`, or 2 of these or of runs that "
+    "differ, with commas between, not "
+)
+DIRECTIONS_1 = DIRECTIONS_2.replace("of 2 dimensions", "of 1 dimensions").replace("or 2", "or 1")
+OWN_PLANE = (
+    "a run's path has its own plane of 2 dimensions; leave --dims, --around and --directions out"
+)
+EXAMPLES = "examples are `all`, or how many to sample, or `first:N`, and at least 1, not "
+EXTENT = "the extent must be a positive number, at most 1e+15, not "
+# fmt: off
+BAD = [
+    ({"examples": "none"}, EXAMPLES + "'none'"),
+    ({"examples": "first:0"}, EXAMPLES + "'first:0'"),
+    ({"dims": 0}, "a slice has 1 or 2 dimensions, not 0"),
+    ({"dims": 3}, "a slice has 1 or 2 dimensions, not 3"),
+    ({"dims": -1, "points": 1}, "a slice has 1 or 2 dimensions, not -1"),
+    ({"points": 1}, "an axis has from 2 to 2,000 points, not 1"),
+    ({"points": -5}, "an axis has from 2 to 2,000 points, not -5"),
+    ({"points": 2001}, "an axis has from 2 to 2,000 points, not 2,001"),
+    ({"dims": 1, "points": 1}, "an axis has from 2 to 100,000 points, not 1"),
+    ({"dims": 1, "points": 100_001}, "an axis has from 2 to 100,000 points, not 100,001"),
+    ({"extent": 0.0}, EXTENT + "0.0"),
+    ({"extent": -1.0}, EXTENT + "-1.0"),
+    ({"extent": 1.1e15}, EXTENT + "1100000000000000.0"),
+    ({"extent": math.inf}, EXTENT + "inf"),
+    ({"extent": math.nan}, EXTENT + "nan"),
+    ({"reg": -0.5}, "the regulariser must be a number not below 0, not -0.5"),
+    ({"reg": math.inf}, "the regulariser must be a number not below 0, not inf"),
+    ({"reg": math.nan}, "the regulariser must be a number not below 0, not nan"),
+    ({"seed": -1}, "the seed must be from 0 to 2^64 - 1, not -1"),
+    ({"seed": 2**64}, "the seed must be from 0 to 2^64 - 1, not 18446744073709551616"),
+    # directions: too few, too many, none, twice the same
+    ({"directions": ""}, DIRECTIONS_2 + "''"),
+    ({"directions": "a-run"}, DIRECTIONS_2 + "'a-run'"),
+    ({"directions": "random,gradient,random"}, DIRECTIONS_2 + "'random,gradient,random'"),
+    ({"directions": "random,"}, DIRECTIONS_2 + "'random,'"),
+    ({"directions": ",a-run"}, DIRECTIONS_2 + "',a-run'"),
+    ({"directions": "a-run, a-run"}, DIRECTIONS_2 + "'a-run, a-run'"),
+    ({"directions": "gradient,gradient"}, DIRECTIONS_2 + "'gradient,gradient'"),
+    ({"dims": 1, "directions": "random,gradient"}, DIRECTIONS_1 + "'random,gradient'"),
+    ({"dims": 1, "directions": " "}, DIRECTIONS_1 + "' '"),
+    # a path has a plane already
+    ({"path": "a-run", "dims": 1}, OWN_PLANE),
+    ({"path": "a-run", "around": "zeros"}, OWN_PLANE),
+    ({"path": "a-run", "directions": "gradient"}, OWN_PLANE),
+    ({"path": "a-run", "directions": "nonsense,"}, OWN_PLANE),
+    ({"path": "a-run", "points": 1}, "an axis has from 2 to 2,000 points, not 1"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("given", "message"), BAD)
+def test_bad_parameters(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        Landscape(**given)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"points": 2, "extent": 5e-324, "examples": "1"},
+        {"points": 2000, "extent": 1e15, "seed": 2**64 - 1, "reg": 1.7e308},
+        {"dims": 1, "points": 100_000, "examples": "first:1"},
+        {"path": "a-run", "points": 2000, "extent": 3.0, "examples": "10"},
+    ],
+)
+def test_parameters_at_their_limits(given: dict[str, Any]) -> None:
+    Landscape(**given)
+
+
+@pytest.mark.parametrize(
+    ("dims", "directions", "each"),
+    [
+        (1, "random", ["random"]),
+        (2, "random", ["random", "random"]),
+        (1, "gradient", ["gradient"]),
+        (2, "gradient", ["gradient", "random"]),
+        (2, "random,random", ["random", "random"]),
+        (2, "random , gradient", ["random", "gradient"]),
+        (1, " a-run ", ["a-run"]),
+        (2, "a-run,random", ["a-run", "random"]),
+        (2, "a-run, another/run", ["a-run", "another/run"]),
+    ],
+)
+def test_the_direction_of_each_dimension(dims: int, directions: str, each: list[str]) -> None:
+    assert Landscape(dims=dims, directions=directions).each_direction() == each
+
+
+def test_a_grid_is_checked_by_itself_too() -> None:
+    check_grid(2, None, 2)
+    with pytest.raises(PipelineError, match="an axis has from 2 to 5 points, not 6"):
+        check_grid(6, None, 5)
+
+
+# Axes.
+
+ENDS = st.floats(1e-12, 1e12)
+
+
+def axis(low: float, high: float, points: int) -> Axis:
+    return Axis(np.ones((2, 3)), "by hand", low, high, points)
+
+
+@given(extent=ENDS, points=st.integers(2, 300))
+def test_an_axis_that_is_symmetric_is_so_to_the_bit(extent: float, points: int) -> None:
+    steps = axis(-extent, extent, points).steps
+    assert len(steps) == points
+    assert (steps[0], steps[-1]) == (-extent, extent)
+    assert (steps == -steps[::-1]).all()
+    assert (0.0 in steps) == (points % 2 == 1)
+    np.testing.assert_allclose(np.diff(steps), 2 * extent / (points - 1), rtol=1e-9)
+
+
+@given(ends=st.lists(st.floats(-3, 3), min_size=2, max_size=2), points=st.integers(2, 300))
+def test_an_axis_that_is_not_rises_evenly_as_well(ends: list[float], points: int) -> None:
+    low, high = min(ends), max(ends) + 0.01
+    steps = axis(low, high, points).steps
+    assert len(steps) == points
+    assert (np.diff(steps) > 0).all()
+    np.testing.assert_allclose(steps, np.linspace(low, high, points), rtol=0, atol=1e-15)
+    assert steps[0] == low
+
+
+def test_an_axis_that_is_not_ends_at_its_end() -> None:
+    assert axis(-2.0, -0.9, 12).steps[-1] == -0.9
+
+
+def test_what_a_record_says_of_an_axis() -> None:
+    described = axis(-1.0, 2.0, 5).described()
+    assert described == {"label": "by hand", "low": -1.0, "high": 2.0, "length": math.sqrt(6)}
+
+
+# At random.
+
+
+def some_weights() -> Floats:
+    W = np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
+    W[:, -1] *= 100
+    return W
+
+
+def drawn(W: Floats, seed: int, number: int) -> Floats:
+    """The direction by NumPy alone."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(8, number))
+    normals = np.random.Generator(np.random.Philox(sequence)).standard_normal(W.shape)
+    return np.asarray(normals / math.sqrt(np.sum(normals**2)) * math.sqrt(np.sum(W**2)))
+
+
+@pytest.mark.parametrize(("seed", "number"), [(0, 0), (0, 1), (5, 0), (2**64 - 1, 1)])
+def test_a_direction_at_random_is_as_long_as_the_weights(seed: int, number: int) -> None:
+    W = some_weights()
+    found = random_axis(W, seed, number, None, 11)
+    np.testing.assert_allclose(found.direction, drawn(W, seed, number), rtol=1e-12)
+    assert np.linalg.norm(found.direction) == pytest.approx(np.linalg.norm(W), rel=1e-12)
+    assert (found.low, found.high, found.points) == (-1.0, 1.0, 11)
+    assert found.label == "at random (1 is as long as the weights)"
+    again = random_axis(W, seed, number, 3.0, 7)
+    assert again.direction.tobytes() == found.direction.tobytes()
+    assert (again.low, again.high, again.points) == (-3.0, 3.0, 7)
+
+
+def test_directions_of_other_numbers_and_seeds_are_others() -> None:
+    W = some_weights()
+    found = [
+        random_axis(W, seed, number, None, 2).direction.ravel() / np.linalg.norm(W)
+        for seed in (0, 1)
+        for number in (0, 1)
+    ]
+    cosines = np.array([[a @ b for b in found] for a in found])
+    # two at random have a cosine of about 1 / sqrt(30,730) = 0.006
+    np.testing.assert_allclose(cosines, np.eye(4), atol=0.03)
+
+
+def test_at_zeros_a_direction_has_the_length_of_small_weights() -> None:
+    found = random_axis(np.zeros((10, 3073)), 0, 0, None, 2)
+    assert np.linalg.norm(found.direction) == pytest.approx(1e-3 * math.sqrt(30_730), rel=1e-12)
+    assert found.label == "at random (1 is of length 0.175)"
+
+
+# Against the gradient.
+
+
+class InNumpy:
+    """The regularised loss along a line, a matrix product for each set of scores."""
+
+    def __init__(self, dataset: Dataset, W: Floats, V: Floats, rows: Rows, reg: float) -> None:
+        images, labels = dataset.read("train", 0, dataset.rows("train"))
+        chosen = np.arange(len(labels)) if rows is None else rows
+        X = np.column_stack([images - dataset.mean, np.ones(len(labels))])[chosen]
+        self.scores, self.gains = X @ W.T, X @ V.T
+        self.own = np.eye(10, dtype=bool)[labels[chosen]]
+        self.W, self.V, self.reg = W[:, :-1], V[:, :-1], reg
+
+    def __call__(self, a: float) -> float:
+        scores = self.scores + a * self.gains
+        margins = np.maximum(0, scores - scores[self.own][:, None] + 1)
+        hinge = margins[~self.own].sum() / len(scores)
+        return float(hinge + self.reg * ((self.W + a * self.V) ** 2).sum())
+
+
+def assert_lowest_at_1(loss: InNumpy) -> None:
+    """Hold it to the lowest that SciPy finds, and to the left end of a flat bottom."""
+    found = minimize_scalar(
+        lambda a, *_: loss(float(a)), bounds=(0.0, 4.0), method="bounded", options={"xatol": 1e-9}
+    )
+    assert loss(1.0) <= found.fun + 1e-13 * loss(0.0)
+    assert loss(1.0) < min(loss(1 - 1e-6), loss(0.0))
+    assert found.x >= 1 - 1e-6
+
+
+SOME = np.random.default_rng(8).integers(0, 600, 250)
+
+
+@pytest.mark.parametrize("rows", [None, SOME, np.array([411])], ids=["all", "some", "one"])
+@pytest.mark.parametrize("reg", [0.0, 2e3])
+def test_a_step_of_1_against_the_gradient_is_to_the_lowest_loss(
+    store: Store, rows: Rows, reg: float
+) -> None:
+    dataset, W = store(151, "synthetic:600"), some_weights()
+    objective = Objective(here(resident(dataset)), dataset.mean, reg, "float64")
+    found = gradient_axis(objective, W, rows, None, 11)
+    assert_lowest_at_1(InNumpy(dataset, W, found.direction, rows, reg))
+    gradient = objective(W, rows).gradient
+    step = np.linalg.norm(found.direction) / np.linalg.norm(gradient)
+    np.testing.assert_allclose(found.direction, -step * gradient, rtol=1e-12)
+    assert (found.low, found.high, found.points) == (-2.0, 2.0, 11)
+    assert found.label == (
+        f"against the gradient (1 is the lowest loss along it, a step size of {step:.3g})"
+    )
+    cut = gradient_axis(replace(objective, over=here(whole(dataset))), W, rows, 0.5, 3)
+    assert cut.direction.tobytes() == found.direction.tobytes()
+    assert (cut.low, cut.high, cut.points) == (-0.5, 0.5, 3)
+
+
+@pytest.mark.parametrize("factor", [0.999, 1.001, -1.0])
+def test_another_step_fails(store: Store, factor: float) -> None:
+    dataset, W = store(151, "synthetic:600"), some_weights()
+    objective = Objective(here(resident(dataset)), dataset.mean, 2e3, "float64")
+    found = gradient_axis(objective, W, None, None, 11)
+    with pytest.raises(AssertionError):
+        assert_lowest_at_1(InNumpy(dataset, W, factor * found.direction, None, 2e3))
+
+
+def test_the_gradient_of_other_rows_is_another_direction(store: Store) -> None:
+    """Or the test above would not tell them apart."""
+    dataset, W = store(151, "synthetic:600"), some_weights()
+    objective = Objective(here(resident(dataset)), dataset.mean, 0.0, "float64")
+    found = [gradient_axis(objective, W, rows, None, 3).direction for rows in (None, SOME)]
+    with pytest.raises(AssertionError):
+        assert_lowest_at_1(InNumpy(dataset, W, found[0], SOME, 0.0))
+    assert_lowest_at_1(InNumpy(dataset, W, found[1], SOME, 0.0))
+
+
+def certain(label: int) -> Floats:
+    """Weights at which all images of one class have no loss, and no gradient."""
+    W = np.zeros((10, 3073))
+    W[label, -1] = 2.0
+    return W
+
+
+def test_where_the_loss_does_not_fall_it_is_refused(store: Store) -> None:
+    dataset = store(151, "synthetic:600")
+    objective = Objective(here(resident(dataset)), dataset.mean)
+    _, labels = dataset.read("train", 0, 600)
+    own, other = (np.flatnonzero(chosen) for chosen in (labels == 3, labels != 3))
+    with pytest.raises(PipelineError) as caught:
+        gradient_axis(objective, certain(3), own, None, 3)
+    assert str(caught.value) == (
+        "the loss does not fall against the gradient at these weights; take others with "
+        "--around, or random directions"
+    )
+    gradient_axis(objective, certain(3), other, None, 3)  # those have somewhere to go
+
+
+@pytest.mark.parametrize(
+    ("scale", "reg", "message"),
+    [
+        (1e30, 0.0, "the loss at these weights is no finite number; take smaller ones"),
+        (1e100, 1e200, "the loss at these weights is no finite number; take smaller ones"),
+        (1e10, 1e60, "the gradient leads to no lowest loss: "),
+    ],
+)
+def test_what_is_out_of_all_range_is_refused(
+    store: Store, scale: float, reg: float, message: str
+) -> None:
+    dataset = store(151, "synthetic:600")
+    objective = Objective(here(resident(dataset)), dataset.mean, reg)
+    with pytest.raises(PipelineError, match=f"^{message}"):
+        gradient_axis(objective, scale * some_weights(), None, None, 3)
+
+
+# Towards a run.
+
+
+def test_a_step_of_1_towards_a_run_is_to_its_weights() -> None:
+    W, end = some_weights(), some_weights()[::-1].copy()
+    found = run_axis(W, end, "train-7", None, 11)
+    np.testing.assert_allclose(W + found.direction, end, rtol=0, atol=1e-16)
+    assert (found.low, found.high, found.points) == (-1.5, 1.5, 11)
+    assert found.label == "towards train-7 (1 is its weights)"
+    assert run_axis(W, end, "train-7", 4.0, 3).steps.tolist() == [-4.0, 0.0, 4.0]
+
+
+def test_the_weights_in_the_middle_are_no_direction() -> None:
+    with pytest.raises(PipelineError) as caught:
+        run_axis(some_weights(), some_weights(), "train-7", None, 11)
+    assert str(caught.value) == "run train-7 has the weights that are in the middle; name another"
+    almost = some_weights()
+    almost[9, 3072] = np.nextafter(almost[9, 3072], 1)
+    assert np.count_nonzero(run_axis(some_weights(), almost, "train-7", None, 11).direction) == 1

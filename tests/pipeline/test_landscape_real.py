@@ -1,0 +1,132 @@
+"""Slices of the loss over CIFAR-10 itself: their points, their breakpoints, and their bits."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.typing import NDArray
+
+from pipeline.cluster import connect
+from pipeline.evaluation import in_tasks
+from pipeline.landscape import AROUND, Axis, gradient_axis, random_axis
+from pipeline.line import Asked, LossAlongLine, line_losses, line_slopes
+from pipeline.objective import Objective, OverShards, total
+from pipeline.placement import Placements
+from pipeline.plane import Asked as PlaneAsked
+from pipeline.plane import LossOverPlane, plane_losses
+from pipeline.weights import Init
+from storage.dataset import Dataset
+from tests.pipeline.conftest import Store
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+Floats = NDArray[np.float64]
+W = Init.parse(AROUND).weights(10, 0)
+POINTS = 21
+
+
+def over_all(client: Client, dataset: Dataset) -> OverShards:
+    return in_tasks(client, Placements(client, dataset).shards("train"))
+
+
+@contextmanager
+def tasks(dataset: Dataset, workers: int) -> Iterator[OverShards]:
+    with connect(workers=workers) as client:
+        yield over_all(client, dataset)
+
+
+@pytest.fixture(name="dataset")
+def all_images(store: Store, real_cifar10: Path) -> Dataset:
+    dataset = store(7001, real_cifar10)
+    assert (dataset.name, dataset.rows("train")) == ("cifar10", 50_000)
+    return dataset
+
+
+def axes(objective: Objective) -> tuple[Axis, Axis]:
+    """Those of `hinge landscape --directions gradient`."""
+    return (
+        gradient_axis(objective, W, None, None, POINTS),
+        random_axis(W, 0, 1, None, POINTS),
+    )
+
+
+def alone(over: OverShards, dataset: Dataset, at: Floats, dtype: str, reg: float = 0.0) -> float:
+    value = Objective(over, dataset.mean, reg, dtype)(at)
+    assert value.rows == 50_000
+    return value.loss
+
+
+@pytest.mark.parametrize("reg", [0.0, 1e3])
+def test_points_of_a_plane_are_evaluations_of_their_own(
+    client: Client, dataset: Dataset, reg: float
+) -> None:
+    over = over_all(client, dataset)
+    objective = Objective(over, dataset.mean, reg, "float64")
+    first, second = axes(objective)
+    losses = LossOverPlane(objective, W, first.direction, second.direction)(
+        first.steps, second.steps
+    )
+    assert losses.shape == (POINTS, POINTS)
+    corners = [0, POINTS - 1, POINTS * (POINTS - 1), POINTS**2 - 1, POINTS**2 // 2]
+    others = np.random.default_rng(5).choice(POINTS**2, 7, replace=False)
+    for place in [*corners, *others.tolist()]:
+        k, j = divmod(place, POINTS)
+        at = W + first.steps[j] * first.direction + second.steps[k] * second.direction
+        double, single = (alone(over, dataset, at, each, reg) for each in ("float64", "float32"))
+        assert losses[k, j] == pytest.approx(double, rel=1e-12, abs=0)
+        assert losses[k, j] == pytest.approx(single, rel=1e-5, abs=0)
+    assert losses[POINTS // 2].argmin() == 15  # where a is 1: it goes to the lowest loss
+
+
+def test_the_function_along_the_gradient_is_the_loss(client: Client, dataset: Dataset) -> None:
+    over = over_all(client, dataset)
+    objective = Objective(over, dataset.mean, 0.0, "float64")
+    axis, _ = axes(objective)
+    line = LossAlongLine(objective, W, axis.direction)
+    function = line.function(axis.low, axis.high)
+    assert 100_000 < function.breakpoints <= 450_000
+    assert (np.diff(function.positions) >= 0).all()
+    assert (np.diff(function.slopes) >= 0).all()
+    chosen = np.random.default_rng(5).choice(len(function.positions), 200, replace=False)
+    places, values = function.positions[chosen], function.values[chosen]
+    np.testing.assert_allclose(values, line(places), rtol=1e-12)
+    for place, value in zip(places[:12].tolist(), values[:12].tolist(), strict=True):
+        at = W + place * axis.direction
+        assert value == pytest.approx(alone(over, dataset, at, "float64"), rel=1e-12, abs=0)
+    at, lowest = function.minimum
+    assert at == line.minimum().step_size == pytest.approx(1.0, rel=1e-12)
+    assert lowest == pytest.approx(min(line(axis.steps)), rel=1e-12, abs=0)  # 1 is one of them
+
+
+def integers(over: OverShards, dataset: Dataset) -> dict[str, Any]:
+    """All that slices are made of, before anything is rounded; the function as its bits."""
+    objective = Objective(over, dataset.mean, 0.0, "float64")
+    first, second = axes(objective)
+    plane = LossOverPlane(objective, W, first.direction, second.direction)
+    points = PlaneAsked(plane._scorers, None, first.steps, second.steps)
+    line = LossAlongLine(objective, W, first.direction)
+    steps = Asked(*line._scorers, first.steps)
+    function = line.function(first.low, first.high)
+    found = total(over, plane_losses, points)
+    return {
+        "rows": found.rows,
+        "plane": (found.limbs.tolist(), found.overflows.tolist()),
+        "losses": total(over, line_losses, steps),
+        "slopes": total(over, line_slopes, steps),
+        "function": hashlib.sha256(
+            b"".join(each.tobytes() for each in function.__dict__.values())
+        ).hexdigest(),
+    }
+
+
+def test_the_same_integers_with_any_workers(client: Client, dataset: Dataset) -> None:
+    expected = integers(over_all(client, dataset), dataset)
+    assert expected["rows"] == 50_000
+    for workers in (1, 4):
+        with tasks(dataset, workers) as over:
+            assert integers(over, dataset) == expected
