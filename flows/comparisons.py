@@ -198,7 +198,7 @@ def _gradients(found: Findings) -> list[Comparison]:
 
 def _sweep(found: Findings) -> list[Comparison]:
     sweep = found.records["sweep"]
-    ours = {each["step_size"]: each["loss"] for each in sweep["losses"]}
+    ours = {each["step_size"]: _number(each["loss"]) for each in sweep["losses"]}
     initial = sweep["initial_loss"]
 
     def lower(losses: Mapping[float, float], start: float) -> list[float]:
@@ -208,11 +208,11 @@ def _sweep(found: Findings) -> list[Comparison]:
         return f"{min(sizes):g} to {max(sizes):g}" if sizes else "none"
 
     def gain(losses: Mapping[float, float], start: float) -> float:
-        return (start - losses[1e-9]) / (start - losses[1e-10])
+        return _ratio(start - losses[1e-9], start - losses[1e-10])
 
     down, theirs = lower(ours, initial), lower(notes.SWEEP, notes.SWEEP_INITIAL)
     small = gain(ours, initial), gain(notes.SWEEP, notes.SWEEP_INITIAL)
-    large = ours[1e-1] / ours[1e-2], notes.SWEEP[1e-1] / notes.SWEEP[1e-2]
+    large = _ratio(ours[1e-1], ours[1e-2]), notes.SWEEP[1e-1] / notes.SWEEP[1e-2]
     return [
         Comparison(
             "the best of ten step sizes",
@@ -248,7 +248,7 @@ def _sweep(found: Findings) -> list[Comparison]:
 def _descents(found: Findings) -> list[Comparison]:
     descent, local = found.records["gradient descent"], found.records["local search"]
     trials = sorted(found.records["step sizes"]["trials"], key=lambda each: each["step_size"])
-    losses = [np.inf if each["loss"] is None else each["loss"] for each in trials]
+    losses = [_number(each["loss"]) for each in trials]
     best, copies = int(np.argmin(losses)), found.records["duplicates"]
     full, few = images_to_descend(found)
     return [
@@ -284,6 +284,16 @@ def _descents(found: Findings) -> list[Comparison]:
             of_images=False,
         ),
     ]
+
+
+def _number(loss: float | None) -> float:
+    """Return a loss as a number; a record has None for what is none."""
+    return math.inf if loss is None else loss
+
+
+def _ratio(a: float, b: float) -> float:
+    """Return a / b, NaN (which agrees with nothing) where there is none."""
+    return a / b if b else math.nan
 
 
 def images_to_descend(found: Findings) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 # told apart by colour-blind people too
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#999999"
-_HIGHEST = 1e100  # of a diverged run; Matplotlib's own arithmetic overflows from 1e300 on
+HIGHEST = 1e100  # of a diverged run; Matplotlib's own arithmetic overflows from 1e300 on
 
 
 def draw_loss_curve(
@@ -28,7 +28,7 @@ def draw_loss_curve(
     figure, axes = sheet(title, "step", "loss (mean hinge + regulariser)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     steps = np.arange(len(losses))
-    shown = np.where(losses < _HIGHEST, losses, np.nan)
+    shown = np.where(losses < HIGHEST, losses, np.nan)
     if 1 < window < len(losses):
         axes.plot(steps, shown, color=GREY, linewidth=0.4, label="each batch")
         mean = np.convolve(shown, np.full(window, 1 / window), "valid")
@@ -62,7 +62,7 @@ def draw_passes(
         (losses, BLUE, "loss"),
         (lower_bounds, ORANGE, "lower bound on the least loss"),
     ):
-        shown = np.where((values >= 0) & (values < _HIGHEST), values, np.nan)
+        shown = np.where((values >= 0) & (values < HIGHEST), values, np.nan)
         if np.isfinite(shown).any():
             axes.plot(passes, shown, color=color, linewidth=1.5, marker=marker, label=label)
     if _magnitudes(losses):
@@ -164,7 +164,7 @@ def _draw_valley(
 ) -> None:
     """Draw the loss by step size, what it was before, its best and its minimum."""
     axes.set_xscale("log")
-    shown = np.where(losses < _HIGHEST, losses, np.nan)
+    shown = np.where(losses < HIGHEST, losses, np.nan)
     axes.axhline(initial, color=GREY, linestyle="--", label=f"before the step: {initial:f}")
     marker = "." if len(losses) < 100 else ""
     label = f"after it ({len(losses):,} step sizes)"
@@ -202,7 +202,7 @@ def draw_loss_curves(
     colours = dict(
         zip(labels, colormaps["viridis"](np.linspace(0, 0.93, len(labels))), strict=True)
     )
-    top = 100 * max((curve.losses[0] for curve in curves if curve.losses[0] < _HIGHEST), default=1)
+    top = 100 * max((curve.losses[0] for curve in curves if curve.losses[0] < HIGHEST), default=1)
     rows = -(-len(panels) // columns)
     size = (max(7, 1.5 + 3.4 * columns), 1.7 + 2.5 * rows)
     figure = Figure(figsize=size, dpi=150, layout="constrained")
@@ -250,7 +250,7 @@ def running_mean(losses: NDArray[np.float64], window: int) -> NDArray[np.float64
     >>> running_mean(np.array([4.0, 2.0, 0.0, 1.0]), 2).tolist()
     [4.0, 3.0, 1.0, 0.5]
     """
-    sums = np.concatenate([[0.0], np.cumsum(np.where(losses < _HIGHEST, losses, _HIGHEST))])
+    sums = np.concatenate([[0.0], np.cumsum(np.where(losses < HIGHEST, losses, HIGHEST))])
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - window, 0)
     mean: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
@@ -259,7 +259,7 @@ def running_mean(losses: NDArray[np.float64], window: int) -> NDArray[np.float64
 
 def _magnitudes(losses: NDArray[np.float64]) -> bool:
     """Whether losses are so different that only a logarithmic scale shows them all."""
-    shown = np.where(losses < _HIGHEST, losses, np.nan)
+    shown = np.where(losses < HIGHEST, losses, np.nan)
     low, high = np.nanmin(shown, initial=1), np.nanmax(shown, initial=0)
     return bool(len(losses)) and high > 100 * max(low, 1e-9)
 

@@ -71,10 +71,10 @@ def plan_landscape(
     if plan.parameters.path is not None:
         path_parameters(plan, plan.parameters.path)
     else:
-        _named(plan, plan.parameters.around)
+        W = _named(plan, plan.parameters.around)
         for name in plan.parameters.each_direction():
             if name not in {RANDOM, GRADIENT}:
-                _named(plan, name)
+                _run_axis(plan, W, name)
     return plan
 
 
@@ -86,6 +86,12 @@ def rows_of(plan: LandscapePlan) -> Rows | None:
 
 def _named(plan: LandscapePlan, name: str) -> Floats:
     return weights_named(name, plan.dataset, plan.place, plan.parameters.seed)
+
+
+def _run_axis(plan: LandscapePlan, W: Floats, name: str) -> Axis:
+    parameters = plan.parameters
+    grid = parameters.extent, parameters.points
+    return run_axis(W, _named(plan, name), Path(name).name, *grid)
 
 
 def path_parameters(plan: LandscapePlan, name: str) -> TrainingParameters:
@@ -161,7 +167,7 @@ def view_task(session: Session, plan: LandscapePlan, rows: Rows | None) -> View:
         elif name == GRADIENT:
             axes.append(gradient_axis(objective, W, rows, *grid))
         else:
-            axes.append(run_axis(W, _named(plan, name), Path(name).name, *grid))
+            axes.append(_run_axis(plan, W, name))
     return View(objective, W, tuple(axes))
 
 

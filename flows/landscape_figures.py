@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from flows.figures import BLUE, ORANGE, legend_below, plain
+from flows.figures import BLUE, HIGHEST, ORANGE, legend_below, plain
 from flows.slices import LineSlice, PlaneSlice
 
 Floats = NDArray[np.float64]
@@ -57,11 +57,12 @@ def _draw_loss(axes: Axes, found: LineSlice) -> None:
     plain(axes)
     function = found.function
     label = f"exactly, {function.breakpoints:,} breakpoints"
-    axes.plot(function.positions, function.values, color=BLUE, linewidth=1.3, label=label)
+    values = np.minimum(function.values, HIGHEST)
+    axes.plot(function.positions, values, color=BLUE, linewidth=1.3, label=label)
     if 0 < function.breakpoints <= _MOST_MARKED:
         inner = slice(1, -1)
         axes.plot(
-            *(function.positions[inner], function.values[inner], "o"),
+            *(function.positions[inner], values[inner], "o"),
             color=ORANGE,
             markersize=6,
             label="kinks",
@@ -72,7 +73,7 @@ def _draw_loss(axes: Axes, found: LineSlice) -> None:
     which = f"every {every}th of {len(steps):,}" if every > 1 else f"{len(steps):,}"
     label = f"evaluated points ({which})"
     axes.plot(
-        *(steps[::every], found.losses[::every], "x"),
+        *(steps[::every], np.minimum(found.losses[::every], HIGHEST), "x"),
         color="black",
         markersize=4,
         markeredgewidth=0.8,
@@ -102,7 +103,7 @@ def draw_plane(path: Path, found: PlaneSlice, run: Floats | None, *, title: str)
 def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
     """Draw the loss as colours, with contours, and mark where it is lowest."""
     a, b = (axis.steps for axis in found.axes)
-    losses = found.losses
+    losses = np.minimum(found.losses, HIGHEST)
     low, high = float(losses.min()), float(losses.max())
     logarithmic = low > 0 and high > _MAGNITUDES * low
     norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
@@ -116,13 +117,15 @@ def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
         levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
         lines = axes.contour(a, b, losses, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
         axes.clabel(lines, levels[::3], fontsize="x-small", fmt="%.3g")
-    _mark_lowest(axes, found, low)
+    _mark_lowest(axes, found)
     return heat
 
 
-def _mark_lowest(axes: Axes, found: PlaneSlice, low: float) -> None:
+def _mark_lowest(axes: Axes, found: PlaneSlice) -> None:
     """Mark the lowest point with a star; where many are as low, say so."""
-    (row, column), equal = found.lowest, int((found.losses == low).sum())
+    row, column = found.lowest
+    low = float(found.losses[row, column])
+    equal = int((found.losses == low).sum())
     label = f"lowest: {low:.4g}" + (f", and {equal - 1:,} more" if equal > 1 else "")
     a, b = (axis.steps for axis in found.axes)
     axes.plot(

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from flows.figures import GREEN, GREY, ORANGE
+from flows.figures import GREEN, GREY, HIGHEST, ORANGE
 from flows.show import KINDS, Example, Shown, ratio
 from storage.schema import IMAGE_SHAPE, Bytes
 
@@ -31,7 +31,6 @@ _HEAD = 3.1
 """Bars' heights above an example's first bar, where two lines say what it is."""
 _NAMES, _BARS = 0.95, 2.5
 """Inches that the classes' names and their bars are wide."""
-_HIGHEST = 1e100  # Matplotlib's own arithmetic overflows from 1e300 on
 
 
 def draw_shown(directory: Path, W: Floats, shown: Shown, *, title: str) -> tuple[Path, ...]:
@@ -133,7 +132,7 @@ def _limits(examples: Sequence[Example]) -> tuple[float, float]:
 
 
 def _drawable(values: Floats) -> Floats:
-    return np.where(np.abs(values) < _HIGHEST, values, np.nan)
+    return np.where(np.abs(values) < HIGHEST, values, np.nan)
 
 
 def _draw_column(

@@ -83,9 +83,8 @@ class Landscape:
         named = [name for name in names if name != RANDOM]
         if len(names) != self.dims or not all(names) or len(set(named)) < len(named):
             raise PipelineError(
-                f"the directions of {self.dims} dimensions are `random`, `gradient`, or "
-                f"{self.dims} of these or of runs that differ, with commas between, not "
-                f"{self.directions!r}"
+                f"directions are `random`, `gradient`, or {self.dims} of these or of runs that "
+                f"differ (one a dimension), with commas between, not {self.directions!r}"
             )
         return names
 

@@ -102,7 +102,7 @@ def landscape(
 
     console = Console(json=as_json)
     if three_points:
-        _refuse(context, "three points of their own", _typed(context) - _OF_NO_STORE)
+        _refuse(context, "the three points", _typed(context) - _OF_NO_STORE)
         return _take_three_points(console, runs)
     if store is None:
         raise click.UsageError("Missing option '--store'.")
@@ -110,12 +110,12 @@ def landscape(
     if resume is not None:
         refuse_changes(context, "panels")
     if panels:
-        _refuse(context, "panels", _typed(context) & {*_OF_ONE_SLICE})
+        _refuse(context, "the panels", _typed(context) & {*_OF_ONE_SLICE})
         for name in _OF_ONE_SLICE:
             del options[name]
         return _take_panels(console, cluster, (store, runs, resume), options)
     if options["path"] is not None:
-        _refuse(context, "a path", _typed(context) & {"dims", "around", "directions", "reg"})
+        _refuse(context, "a run's path", _typed(context) & {"dims", "around", "directions", "reg"})
     return _take_slice(console, cluster, (store, runs, resume), options)
 
 
@@ -132,7 +132,8 @@ def _refuse(context: click.Context, what: str, names: set[str]) -> None:
     """Refuse options that mean nothing to what was asked for."""
     for name in context.params:
         if name in names:
-            raise click.UsageError(f"{what} take no --{name.replace('_', '-')}; leave it out")
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} means nothing to {what}; leave it out")
 
 
 def _take_slice(
@@ -207,7 +208,7 @@ def _summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
         shown[name] = f"{axis['low']:.4g} to {axis['high']:.4g}, {axis['label']}"
     shown["loss"] = (
         f"lowest {result['minimum']:.6f} at {at}, highest {result['maximum']:.6f}, of "
-        f"{result['points']:,} points over {result['examples']:,} images"
+        f"{result['points']:,} points; training images: {result['examples']:,}"
     )
     if "breakpoints" in result:
         low, high = result["slope_at_ends"]

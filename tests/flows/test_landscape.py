@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from prefect.client.orchestration import get_client
 
 from flows.cli import run_command
 from flows.landscape_results import results
@@ -23,6 +24,7 @@ from pipeline.landscape import Axis
 from storage.dataset import open_dataset
 from tests.flows.conftest import Command, Finished, User
 from tests.flows.test_command import loss_in_numpy, read
+from tests.flows.test_flows import artifacts_of, flow_run_of, task_runs_of
 from tests.flows.test_refusals import edit, late, left, refused
 from tests.flows.test_sweep import gradient_in_numpy, uniform
 
@@ -235,7 +237,7 @@ def test_the_gradients_axis_leads_to_the_lowest_loss_along_it(
     U = -gradient * result["axes"][0]["length"] / np.sqrt((gradient**2).sum())
     on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, direction(0, 1, W)), some, 100)
     lowest = loss_in_numpy(W + U, *some, 100)
-    for near in (0.0, 0.99, 1.01, 2.0):
+    for near in (0.0, 0.9999, 1.0001, 2.0):
         assert loss_in_numpy(W + near * U, *some, 100) > lowest
 
 
@@ -358,6 +360,7 @@ def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
     assert middle["weights_sha256"] == trained.gd["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_path_that_leads_elsewhere_than_the_run_came_to(
     user: User, hinge: Command, store: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -509,6 +512,24 @@ def test_an_interrupted_slice_says_what_goes_on_with_it(
     assert again.result == resumed.result
 
 
+@pytest.mark.slow
+def test_a_slice_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
+    landscape: Any, user: User, tmp_path: Path
+) -> None:
+    result = landscape("--json", "--points", 3).result
+    with user.settings(), get_client(sync_client=True) as client:
+        flow_run = flow_run_of(client, tmp_path / "runs")
+        assert (flow_run.name, flow_run.state.type) == ("landscape on synthetic", "COMPLETED")
+        tasks = ["directions", "plane", "keep results"]
+        assert task_runs_of(client, flow_run, 3) == dict.fromkeys(tasks, "COMPLETED")
+        shown = artifacts_of(client, flow_run)
+    assert shown.keys() == {"landscape", "landscape-loss"}
+    assert all(result["run"] in artifact.description for artifact in shown.values())
+    table = {row["result"]: row["value"] for row in json.loads(shown["landscape"].data)}
+    assert (table["points"], table["minimum"]) == (9, result["minimum"])
+    assert shown["landscape-loss"].data.startswith("![")
+
+
 # -- what is refused
 
 
@@ -567,9 +588,13 @@ def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--store STORE --directions train-kept,train-kept", ["differ"]),
         ("--store STORE --directions gradient,gradient", ["differ"]),
         ("--store STORE --directions train-kept", ["2 of these", "'train-kept'"]),
-        ("--store STORE --directions random,random,random", ["2 dimensions", "random,random,"]),
+        ("--store STORE --directions random,random,random", ["2 of these", "random,random,"]),
         ("--store STORE --directions train-kept, ", ["2 of these"]),
-        ("--store STORE --dims 1 --directions random,gradient", ["1 dimensions"]),
+        (
+            "--store STORE --around train-kept --directions train-kept,random",
+            ["the weights that are"],
+        ),
+        ("--store STORE --dims 1 --directions random,gradient", ["1 of these"]),
         ("--store STORE --reg -1", ["regulariser", "-1"]),
         ("--store STORE --reg nan", ["regulariser", "nan"]),
         ("--store STORE --reg inf", ["regulariser", "inf"]),
@@ -621,10 +646,17 @@ def test_what_is_wrong_in_what_is_typed(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--around", "train-kept", "--directions", "train-kept,random"], "the weights that are"),
-        (["--around", "normal:1e200", "--directions", "gradient"], "no finite number"),
         (["--around", "normal:1e200"], "no finite number"),
-        (["--around", "normal:1e3", "--reg", "1e308"], "no finite number"),
+        pytest.param(
+            ["--around", "normal:1e200", "--directions", "gradient"],
+            "no finite number",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--around", "normal:1e3", "--reg", "1e308"],
+            "no finite number",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_comes_out_on_the_way_is_one_line(

@@ -29,10 +29,10 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64] | None
 
 DIRECTIONS_2 = (
-    "the directions of 2 dimensions are `random`, `gradient`, or 2 of these or of runs that "
-    "differ, with commas between, not "
+    "directions are `random`, `gradient`, or 2 of these or of runs that differ (one a dimension), "
+    "with commas between, not "
 )
-DIRECTIONS_1 = DIRECTIONS_2.replace("of 2 dimensions", "of 1 dimensions").replace("or 2", "or 1")
+DIRECTIONS_1 = DIRECTIONS_2.replace("or 2", "or 1")
 OWN_PLANE = (
     "a run's path has its own plane of 2 dimensions; leave --dims, --around and --directions out"
 )
