@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 WINDOW = 50
 """Mini-batches whose losses are averaged."""
 
-_OTHER_IMAGES = "the images are not the notes'"
+_OTHER_IMAGES = "these are not all of the notes' images"
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _searches(found: Findings) -> list[Comparison]:
         Comparison(
             "local search is the better search",
             f"{local['test_accuracy']:.2%} against {random['test_accuracy']:.2%}",
-            "21.4% against 15.5%",
+            f"{notes.LOCAL_ACCURACY:.1%} against {notes.RANDOM_ACCURACY:.2%}",
             local["test_accuracy"] > random["test_accuracy"],
             "the accuracy is higher",
         ),
@@ -276,7 +276,9 @@ def _descents(found: Findings) -> list[Comparison]:
             "at least ten times fewer images looked at",
         ),
         Comparison(
-            "1,200 copies of 1,000 images have the gradient of the 1,000",
+            "{copies:,} copies of {unique:,} images have the gradient of the {unique:,}".format(
+                **copies
+            ),
             "the same bits" if copies["same_bits"] else "other bits",
             "the same",
             copies["same_bits"],

@@ -87,5 +87,6 @@ def parts(seed: int) -> list[Part]:
 def path_of(regularised: Taken, seed: int) -> Part:
     """Return the part that looks at the path of a run."""
     path = regularised.path
-    view = Landscape(path=str(path.resolve()), seed=seed)
-    return Part("path", landscape_flow, view, f"landscape --path {shlex.quote(str(path))}")
+    beside = Path("..", *path.parts[-2:])  # from the part's own place, wherever all of it lies
+    typed = f"landscape --path {shlex.quote(str(path))}"
+    return Part("path", landscape_flow, Landscape(path=str(beside), seed=seed), typed)

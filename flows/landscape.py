@@ -35,6 +35,7 @@ from pipeline.objective import Objective
 from pipeline.parameters import TrainingParameters
 from pipeline.shards import Rows
 from pipeline.trajectory import path_plane, trajectory
+from storage.schema import PIXELS
 
 Floats = NDArray[np.float64]
 LandscapePlan = Plan[Landscape]
@@ -71,10 +72,14 @@ def plan_landscape(
     if plan.parameters.path is not None:
         path_parameters(plan, plan.parameters.path)
     else:
-        W = _named(plan, plan.parameters.around)
+        W, ends = _named(plan, plan.parameters.around), list[Floats]()
         for name in plan.parameters.each_direction():
             if name not in {RANDOM, GRADIENT}:
-                _run_axis(plan, W, name)
+                ends.append(_run_axis(plan, W, name).direction)
+        if len(ends) == 2 and np.array_equal(ends[0], ends[1]):
+            raise PipelineError(
+                f"the runs {plan.parameters.directions} have the same weights; name others"
+            )
     return plan
 
 
@@ -91,7 +96,7 @@ def _named(plan: LandscapePlan, name: str) -> Floats:
 def _run_axis(plan: LandscapePlan, W: Floats, name: str) -> Axis:
     parameters = plan.parameters
     grid = parameters.extent, parameters.points
-    return run_axis(W, _named(plan, name), Path(name).name, *grid)
+    return run_axis(W, Run.find(plan.place, name).read_weights(W.shape), Path(name).name, *grid)
 
 
 def path_parameters(plan: LandscapePlan, name: str) -> TrainingParameters:
@@ -109,7 +114,11 @@ def path_parameters(plan: LandscapePlan, name: str) -> TrainingParameters:
         raise PipelineError(
             f"run {run.id} was on other data than {plan.store} holds; name the store it was on"
         )
-    return read_parameters(run, TrainingParameters)
+    run.read_weights((len(plan.dataset.classes), PIXELS + 1))
+    parameters = read_parameters(run, TrainingParameters)
+    if parameters.total_steps(plan.dataset.rows("train")) < 2:
+        raise PipelineError(f"run {run.id} took one step, and its path has no plane; name another")
+    return parameters
 
 
 @flow(
@@ -177,7 +186,8 @@ def _view_of_path(session: Session, plan: LandscapePlan, name: str) -> View:
     Raises PipelineError if it does not come to the same weights.
     """
     run, training = Run.find(plan.place, name), path_parameters(plan, name)
-    total = training.total_steps(plan.dataset.rows("train"))
+    by_steps = training.method.by_steps  # of others, how many passes there will be is not known
+    total = training.total_steps(plan.dataset.rows("train")) if by_steps else None
     placements = session.placements(plan.dataset)
     with session.console.progress("path", total) as advance:
         steps, weights = trajectory(placements, training, lambda step: advance(step, ""))

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 _HEAT = "RdYlBu_r"
 """Low is blue and high is red, as in the notes; told apart by colour-blind people too."""
 
-_MOST_MARKED = 50
+MOST_MARKED = 50
 """Kinks that are marked; of more, the line alone is to be seen."""
 
 _MAGNITUDES = 30
@@ -59,7 +59,7 @@ def _draw_loss(axes: Axes, found: LineSlice) -> None:
     label = f"exactly, {function.breakpoints:,} breakpoints"
     values = np.minimum(function.values, HIGHEST)
     axes.plot(function.positions, values, color=BLUE, linewidth=1.3, label=label)
-    if 0 < function.breakpoints <= _MOST_MARKED:
+    if 0 < function.breakpoints <= MOST_MARKED:
         inner = slice(1, -1)
         axes.plot(
             *(function.positions[inner], values[inner], "o"),
@@ -113,8 +113,8 @@ def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
         losses, origin="lower", extent=edges, aspect="auto", norm=norm, cmap=_HEAT,
         interpolation="nearest",
     )  # fmt: skip
-    if high > low:
-        levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
+    levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
+    if low < levels[0] and (np.diff(levels) > 0).all():  # else it is flat but for rounding
         lines = axes.contour(a, b, losses, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
         axes.clabel(lines, levels[::3], fontsize="x-small", fmt="%.3g")
     _mark_lowest(axes, found)

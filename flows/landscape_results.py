@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.landscape_figures import draw_line, draw_plane
+from flows.landscape_figures import MOST_MARKED, draw_line, draw_plane
 from flows.lifecycle import Plan
 from flows.record import Run, weights_sha256
 from flows.slices import LineSlice, PlaneSlice
@@ -19,9 +19,6 @@ from pipeline.landscape import Landscape
 Floats = NDArray[np.float64]
 
 VALUES, PICTURE = "landscape.npz", "landscape.png"
-
-MOST_KINKS = 50
-"""Breakpoints that a record lists, and a picture marks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +73,9 @@ def _of_function(found: LineSlice) -> dict[str, Any]:
         "breakpoints": function.breakpoints,
         "kinks": [
             {"a": a, "hinge_loss": loss, "slope_after": slope}
-            for a, loss, slope in list(kinks)[1 : MOST_KINKS + 1]
+            for a, loss, slope in list(kinks)[1 : MOST_MARKED + 1]
         ]
-        if function.breakpoints <= MOST_KINKS
+        if function.breakpoints <= MOST_MARKED
         else [],
         "slope_at_ends": [float(function.slopes[0]), float(function.slopes[-1])],
         "slopes_rise": bool((np.diff(function.slopes) >= 0).all()),

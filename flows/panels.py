@@ -156,7 +156,7 @@ def keep_task(run: Run, plan: PanelsPlan, line: LineSlice, planes: dict[str, Pla
     arrays = {"a": line.axis.steps, "line": line.losses}
     arrays |= {name.replace(" ", "_"): plane.losses for name, plane in planes.items()}
     run.write_arrays(VALUES, arrays)
-    title = f"{run.id}, around {plan.parameters.around}"
+    title = f"{run.id}, around {Path(plan.parameters.around).name}"
     draw_panels(run.path / PICTURE, line, planes, title=title)
     described = f"Run {run.id} on {plan.dataset.name} ({plan.dataset.fingerprint[:12]})"
     artifacts.picture("landscape: panels", run.path / PICTURE, f"{described}: the loss in panels")

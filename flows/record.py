@@ -124,7 +124,7 @@ class Run:
         with _replacing(self.path / "weights.npy") as written, written.open("wb") as file:
             np.save(file, W)
 
-    def read_weights(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+    def read_weights(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Return the weights that the run came to, finite and of `shape` (C, D + 1).
 
         Raises PipelineError if it has none, or others.

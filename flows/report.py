@@ -80,6 +80,7 @@ _ALIASES = {
     "check": "gradient check",
     "sweep": "sweep",
     "gd": "gradient descent",
+    "sizes": "step sizes",
     "regularised": "regularised",
     "lbfgs": "l-bfgs",
     "path": "path",

@@ -13,10 +13,10 @@ Floats = NDArray[np.float64]
 def draw_convergence(
     path: Path, descent: Floats, batches: Floats, *, rows: int, batch_size: int, window: int
 ) -> None:
-    """Draw the loss of both descents to `path` (PNG), by the images looked at before it.
+    """Draw the loss of both descents to `path` (PNG), by the images that the steps before it took.
 
-    `descent` is that over all `rows` images before each step and after the last; of `batches`
-    the running mean over `window` is drawn.
+    `descent` is that over all `rows` images before each step and after the last, and is drawn
+    from the second step on; of `batches` the running mean over `window` is.
     """
     figure, axes = sheet("The same descent, by all images and by batches of them",
                          "images looked at", "loss (mean hinge)")  # fmt: skip
@@ -25,8 +25,8 @@ def draw_convergence(
     label = f"batches of {batch_size}, mean of {window}"
     axes.plot(looked, means, color=ORANGE, linewidth=1.5, label=label)
     label = f"all {rows:,} images a step"
-    looked = rows * np.arange(1, len(descent) + 1)
-    axes.plot(looked, descent, color=BLUE, marker=".", markersize=4, linewidth=1.2, label=label)
+    looked = rows * np.arange(1, len(descent))
+    axes.plot(looked, descent[1:], color=BLUE, marker=".", markersize=4, linewidth=1.2, label=label)
     label = f"where that ended: {descent[-1]:.4f}"
     axes.axhline(descent[-1], color=GREY, linestyle="--", label=label)
     axes.set_xscale("log")

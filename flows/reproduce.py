@@ -14,16 +14,18 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.experiments import Part, Taken, parts, path_of
 from flows.lifecycle import flow_run_name
-from flows.record import Run, now
+from flows.record import Run
 from flows.reproduce_results import REPRODUCE, Reproduction, ReproductionPlan, findings, report_task
 from flows.session import Session, flow_session, quietly
 from pipeline.duplicates import COPIES, duplicated
-from pipeline.errors import PipelineError
 from pipeline.evaluation import in_tasks
 from pipeline.landscape import AROUND
 from pipeline.objective import Objective
 from pipeline.parameters import TrainingParameters
 from pipeline.weights import Init
+
+_NOT_ENDED = {"running", "interrupted", "failed"}
+"""The statuses of a part that is to be gone on with."""
 
 
 def plan_reproduction(
@@ -34,9 +36,9 @@ def plan_reproduction(
     Raises DataError or PipelineError as `Kind.plan` does, and if there are too few images.
     """
     plan = REPRODUCE.plan(store, runs, parameters, resume)
-    rows, least = plan.dataset.rows("train"), TrainingParameters(steps=1).batch_size
-    if rows < least:
-        raise PipelineError(f"{rows} training images are too few for batches of {least}")
+    for part in parts(plan.parameters.seed):
+        if isinstance(part.parameters, TrainingParameters):
+            part.parameters.recipe(plan.dataset.rows("train"))
     return plan
 
 
@@ -90,15 +92,14 @@ def _take_parts(session: Session, plan: ReproductionPlan, run: Run) -> dict[str,
 def _take(session: Session, plan: ReproductionPlan, run: Run, part: Part) -> Taken:
     """Take a part, or go on with it if it was begun before."""
     runs = run.path / "parts" / part.name.replace(" ", "-")
-    begun = sorted(runs.glob("*/result.json"))
-    resume = str(begun[-1].parent) if begun else None
-    clock = now()
+    begun = [Run(path.parent) for path in sorted(runs.glob("*/result.json"))]
+    resume = str(begun[-1].path) if begun else None
+    before = bool(begun) and begun[-1].record["status"] not in _NOT_ENDED
     with quietly(session):
         record = part.take(plan.store, part.parameters, resume=resume, runs=str(runs))
     typed = f"hinge {part.typed} --store {shlex.quote(plan.store)}"
     if plan.parameters.seed:
         typed += f" --seed {plan.parameters.seed}"
-    before = record["finished"] < clock
     return Taken(record, runs / str(record["run"]), typed, before)
 
 

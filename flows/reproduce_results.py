@@ -131,6 +131,9 @@ def _words(plan: ReproductionPlan, begun: Begun, found: Findings, *, real: bool)
     per_weight = box["timings"]["black_box"] / box["coordinates"]
     return {
         "name": "CIFAR-10" if plan.dataset.name == REAL else f"{plan.dataset.name} images",
+        "part_of": plan.dataset.name == REAL and not real,
+        "all_images": ALL_IMAGES,
+        "resumed": plan.run is not None,
         "real": real,
         "run": begun.run.id,
         "seed": seed,

@@ -47,9 +47,10 @@ class LineSlice:
 
     @property
     def max_difference(self) -> float:
-        """How far an evaluated point is off the function at most, by the highest of them."""
+        """How far an evaluated point is off the function at most, by its loss, or by 1 if less."""
         hinges = self.losses - self.regularisers
-        return float(np.abs(self.function(self.axis.steps) - hinges).max() / (hinges.max() or 1.0))
+        off = np.abs(self.function(self.axis.steps) - hinges)
+        return float((off / np.maximum(hinges, 1.0)).max())
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +121,11 @@ def plane_task(
     size = max(1, _POINTS_AT_A_TIME // len(a))
     with session.console.progress("plane", len(a) * len(b)) as advance:
         for start in range(0, len(b), size):
-            parts.append(plane(a, b[start : start + size]))
+            parts.append(_finite(plane(a, b[start : start + size])))
             lowest = min(float(part.min()) for part in parts)
             advance(sum(part.size for part in parts), f"lowest {lowest:f}")
     seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
-    return PlaneSlice(axes, _finite(np.concatenate(parts)), examples, seconds)
+    return PlaneSlice(axes, np.concatenate(parts), examples, seconds)
 
 
 def _finite(losses: Floats) -> Floats:

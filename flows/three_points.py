@@ -10,7 +10,10 @@ their mean, as images are, and the functions come from the same kernels.
 A. Karpathy and J. Johnson, CS231n, "Optimization: Stochastic Gradient Descent".
 """
 
+import shutil
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from flows.figures import BLUE, GREEN, ORANGE, legend_below, plain
-from flows.record import Run, circumstances, now
+from flows.record import Run, check_runs, circumstances, now
 from kernels.hinge import fold
-from kernels.line import along, breakpoints, losses, slopes
+from kernels.line import Line, along, breakpoints, losses, slopes
+from kernels.partial import LossSum
 from kernels.piecewise import PiecewiseLinear, piecewise_linear
 
 PICTURE = "three-points.png"
@@ -52,9 +56,14 @@ def functions() -> dict[str, PiecewiseLinear]:
     found = {}
     for name, rows in chosen.items():
         line = along(scorers[0], scorers[1], POINTS[rows], labels[rows])
-        [loss], [slope] = losses(line, [LOW]), slopes(line, [LOW])
-        found[name] = piecewise_linear(LOW, HIGH, loss, slope, *breakpoints(line, LOW, HIGH))
+        [slope], jumps = slopes(line, [LOW]), breakpoints(line, LOW, HIGH)
+        loss_at = partial(_loss_at, line)
+        found[name] = piecewise_linear(LOW, HIGH, slope, *jumps, loss_at)
     return found
+
+
+def _loss_at(line: Line, w: float) -> LossSum:
+    return losses(line, [w])[0]
 
 
 def draw(path: Path) -> dict[str, Any]:
@@ -106,9 +115,13 @@ def three_points(runs: Path) -> dict[str, Any]:
 
     Raises PipelineError if runs cannot be kept there.
     """
-    run = Run.create(runs, "landscape --three-points")
+    check_runs(runs)
     started = now()
     x: NDArray[np.float64] = POINTS[:, 0] - MEAN
+    with TemporaryDirectory() as made:  # first all that may fail
+        drawn = draw(Path(made) / PICTURE)
+        run = Run.create(runs, "landscape --three-points")
+        shutil.copy(Path(made) / PICTURE, run.path)
     record = {
         "run": run.id,
         "command": "landscape --three-points",
@@ -116,7 +129,7 @@ def three_points(runs: Path) -> dict[str, Any]:
         "points": x.tolist(),
         "classes": [0, 1, 2],
         "weights": WEIGHTS[:, 0].tolist(),
-        "losses": draw(run.path / PICTURE),
+        "losses": drawn,
         "started": started,
         "finished": now(),
         **circumstances(),

@@ -1,10 +1,12 @@
 """The mean hinge loss along a line, whole: between two breakpoints it is a straight line.
 
-From the loss and the slope at one end, the breakpoints and what the slope gains at each
-(`kernels.line`), come the loss and the slope everywhere. Sums are exact and rounded once each, so
-that slopes never fall, as those of a convex function do not.
+From the slope at one end, the breakpoints and what the slope gains at each (`kernels.line`), and
+the loss at one place come the loss and the slope everywhere. Sums are exact and rounded once
+each, so that slopes never fall, as those of a convex function do not.
 """
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -49,20 +51,27 @@ class PiecewiseLinear:
 
 
 def piecewise_linear(
-    low: float, high: float, loss: LossSum, slope: SlopeSum, positions: Floats, jumps: Floats
+    low: float,
+    high: float,
+    slope: SlopeSum,
+    positions: Floats,
+    jumps: Floats,
+    loss_at: Callable[[float], LossSum],
 ) -> PiecewiseLinear:
     """Return the mean loss from `low` to `high`.
 
-    `loss` and `slope` are the sums at `low`; `positions` and `jumps` (k,) are those of all
-    breakpoints in (low, high], in any order.
+    `slope` is the sum at `low`; `positions` and `jumps` (k,) are those of all breakpoints in
+    (low, high], in any order. `loss_at` gives the summed loss at a step size, and is asked once:
+    where the loss is lowest, so that what is summed from there on, either way, only grows.
 
     Raises ValueError if there are no rows, the ends do not rise, or a row's loss or a margin's
-    slope is no usable number, at `low` or on the way.
+    slope is no usable number.
 
     >>> from kernels.line import Line, breakpoints, losses, slopes
     >>> line = Line(np.array([[1.0, 3.0]]), np.array([[-1.0, -2.0]]))
-    >>> at_0 = losses(line, [0.0])[0], slopes(line, [0.0])[0]
-    >>> function = piecewise_linear(0.0, 2.0, *at_0, *breakpoints(line, 0.0, 2.0))
+    >>> [slope] = slopes(line, [0.0])
+    >>> jumps = breakpoints(line, 0.0, 2.0)
+    >>> function = piecewise_linear(0.0, 2.0, slope, *jumps, lambda a: losses(line, [a])[0])
     >>> function.positions.tolist(), function.values.tolist(), function.slopes.tolist()
     ([0.0, 1.0, 1.5, 2.0], [2.0, 0.5, 0.0, 0.0], [-1.5, -1.0, 0.0])
     """
@@ -72,19 +81,27 @@ def piecewise_linear(
         raise ValueError(
             f"a line goes from a lower step size to a higher one, not from {low} to {high}"
         )
-    if loss.overflows or slope.overflows:
-        raise ValueError("a loss or a slope along the line is no usable number")
+    if slope.overflows:
+        raise ValueError("a slope along the line is no usable number")
     positions = positions + 0.0  # -0 is 0
     order = np.lexsort((jumps, positions))  # the same order in whichever they came
     ends = np.concatenate([[low], positions[order], [high]])
-    unit = slope.rows << LOSS_UNIT_BITS
-    sums = accumulate(_units(jumps[order]), initial=slope.slope)
-    slopes = np.array([total / unit for total in sums])
-    gains = _units(slopes * np.diff(ends))
-    [first] = _units(np.array([loss.mean]))
-    # where all hinges are 0, rounded gains may not quite add up to it
-    values = [max(0, total) / (1 << LOSS_UNIT_BITS) for total in accumulate(gains, initial=first)]
-    return PiecewiseLinear(ends, np.array(values), slopes)
+    sums = list(accumulate(_units(jumps[order]), initial=slope.slope))
+    slopes = np.array([total / (slope.rows << LOSS_UNIT_BITS) for total in sums])
+    lowest = bisect_left(sums, 0)
+    return PiecewiseLinear(ends, _values(ends, slopes, lowest, loss_at(ends[lowest])), slopes)
+
+
+def _values(ends: Floats, slopes: Floats, lowest: int, loss: LossSum) -> Floats:
+    """Return the mean loss at each end of a piece, from the summed one where it is lowest."""
+    if loss.overflows:
+        raise ValueError("a loss along the line is no usable number")
+    [least] = _units(np.array([loss.mean]))
+    with np.errstate(over="ignore"):  # `_units` refuses what is out of range
+        rises = _units(np.abs(slopes * np.diff(ends)))
+    left = [*accumulate(rises[:lowest][::-1], initial=least)]
+    right = [*accumulate(rises[lowest:], initial=least)]
+    return np.array([value / (1 << LOSS_UNIT_BITS) for value in [*left[::-1], *right[1:]]])
 
 
 def _units(numbers: Floats) -> list[int]:

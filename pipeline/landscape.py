@@ -63,10 +63,10 @@ class Landscape:
             raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {self.seed}")
         if self.path is None:
             self.each_direction()
-        elif (self.dims, self.around, self.directions) != (2, AROUND, RANDOM):
+        elif (self.dims, self.around, self.directions, self.reg) != (2, AROUND, RANDOM, 0.0):
             raise PipelineError(
-                "a run's path has its own plane of 2 dimensions; leave --dims, --around and "
-                "--directions out"
+                "a run's path has its own plane of 2 dimensions, and its own loss; leave --dims, "
+                "--around, --directions and --reg out"
             )
 
     def each_direction(self) -> list[str]:

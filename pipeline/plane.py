@@ -4,7 +4,6 @@ Three passes over the images give every margin as a linear function of a and b
 (`kernels.plane`). The shards keep them: after that, no point costs a pass over the images.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -74,15 +73,18 @@ class LossOverPlane:
         return W, U, V
 
     @cached_property
-    def _products(self) -> Floats:
-        """The inner products (3, 3) of weights and directions: the regulariser is made of them."""
+    def _coordinates(self) -> Floats:
+        """U, V and W as columns (3, 3) in an orthonormal basis of what they span.
+
+        The regulariser is of these sums of three terms, as near as it is of whole weights.
+        """
         columns = self.W.shape[1] if self.objective.reg_bias else self.W.shape[1] - 1
-        parts = [each[:, :columns] for each in (self.W, self.U, self.V)]
-        try:
-            with np.errstate(over="ignore", under="ignore"):
-                return np.array([[math.fsum((x * y).flat) for y in parts] for x in parts])
-        except (OverflowError, ValueError) as error:
-            raise ValueError("the regulariser over the plane is out of range") from error
+        vectors = np.stack([each[:, :columns].ravel() for each in (self.U, self.V, self.W)])
+        with np.errstate(all="ignore"):  # what is out of range is refused
+            coordinates = np.linalg.qr(vectors.T).R
+        if not np.isfinite(coordinates).all():
+            raise ValueError("the regulariser over the plane is out of range")
+        return coordinates
 
     def __call__(self, a: Floats, b: Floats) -> Floats:
         """Return the loss (M, K) at each of `a` (K,) and `b` (M,), the regulariser included.
@@ -92,8 +94,8 @@ class LossOverPlane:
         sums = total(self.objective.over, plane_losses, Asked(self._scorers, self.rows, a, b))
         if not self.objective.reg:
             return sums.means
-        point = np.stack(np.broadcast_arrays(1.0, a[None, :], b[:, None]))
+        points = np.stack(np.broadcast_arrays(a[None, :], b[:, None], 1.0))
         with np.errstate(over="ignore"):  # the loss says so
-            norms = np.einsum("imk,ij,jmk->mk", point, self._products, point)
+            norms = (np.tensordot(self._coordinates, points, 1) ** 2).sum(axis=0)
             found: Floats = sums.means + self.objective.reg * norms
         return found

@@ -25,7 +25,7 @@ from pipeline.training import prepare, train
 Floats = NDArray[np.float64]
 
 LOOKS = 60
-"""Weights that are looked at, at most, of a run of steps."""
+"""Weights that are kept of a run, or nearly: twice as many of one whose length is not known."""
 
 
 class Trajectory(NamedTuple):
@@ -41,45 +41,70 @@ def trajectory(
     placements: Placements, parameters: TrainingParameters, report: Callable[[int], None]
 ) -> Trajectory:
     """Take a run again, from its start to its end; `report` is called with every look's step."""
-    classes = len(placements.dataset.classes)
-    steps, weights = [0], [parameters.start(classes).W]
+    kept = _Kept()
+    kept.add(0, parameters.start(len(placements.dataset.classes)).W)
 
     def look(step: int, W: Floats) -> None:
-        steps.append(step)
-        weights.append(W)
+        kept.add(step, W)
         report(step)
 
     (_steps if parameters.method.by_steps else _passes)(placements, parameters, look)
-    return Trajectory(np.array(steps), np.stack(weights))
+    return kept.trajectory
+
+
+class _Kept:
+    """Looks at a run, of which every other is dropped when there are too many."""
+
+    def __init__(self) -> None:
+        self._looks = list[tuple[int, Floats]]()
+        self._last: tuple[int, Floats] | None = None
+        self._every, self._count = 1, 0
+
+    def add(self, step: int, W: Floats) -> None:
+        self._last = step, W
+        if self._count % self._every == 0:
+            self._looks.append(self._last)
+        self._count += 1
+        if len(self._looks) > 2 * LOOKS:
+            del self._looks[1::2]
+            self._every *= 2
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """What is kept, and the last look in any case."""
+        looks = self._looks
+        if self._last is not None and looks[-1][0] != self._last[0]:
+            looks = [*looks, self._last]
+        steps, weights = zip(*looks, strict=True)
+        return Trajectory(np.array(steps), np.stack(weights))
 
 
 def _steps(
     placements: Placements, parameters: TrainingParameters, look: Callable[[int, Floats], None]
 ) -> None:
     total = parameters.total_steps(placements.dataset.rows("train"))
+    start, last = parameters.start(len(placements.dataset.classes)), 0
 
     def seen(state: DescentState) -> None:
-        if state.step > last[-1]:  # a run that ends early has taken no step more
-            last.append(state.step)
+        nonlocal last
+        if state.step > last:  # a run that ends early has taken no step more
+            last = state.step
             look(state.step, state.W)
 
-    last = [0]
     with prepare(placements, parameters, lambda _step, _loss: None) as stretch:
-        start = parameters.start(len(placements.dataset.classes))
-        every = -(-total // LOOKS)
-        train(stretch, start, total, checkpoint_every=every, checkpoint=seen)
+        train(stretch, start, total, checkpoint_every=-(-total // LOOKS), checkpoint=seen)
 
 
 def _passes(
     placements: Placements, parameters: TrainingParameters, look: Callable[[int, Floats], None]
 ) -> None:
-    """Look at the best weights whenever there are better ones."""
+    """Look at the best weights whenever there are better ones than those of the first pass."""
     T, least = preconditioner(placements.dataset, parameters), np.inf
 
     def seen(evaluations: Evaluations) -> None:
         nonlocal least
-        if evaluations.best and evaluations.least_loss < least:
-            least = evaluations.least_loss
+        better, least = evaluations.least_loss < least, evaluations.least_loss
+        if evaluations.best and better and evaluations.passes > 1:
             look(evaluations.passes, T.weights(evaluations.best.V))
 
     with (
@@ -124,5 +149,5 @@ def path_plane(weights: Floats) -> PathPlane:
     return PathPlane(
         pair.reshape(2, *weights.shape[1:]),
         signs * (left * sizes)[:, :2],
-        (sizes[:2] / np.linalg.norm(sizes)) ** 2,
+        (sizes[:2] / sizes[0]) ** 2 / ((sizes / sizes[0]) ** 2).sum(),
     )

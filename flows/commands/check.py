@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from flows.commands.options import (
     cluster_options,
@@ -14,6 +13,7 @@ from flows.commands.options import (
     seed_option,
     store_option,
     take_cluster,
+    typed,
 )
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
@@ -164,13 +164,9 @@ def _refuse_the_others(
     """Refuse options that what was asked for has no use for."""
     if resume is not None:
         refuse_changes(context)
-    typed = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
+    given = typed(context)
     for name in _NOT_OF_STEPS if steps is not None else ("points_per_decade",):
-        if name in typed:
+        if name in given:
             mend = "leave it or --steps out" if steps is not None else "add --steps"
             raise click.UsageError(
                 f"--{name.replace('_', '-')} does not go with a study of steps; {mend}"
@@ -178,7 +174,7 @@ def _refuse_the_others(
                 else f"--points-per-decade is of a study of steps; {mend}, or leave it out"
             )
     gradient, method = context.params["gradient"], context.params["method"]
-    if "batch_size" in typed and gradient != "minibatch":
+    if "batch_size" in given and gradient != "minibatch":
         raise click.UsageError("--batch-size is of a mini-batch; add --gradient minibatch")
     if plan and method != "black-box":
         raise click.UsageError("--plan is of the black box; add --method black-box")

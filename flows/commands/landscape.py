@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from flows.commands.options import (
     cluster_options,
@@ -13,6 +12,7 @@ from flows.commands.options import (
     resume_option,
     seed_option,
     take_cluster,
+    typed,
 )
 from flows.errors import EXIT_DONE
 
@@ -102,7 +102,7 @@ def landscape(
 
     console = Console(json=as_json)
     if three_points:
-        _refuse(context, "the three points", _typed(context) - _OF_NO_STORE)
+        _refuse("the three points", [name for name in typed(context) if name not in _OF_NO_STORE])
         return _take_three_points(console, runs)
     if store is None:
         raise click.UsageError("Missing option '--store'.")
@@ -110,30 +110,18 @@ def landscape(
     if resume is not None:
         refuse_changes(context, "panels")
     if panels:
-        _refuse(context, "the panels", _typed(context) & {*_OF_ONE_SLICE})
+        _refuse("the panels", [name for name in typed(context) if name in _OF_ONE_SLICE])
         for name in _OF_ONE_SLICE:
             del options[name]
         return _take_panels(console, cluster, (store, runs, resume), options)
-    if options["path"] is not None:
-        _refuse(context, "a run's path", _typed(context) & {"dims", "around", "directions", "reg"})
     return _take_slice(console, cluster, (store, runs, resume), options)
 
 
-def _typed(context: click.Context) -> set[str]:
-    """Return the options that were typed."""
-    return {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
-
-
-def _refuse(context: click.Context, what: str, names: set[str]) -> None:
+def _refuse(what: str, names: list[str]) -> None:
     """Refuse options that mean nothing to what was asked for."""
-    for name in context.params:
-        if name in names:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} means nothing to {what}; leave it out")
+    if names:
+        option = f"--{names[0].replace('_', '-')}"
+        raise click.UsageError(f"{option} means nothing to {what}; leave it out")
 
 
 def _take_slice(

@@ -78,10 +78,19 @@ def take_cluster(options: dict[str, Any]) -> dict[str, Any]:
     return cluster
 
 
+def typed(context: click.Context) -> list[str]:
+    """Return the names of the options that were typed."""
+    return [
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+
+
 def refuse_changes(context: click.Context, *may_differ: str) -> None:
     """Refuse options that would make a resumed run another run; those `may_differ` do not."""
-    for name in context.params.keys() - _WHERE_ANY_RUN_MAY_DIFFER - {*may_differ}:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    for name in typed(context):
+        if name not in _WHERE_ANY_RUN_MAY_DIFFER | {*may_differ}:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(
                 f"a resumed run keeps its parameters; leave {option} out, or start a new run"

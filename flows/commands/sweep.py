@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from flows.commands.options import (
     cluster_options,
@@ -15,6 +14,7 @@ from flows.commands.options import (
     seed_option,
     store_option,
     take_cluster,
+    typed,
 )
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
@@ -153,12 +153,7 @@ def sweep(
 def _refuse_the_others(context: click.Context, train: bool, at: str) -> None:
     """Refuse options of the sweep that was not asked for, and what `--at` makes meaningless."""
     others = _OF_ONE_STEP if train else _OF_TRAINING
-    typed = [
-        name
-        for name in context.params
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]
-    for name in typed:
+    for name in typed(context):
         option = f"--{name.replace('_', '-')}"
         if name in others:
             mend = f"leave {option} or --train out" if train else "add --train, or leave it out"

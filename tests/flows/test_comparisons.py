@@ -61,7 +61,7 @@ def good() -> dict[str, Any]:
             "sweep": {"initial_loss": 2.200718, "losses": sweep, "best_step_size": 1e-6},
             "gradient descent": {"test_accuracy": 0.37, "steps": 200},
             "step sizes": {"trials": trials},
-            "duplicates": {"same_bits": True},
+            "duplicates": {"copies": 1_200, "unique": 1_000, "same_bits": True},
         },
         "random_losses": np.array([8.1, 9.9, 9.0]),
         "descent": np.linspace(9.0, 5.0, 201),
@@ -208,7 +208,7 @@ def test_other_images_are_not_compared_with_the_notes() -> None:
     assert [each["name"] for each in kept] == laws
     named = [each["name"] for each in cannot]
     assert named == [*(name for name in NAMES if name not in laws), initial["name"]]
-    assert {each["why"] for each in cannot[:-1]} == {"the images are not the notes'"}
+    assert {each["why"] for each in cannot[:-1]} == {"these are not all of the notes' images"}
     assert {frozenset(each) for each in cannot} == {frozenset({"name", "ours", "notes", "why"})}
 
 

@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 
 def whole(line: Line, low: float, high: float) -> PiecewiseLinear:
-    [loss], [slope] = losses(line, [low]), slopes(line, [low])
-    return piecewise_linear(low, high, loss, slope, *breakpoints(line, low, high))
+    [slope], found = slopes(line, [low]), breakpoints(line, low, high)
+    return piecewise_linear(low, high, slope, *found, lambda a: losses(line, [a])[0])
 
 
 def means(line: Line, steps: Floats) -> Floats:

@@ -34,7 +34,8 @@ DIRECTIONS_2 = (
 )
 DIRECTIONS_1 = DIRECTIONS_2.replace("or 2", "or 1")
 OWN_PLANE = (
-    "a run's path has its own plane of 2 dimensions; leave --dims, --around and --directions out"
+    "a run's path has its own plane of 2 dimensions, and its own loss; leave --dims, --around, "
+    "--directions and --reg out"
 )
 EXAMPLES = "examples are `all`, or how many to sample, or `first:N`, and at least 1, not "
 EXTENT = "the extent must be a positive number, at most 1e+15, not "

@@ -185,8 +185,8 @@ FAULTS: dict[str, tuple[str, Any]] = {
         lambda weights, _mean, dtype: fold(weights, None, dtype),
     ),
     "directions taken for at right angles": (
-        "pipeline.plane.LossOverPlane._products",
-        property(lambda plane: np.diag([(W**2).sum() for W in (plane.W, plane.U, plane.V)])),
+        "pipeline.plane.LossOverPlane._coordinates",
+        property(lambda plane: np.diag([np.linalg.norm(W) for W in (plane.U, plane.V, plane.W)])),
     ),
 }
 
