@@ -58,7 +58,8 @@ class Run:
 
         Raises PipelineError if there is none.
         """
-        for path in (runs / name, Path(name).expanduser()):
+        beside = Path(os.path.normpath(runs / name))  # `..` leads up even where `runs` is not yet
+        for path in (beside, Path(name).expanduser()):
             if (path / "result.json").is_file():
                 return cls(path)
         raise PipelineError(f"no run {name!r} in {runs}; `ls {runs}` shows the runs that are there")
