@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from flows.figures import BLUE, HIGHEST, ORANGE, legend_below, plain
+from flows.figures import BLUE, GREY, HIGHEST, ORANGE, legend_below, plain
 from flows.slices import LineSlice, PlaneSlice
 
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ def draw_line(path: Path, found: LineSlice, *, title: str) -> None:
     )
     plain(below)
     below.set(xlabel=f"a, {found.axis.label}", ylabel="slope")
-    above.set_ylabel("loss")
+    above.set_ylabel("loss (mean hinge)")
     legend_below(figure, columns=3)
     figure.savefig(path)
 
@@ -68,18 +68,25 @@ def _draw_loss(axes: Axes, found: LineSlice) -> None:
             label="kinks",
             zorder=3,
         )
-    steps = found.axis.steps
+    _draw_points(axes, found)
+
+
+def _draw_points(axes: Axes, found: LineSlice) -> None:
+    """Draw what was evaluated: the hinges, which the function is of, and the whole loss."""
+    steps, losses = found.axis.steps, np.minimum(found.losses, HIGHEST)
+    hinges = np.minimum(found.losses - found.regularisers, HIGHEST)
     every = max(1, len(steps) // 25)
     which = f"every {every}th of {len(steps):,}" if every > 1 else f"{len(steps):,}"
-    label = f"evaluated points ({which})"
     axes.plot(
-        *(steps[::every], np.minimum(found.losses[::every], HIGHEST), "x"),
+        *(steps[::every], hinges[::every], "x"),
         color="black",
         markersize=4,
         markeredgewidth=0.8,
-        label=label,
+        label=f"evaluated points ({which})",
         zorder=4,
     )
+    if found.regularisers.any():
+        axes.plot(steps, losses, "--", color=GREY, linewidth=1.3, label="with the regulariser")
 
 
 def draw_plane(path: Path, found: PlaneSlice, run: Floats | None, *, title: str) -> None:
@@ -95,7 +102,7 @@ def draw_plane(path: Path, found: PlaneSlice, run: Floats | None, *, title: str)
         label.set_fontsize("small")
     if run is not None:
         _draw_path(axes, run)
-    figure.colorbar(heat, label="loss", shrink=0.9)
+    figure.colorbar(heat, label="loss (mean hinge + regulariser)", shrink=0.9)
     legend_below(figure, columns=4)
     figure.savefig(path)
 
@@ -160,13 +167,13 @@ def draw_panels(
     figure.suptitle(title)
     first, *others = figure.subplots(-(-(len(planes) + 1) // 2), 2).flat
     _draw_loss(first, line)
-    first.set(title="one example, along a", xlabel="a", ylabel="loss")
+    first.set(title="one example, along a", xlabel="a", ylabel="loss (mean hinge)")
     first.legend(frameon=False, fontsize="small", loc="best")
     for axes, (name, found) in zip(others, planes.items(), strict=True):
         heat = _draw_heat(axes, found)
         axes.set(title=name, xlabel="a", ylabel="b")
         axes.legend(loc="lower right", fontsize="small")
-        figure.colorbar(heat, label="loss")
+        figure.colorbar(heat, label="loss (mean hinge + regulariser)")
     words = f"a: a direction {line.axis.label}; b: another one"
     figure.supxlabel(words, fontsize="medium")
     figure.savefig(path)

@@ -298,5 +298,5 @@ def test_too_few_images_for_a_batch(user: User, hinge: Command, tmp_path: Path) 
     given = ("--store", store, "--scheduler", user.scheduler, "--runs", tmp_path / "ingests")
     assert hinge("ingest", "synthetic:255", *given).status == 0
     before = left(tmp_path)
-    refused(hinge("reproduce", "--store", store), "255 training images", "256")
+    refused(hinge("reproduce", "--store", store), "255 images", "256")
     assert left(tmp_path) == before
