@@ -163,6 +163,7 @@ def trained(user: User, hinge: Command, store: Path) -> dict[str, Any]:
     return hinge(*given, "--init", "normal:1e-3").result
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_run(
     check: Any, trained: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_the_weights_of_a_run(
     check_table(rows, np.load(path / "weights.npy"), store, 1e-4, 50)
 
 
+@pytest.mark.slow
 def test_a_finished_check_is_told_again_without_the_run_that_it_was_at(
     check: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_finished_check_is_told_again_without_the_run_that_it_was_at(
     assert check("--json", "--resume", result["run"]).result == result
 
 
+@pytest.mark.slow
 def test_a_mini_batch(check: Any, store: Path, tmp_path: Path) -> None:
     given = ("--gradient", "minibatch", "--batch-size", 64, "--seed", 3, "--dtype", "float32")
     result = check("--json", *given, "--coordinates", 60).result
@@ -195,6 +198,7 @@ def test_a_mini_batch(check: Any, store: Path, tmp_path: Path) -> None:
     check_table(rows, normal(3), store, examples=drawn(2, 600, 64, 3))
 
 
+@pytest.mark.slow
 def test_the_gradient_in_the_pixels(check: Any, store: Path, tmp_path: Path) -> None:
     result = check("--json", "--gradient", "data", "--examples", 30).result
     path = tmp_path / "runs" / result["run"]
@@ -248,6 +252,7 @@ def test_a_wrong_gradient_is_said_to_be_wrong_and_where(
     assert (again.out, again.err) == (finished.out, "")
 
 
+@pytest.mark.slow
 def test_the_black_box_agrees(check: Any, store: Path, tmp_path: Path) -> None:
     given = ("--method", "black-box", "--coordinates", 8, "--examples", 100)
     result = check("--json", *given).result

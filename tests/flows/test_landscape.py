@@ -223,6 +223,7 @@ def test_a_slope_that_falls_and_a_point_that_is_off_are_told() -> None:
     assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0)["max_difference"] > 0.3
 
 
+@pytest.mark.slow
 def test_the_gradients_axis_leads_to_the_lowest_loss_along_it(
     landscape: Any, data: Data, tmp_path: Path
 ) -> None:
@@ -276,6 +277,7 @@ def trained(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory) -
     return Trained(runs, by_method["gd"], by_method["minibatch"])
 
 
+@pytest.mark.slow
 def test_a_runs_axis_leads_to_its_weights(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
@@ -291,6 +293,7 @@ def test_a_runs_axis_leads_to_its_weights(
     on_a_line(arrays["loss"], arrays["a"], weights, data, 20)
 
 
+@pytest.mark.slow
 def test_the_plane_of_two_runs_around_a_third(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
@@ -375,6 +378,7 @@ def test_a_path_that_leads_elsewhere_than_the_run_came_to(
 # -- the notes' pictures
 
 
+@pytest.mark.slow
 def test_the_panels_are_four_slices_of_the_formula(
     landscape: Any, data: Data, tmp_path: Path
 ) -> None:
@@ -462,6 +466,7 @@ def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_pa
     assert line.startswith("Dask dashboard: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "module", "name", "examples"),
     [

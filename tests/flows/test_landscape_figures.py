@@ -99,6 +99,7 @@ def test_a_line_is_drawn_with_its_kinks_and_its_slope(
     assert below.get_xlabel() == "a, by hand"
 
 
+@pytest.mark.slow
 def test_of_many_points_some_are_shown_and_of_many_kinks_none(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
@@ -171,6 +172,7 @@ def test_where_many_points_are_lowest_it_is_said(tmp_path: Path, figures: list[F
     assert points(figures[0].axes[0].lines[0]) == [[-1.0, 0.0]]
 
 
+@pytest.mark.slow
 def test_losses_of_several_magnitudes_have_a_logarithmic_scale(
     tmp_path: Path, figures: list[Figure]
 ) -> None:

@@ -364,6 +364,7 @@ ONLY_OF_OTHER_IMAGES = {("words", "part_of"), ("words", "all_images")}
 NONE_IS_BEST = ("records", "step sizes", "best", "step_size")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [way for way in WAYS if way not in {*ONLY_OF_OTHER_IMAGES, NONE_IS_BEST}], ids="/".join
 )

@@ -149,6 +149,7 @@ def flip(journal: Path) -> None:
     database.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -173,6 +174,7 @@ def test_a_damaged_journal(
     assert record_of(begun) == record
 
 
+@pytest.mark.slow
 def test_the_journal_of_another_search(
     user: User, hinge: Command, store: Path, begun: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_the_journal_of_another_search(
     refused(finished, "journal.sqlite", "it is of another run")
 
 
+@pytest.mark.slow
 def test_a_run_without_its_journal_begins_anew(
     user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_run_that_was_trained_is_looked_at_by_the_formulas(
     check_shown(hinge, dataset, run)
 
 
+@pytest.mark.slow
 def test_weights_that_take_everything_for_a_cat(
     hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
 ) -> None:
@@ -146,6 +147,7 @@ def test_weights_that_take_everything_for_a_cat(
     assert {word.rstrip(",") for word in summary["look"].split()} >= PICTURES
 
 
+@pytest.mark.slow
 def test_weights_whose_scores_are_off_every_scale(
     hinge: Command, kept: Callable[[Floats], Path]
 ) -> None:

@@ -206,6 +206,7 @@ def test_step_sizes_out_of_range_have_no_loss(sweep: Any, tmp_path: Path) -> Non
     assert (again.out, again.err) == (finished.out, "")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_interrupted_is_taken_again(
     sweep: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:

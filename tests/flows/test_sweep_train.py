@@ -236,6 +236,7 @@ def begun(grid: Any, tmp_path: Path) -> Path:
     return run.path
 
 
+@pytest.mark.slow
 def test_a_grid_whose_trials_have_all_ended_takes_none_again(
     grid: Any, begun: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ def test_white_images_of_one_class_repeated() -> None:
     assert total.gradient.min() == -9 * 255 * 1_200_000 < -(2**31)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_images_repeated(real_cifar10: Path) -> None:
     batches = sorted(real_cifar10.rglob("data_batch_1.bin"))

@@ -186,6 +186,7 @@ def many() -> Line:
     return Line(*np.random.default_rng(3).normal(size=(2, 9, 20_000)))
 
 
+@pytest.mark.slow
 def test_many_breakpoints_keep_it_right(many: Line) -> None:
     assert_right(many, -2.0, 2.0)
     function = whole(many, -2.0, 2.0)
@@ -285,6 +286,7 @@ def test_a_fault_fails(fault: str) -> None:
         assert_right(TELLING, 0.0, 1.0, partial(plain, fault=fault))
 
 
+@pytest.mark.slow
 def test_sums_of_many_floats_fail(many: Line) -> None:
     with pytest.raises(AssertionError):
         assert_right(many, -2.0, 2.0, plain)

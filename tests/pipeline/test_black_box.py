@@ -79,6 +79,7 @@ def loss_in_numpy(dataset: Dataset, common: Common) -> Callable[[Floats], float]
     return loss
 
 
+@pytest.mark.slow
 @SCHEMES
 @REGULARISERS
 def test_quotients_are_those_of_a_loss_in_numpy(

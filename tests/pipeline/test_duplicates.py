@@ -36,6 +36,7 @@ def bits(value: Evaluation) -> tuple[float, bytes, float]:
     return value.loss, value.gradient.tobytes(), value.accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("reg", [0.0, 12.5])
 def test_copies_change_no_bit(store: Store, W: Floats, dtype: str, reg: float) -> None:

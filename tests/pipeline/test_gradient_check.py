@@ -255,6 +255,7 @@ def pixels(
     return found
 
 
+@pytest.mark.slow
 def test_the_counts_of_pixels_are_the_same_over_any_shards(pixels: dict[str, DataFound]) -> None:
     expected = pixels["one shard here"]
     assert expected.findings.verdicts.sum() == expected.rows * 3072

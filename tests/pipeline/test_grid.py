@@ -164,6 +164,7 @@ def noted_homes(monkeypatch: pytest.MonkeyPatch) -> list[Home]:
     return homes
 
 
+@pytest.mark.slow
 def test_every_worker_holds_all_rows_once_and_takes_trials(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

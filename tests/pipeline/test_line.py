@@ -279,6 +279,7 @@ EACH = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 LOW, HIGH = -1e-6, 1e-5
 
 
+@pytest.mark.slow
 @WAYS
 @EACH
 def test_over_some_rows_a_point_is_an_evaluation_over_them(
@@ -336,6 +337,7 @@ def bits(function: PiecewiseLinear) -> list[bytes]:
     return [each.tobytes() for each in (function.positions, function.values, function.slopes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, ROWS["some"], ROWS["one"]], ids=["all", "some", "one"])
 def test_the_function_is_the_same_bits_whichever_way(
     ways: dict[str, OverShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None

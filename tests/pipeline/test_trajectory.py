@@ -167,6 +167,7 @@ def assert_the_best_so_far(
         assert path.weights[last].tobytes() == shorter.state.W.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted", [LBFGS, replace(LBFGS, init="normal:1e-3"), replace(SMOOTHED, steps=9)]
 )
