@@ -8,20 +8,12 @@ said to be so, and why.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flows import notes
-from flows.figures import running_mean
-
-Floats = NDArray[np.float64]
-Record = Mapping[str, Any]
-
-WINDOW = 50
-"""Mini-batches whose losses are averaged."""
+from flows.findings import Findings, Record, images_to_descend
 
 _OTHER_IMAGES = "these are not all of the notes' images"
 
@@ -38,22 +30,6 @@ class Comparison:
     """What decides it."""
     of_images: bool = True
     """Whether it needs the notes' images to be compared at all."""
-
-
-class Findings(NamedTuple):
-    """What the comparisons are made from."""
-
-    records: Mapping[str, Record]
-    """Of the parts, by their names."""
-    random_losses: Floats
-    """Of all trials of the random search."""
-    descent: Floats
-    """The loss before each step of gradient descent, and after the last."""
-    batches: Floats
-    """The loss of each mini-batch of the same descent."""
-    rows: int
-    """Training images."""
-    batch_size: int
 
 
 def compare(found: Findings) -> list[Comparison]:
@@ -296,20 +272,3 @@ def _number(loss: float | None) -> float:
 def _ratio(a: float, b: float) -> float:
     """Return a / b, NaN (which agrees with nothing) where there is none."""
     return a / b if b else math.nan
-
-
-def images_to_descend(found: Findings) -> tuple[int, int]:
-    """Return how many images gradient descent looked at, and mini-batches for as low a loss.
-
-    The second is 0 if they never came as low.
-    """
-    means = running_mean(found.batches, WINDOW)[WINDOW - 1 :]
-    below = np.flatnonzero(means <= found.descent[-1])
-    few = (int(below[0]) + WINDOW) * found.batch_size if len(below) else 0
-    return (len(found.descent) - 1) * found.rows, few
-
-
-def read_column(path: Path, name: str) -> Floats:
-    """Read a column of numbers from a run's table (CSV)."""
-    table = np.genfromtxt(path, delimiter=",", names=True)
-    return np.atleast_1d(np.asarray(table[name], np.float64))

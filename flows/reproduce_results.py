@@ -12,15 +12,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.comparisons import (
-    WINDOW,
-    Findings,
-    compare,
-    images_to_descend,
-    read_column,
-    sorted_out,
-)
+from flows.comparisons import compare, sorted_out
 from flows.experiments import Taken
+from flows.findings import WINDOW, Findings, images_to_descend, read_column
 from flows.lifecycle import Begun, Kind, Plan
 from flows.record import Run
 from flows.report import Report, write_report

@@ -8,14 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.comparisons import (
-    WINDOW,
-    Findings,
-    compare,
-    images_to_descend,
-    read_column,
-    sorted_out,
-)
+from flows.comparisons import compare, sorted_out
+from flows.findings import WINDOW, Findings, images_to_descend, read_column
 
 NOTES_SWEEP = [2.200652, 2.200057, 2.194116, 2.135493, 1.647802, 2.844355, 25.558142, 254.086573,
                2539.370888, 25392.214036]  # fmt: skip

@@ -324,6 +324,7 @@ def descent_in_numpy(data: Data) -> Floats:
     return np.array(path)
 
 
+@pytest.mark.slow
 def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def test_a_line_is_drawn_with_its_kinks_and_its_slope(
     [slope] = below.lines
     assert points(slope) == [[-1, -1.5], [-0.5, -0.5], [0, 0.5], [0.5, 1.5], [1, 1.5]]
     assert (slope.get_drawstyle(), to_hex(slope.get_color())) == ("steps-post", BLUE)
-    assert (above.get_ylabel(), below.get_ylabel()) == ("loss", "slope")
+    assert (above.get_ylabel(), below.get_ylabel()) == ("loss (mean hinge)", "slope")
     assert below.get_xlabel() == "a, by hand"
 
 
@@ -150,7 +150,7 @@ def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Fi
     assert words(figure) == ["lowest: 2"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("a, across", "b, up")
     assert axes.get_title() == "a run"
-    assert scale.get_ylabel() == "loss"
+    assert scale.get_ylabel() == "loss (mean hinge + regulariser)"
 
 
 def test_the_picture_is_blue_where_the_loss_is_low(tmp_path: Path) -> None:
@@ -250,7 +250,9 @@ def test_panels_are_a_line_and_planes_under_their_names(
         legend = axes.get_legend()
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == [f"lowest: {2 * factor}"]
-    assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["loss"] * 3
+    assert [axes.get_ylabel() for axes in figure.axes[4:]] == [
+        "loss (mean hinge + regulariser)"
+    ] * 3
 
 
 @pytest.mark.slow

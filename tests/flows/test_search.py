@@ -147,6 +147,7 @@ def test_the_record_is_whole_and_true(search: Any, store: Path, kind: str) -> No
             assert picture.format == "PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GIVEN)
 def test_a_person_reads_the_numbers_of_the_record(search: Any, kind: str) -> None:
     run = search(kind)

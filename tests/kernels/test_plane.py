@@ -239,6 +239,7 @@ def test_the_plain_twin_says_the_same(plane: Plane, a: list[float], b: list[floa
     assert_twins(Twin(), plane, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 255, 256, 257, 511, 600])
 @pytest.mark.parametrize("points", [1, STEPS, STEPS + 1])
 def test_many_rows_are_the_twin_s_too(rows: int, points: int) -> None:
@@ -251,6 +252,7 @@ def test_many_rows_are_the_twin_s_too(rows: int, points: int) -> None:
 NEARLY_LARGEST = LARGEST - 2.0**-36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, BLOCK_ROWS + 9])
 @pytest.mark.parametrize("place", [0, 2, -1])
 @pytest.mark.parametrize("loss", [NEARLY_LARGEST, LARGEST, LARGEST + 2.0**-35, 2.0**80 - 2.0**27])

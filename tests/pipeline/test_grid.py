@@ -96,6 +96,7 @@ def test_the_trials_of_a_grid() -> None:
         }
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_run_of_its_parameters_to_the_bit(
     cluster: Client, store: Store, taken: list[Outcome]
 ) -> None:

@@ -47,6 +47,7 @@ def test_the_runs_to_be_compared_differ(expected: dict[tuple[str, str], Trained]
     assert len({run.losses for run in expected.values()}) == len(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["resident", "streamed"])
 @pytest.mark.parametrize(
     ("shard_rows", "dtype"),
