@@ -155,7 +155,7 @@ def _gradients(found: Findings) -> list[Comparison]:
         ),
         Comparison(
             "the analytic gradient passes the check",
-            f"{check['verdicts']['wrong']} of {check['coordinates']:,} wrong; error "
+            f"{check['verdicts']['wrong']} of {check['coordinates']:,} wrong; absolute error "
             f"{check['max_error_after_kinks']:.1e} once kinks are accounted for",
             "it should",
             check["verdicts"]["wrong"] == 0,

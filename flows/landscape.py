@@ -203,7 +203,7 @@ def _view_of_path(session: Session, plan: LandscapePlan, name: str) -> View:
     )
     over = in_tasks(session.client, placements.shards("train"))
     objective = Objective(over, plan.dataset.mean, training.reg, "float64", training.reg_bias)
-    path = Path2D(run.id, steps, plane.coordinates, plane.explained)
+    path = Path2D(run.id, steps, plane.coordinates, plane.explained, training.reg)
     return View(objective, weights[-1], axes, path)
 
 
@@ -215,5 +215,5 @@ def _axis_of_path(parameters: Landscape, direction: Floats, path: Floats, number
         low, high = low - margin, high + margin
     else:
         low, high = -parameters.extent, parameters.extent
-    which = ("the path's first direction", "its second")[number]
-    return Axis(direction, f"{which} (distance in weights)", low, high, parameters.points)
+    which = ("the path's first direction", "its second (another scale)")[number]
+    return Axis(direction, f"{which}: distance in weights", low, high, parameters.points)

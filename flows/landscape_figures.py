@@ -133,7 +133,7 @@ def _mark_lowest(axes: Axes, found: PlaneSlice) -> None:
     row, column = found.lowest
     low = float(found.losses[row, column])
     equal = int((found.losses == low).sum())
-    label = f"lowest: {low:.4g}" + (f", and {equal - 1:,} more" if equal > 1 else "")
+    label = f"lowest of the points: {low:.4g}" + (f", and {equal - 1:,} more" if equal > 1 else "")
     a, b = (axis.steps for axis in found.axes)
     axes.plot(
         *(a[column], b[row], "*"),

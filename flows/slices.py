@@ -60,6 +60,8 @@ class PlaneSlice:
     axes: tuple[Axis, Axis]
     losses: Floats
     """(M, K): at the first axis's K steps, and the second's M; the regulariser included."""
+    middle: float
+    """The loss where both axes are 0, which need not be a point of theirs."""
     examples: int
     seconds: dict[str, float]
     """How long the score passes took, and the points after them."""
@@ -113,7 +115,7 @@ def plane_task(
     clock = time.perf_counter()
     plane = LossOverPlane(objective, W, axes[0].direction, axes[1].direction, rows)
     try:
-        plane(np.zeros(1), np.zeros(1))
+        middle = float(plane(np.zeros(1), np.zeros(1))[0, 0])
     except ValueError as error:
         raise PipelineError(f"{error}; take smaller weights") from error
     passed = time.perf_counter()
@@ -125,7 +127,7 @@ def plane_task(
             lowest = min(float(part.min()) for part in parts)
             advance(sum(part.size for part in parts), f"lowest {lowest:f}")
     seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
-    return PlaneSlice(axes, np.concatenate(parts), examples, seconds)
+    return PlaneSlice(axes, np.concatenate(parts), middle, examples, seconds)
 
 
 def _finite(losses: Floats) -> Floats:

@@ -67,7 +67,8 @@ _OF_NO_STORE = {"three_points", "runs", "as_json"}
 @click.option(
     "--path",
     metavar="RUN",
-    help="Show the path of a training run, in the plane of its two leading directions.",
+    help="Show the path of a training run over its own loss, in the plane of its two leading "
+    "directions (with no other --dims, --around, --directions or --reg).",
 )
 @click.option(
     "--panels", is_flag=True, help="The notes' picture: one example, a hundred, and all of them."
@@ -93,7 +94,7 @@ def landscape(
     three_points: bool,
     **options: Any,
 ) -> int:
-    """Look at the loss.
+    """Look at the loss along a line or over a plane in the space of weights.
 
     L(W + a U) along a line, which is made of straight pieces and is reported whole, or
     L(W + a U + b V) over a plane.
@@ -206,7 +207,11 @@ def _summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
         )
     if "path" in result:
         first, second = result["path"]["explained"]
-        shown["path"] = f"of {result['path']['run']}; {first:.1%} and {second:.1%} of it is here"
+        shown["path"] = (
+            f"of {result['path']['run']}, reg {result['path']['reg']:g}; {first:.1%} and "
+            f"{second:.1%} of it is here; its end, in the middle, has a loss of "
+            f"{result['middle']:.6f}"
+        )
     shown["took"] = f"{result['seconds']:.2f} s, {result['timings']['points']:.2f} s of it points"
     shown["look at"] = f"landscape.png, {result['values']}, result.json in {directory}"
     return shown

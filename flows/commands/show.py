@@ -97,7 +97,8 @@ def _summary(result: dict[str, Any], directory: Path) -> dict[str, str]:
     return {
         "run": result["run"],
         "data": described_data(result["data"]),
-        "loss": f"{result['loss']:.4f} (mean hinge, without a regulariser)",
+        "loss": f"{result['loss']:.4f} (mean hinge of the {KINDS[result['split']]}, without a "
+        "regulariser)",
         "accuracy": f"{result['accuracy']:.2%} of the {images:,} {KINDS[result['split']]}",
         "look at": f"{names} in {directory}",
     }

@@ -41,7 +41,7 @@ def line_of(kinks: int, points: int = 5, scale: float = 1.0) -> LineSlice:
 
 def plane_of(losses: Floats) -> PlaneSlice:
     rows, columns = losses.shape
-    return PlaneSlice((axis("across", -1, 1, columns), axis("up", 0, 30, rows)), losses, 7, {})
+    return PlaneSlice((axis("across", -1, 1, columns), axis("up", 0, 30, rows)), losses, 2.5, 7, {})
 
 
 def bowl(rows: int = 7, columns: int = 5) -> Floats:
@@ -147,7 +147,7 @@ def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Fi
     assert low[2] > low[0] + 0.3  # blue
     assert high[0] > high[2] + 0.3  # red
     assert [points(line) for line in axes.lines] == [[[-0.5, 20.0]]]
-    assert words(figure) == ["lowest: 2"]
+    assert words(figure) == ["lowest of the points: 2"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("a, across", "b, up")
     assert axes.get_title() == "a run"
     assert scale.get_ylabel() == "loss (mean hinge + regulariser)"
@@ -168,7 +168,7 @@ def test_where_many_points_are_lowest_it_is_said(tmp_path: Path, figures: list[F
     losses = bowl()
     losses[:3] = 1.5
     draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
-    assert words(figures[0]) == ["lowest: 1.5, and 14 more"]
+    assert words(figures[0]) == ["lowest of the points: 1.5, and 14 more"]
     assert points(figures[0].axes[0].lines[0]) == [[-1.0, 0.0]]
 
 
@@ -192,7 +192,7 @@ def test_a_runs_path_is_drawn_to_its_end(tmp_path: Path, figures: list[Figure]) 
     assert points(lines["the run"]) == path.tolist()
     assert points(lines["its start"]) == [[-1.0, 20.0]]
     assert points(lines["its end"]) == [[0.0, 0.0]]
-    assert words(figures[0]) == ["lowest: 2", "the run", "its start", "its end"]
+    assert words(figures[0]) == ["lowest of the points: 2", "the run", "its start", "its end"]
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_any_plane_can_be_drawn(tmp_path: Path, figures: list[Figure], losses: F
     draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
     assert size(tmp_path / "p.png") == (1050, 900)
     [said] = words(figures[0])
-    assert said.startswith(f"lowest: {losses.min():.4g}")
+    assert said.startswith(f"lowest of the points: {losses.min():.4g}")
 
 
 @pytest.mark.slow
@@ -249,7 +249,9 @@ def test_panels_are_a_line_and_planes_under_their_names(
         np.testing.assert_array_equal(heat_of(axes).get_array(), factor * bowl())
         legend = axes.get_legend()
         assert legend is not None
-        assert [text.get_text() for text in legend.get_texts()] == [f"lowest: {2 * factor}"]
+        assert [text.get_text() for text in legend.get_texts()] == [
+            f"lowest of the points: {2 * factor}"
+        ]
     assert [axes.get_ylabel() for axes in figure.axes[4:]] == [
         "loss (mean hinge + regulariser)"
     ] * 3

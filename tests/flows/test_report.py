@@ -172,6 +172,7 @@ def records() -> dict[str, dict[str, Any]]:
         },
         "differences": {},
         "sweep": {
+            "parameters": {"init": "uniform:2e-3"},
             "losses": sweep,
             "initial_loss": 2.718281,
             "best_step_size": 1e-6,
