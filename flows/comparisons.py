@@ -186,6 +186,7 @@ def _sweep(found: Findings) -> list[Comparison]:
     def gain(losses: Mapping[float, float], start: float) -> float:
         return _ratio(start - losses[1e-9], start - losses[1e-10])
 
+    best = min(notes.SWEEP, key=lambda size: notes.SWEEP[size])
     down, theirs = lower(ours, initial), lower(notes.SWEEP, notes.SWEEP_INITIAL)
     small = gain(ours, initial), gain(notes.SWEEP, notes.SWEEP_INITIAL)
     large = _ratio(ours[1e-1], ours[1e-2]), notes.SWEEP[1e-1] / notes.SWEEP[1e-2]
@@ -193,8 +194,8 @@ def _sweep(found: Findings) -> list[Comparison]:
         Comparison(
             "the best of ten step sizes",
             f"{sweep['best_step_size']:g}",
-            f"{min(notes.SWEEP, key=lambda size: notes.SWEEP[size]):g}",
-            sweep["best_step_size"] == 1e-6,
+            f"{best:g}",
+            sweep["best_step_size"] == best,
             "equal",
         ),
         Comparison(

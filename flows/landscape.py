@@ -142,7 +142,7 @@ def landscape_flow(
     if plan.finished:
         return plan.finished
     rows = rows_of(plan)
-    examples = plan.dataset.rows("train") if rows is None else len(rows)
+    examples = Examples.parse(plan.parameters.examples).count(plan.dataset.rows("train"))
     with (
         flow_session(workers=workers, scheduler=scheduler) as session,
         plan.begun(session) as begun,

@@ -131,21 +131,13 @@ def _slices(
     objective = Objective(over, plan.dataset.mean, parameters.reg, "float64")
     grid = parameters.extent, parameters.points
     a, b = (random_axis(W, parameters.seed, number, *grid) for number in range(2))
-    chosen = {
-        name: Examples.parse(examples).rows(rows, parameters.seed)
-        for name, examples in PLANES.items()
+    chosen = {name: Examples.parse(text) for name, text in PLANES.items()}
+    over_rows = {
+        name: (each.rows(rows, parameters.seed), each.count(rows)) for name, each in chosen.items()
     }
-    line = line_task(session, objective, W, a, chosen["one example"], 1)
+    line = line_task(session, objective, W, a, *over_rows["one example"])
     planes = {
-        name: plane_task(
-            session,
-            objective,
-            W,
-            (a, b),
-            own,
-            plan.dataset.rows("train") if own is None else len(own),
-        )
-        for name, own in chosen.items()
+        name: plane_task(session, objective, W, (a, b), *each) for name, each in over_rows.items()
     }
     return line, planes
 

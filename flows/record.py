@@ -81,7 +81,7 @@ class Run:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `result.json`, whole or not at all."""
-        with _replacing(self.path / "result.json") as written:
+        with replacing(self.path / "result.json") as written:
             written.write_text(to_json(record) + "\n")
 
     @contextmanager
@@ -122,7 +122,7 @@ class Run:
 
     def write_weights(self, W: NDArray[np.float64]) -> None:
         """Write the weights (C, D + 1) as `weights.npy`."""
-        with _replacing(self.path / "weights.npy") as written, written.open("wb") as file:
+        with replacing(self.path / "weights.npy") as written, written.open("wb") as file:
             np.save(file, W)
 
     def read_weights(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ class Run:
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write named arrays as the file `name` (NumPy's .npz)."""
-        with _replacing(self.path / name) as written, written.open("wb") as file:
+        with replacing(self.path / name) as written, written.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def write_losses(self, losses: NDArray[np.float64]) -> None:
@@ -161,12 +161,12 @@ class Run:
         Raises ValueError for a table whose rows do not match, and leaves what was there.
         """
         header, values = header_and_rows(rows)
-        with _replacing(self.path / name) as written, written.open("w", newline="") as file:
+        with replacing(self.path / name) as written, written.open("w", newline="") as file:
             csv.writer(file).writerows([header, *values])
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield where to write what then takes the place of `path`, whole or not at all."""
     written = path.with_name(f"{path.name}.tmp")
     try:

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from flows import notes
+from flows.record import replacing
 
 
 class Section(Protocol):
@@ -67,9 +68,8 @@ def write_report(path: Path, report: Report) -> None:
         **{alias: report.taken[name].record for alias, name in _ALIASES.items()},
         **report.words,
     )
-    written = path.with_name(f"{path.name}.tmp")
-    written.write_text(html, encoding="utf-8")
-    written.replace(path)
+    with replacing(path) as written:
+        written.write_text(html, encoding="utf-8")
 
 
 _ALIASES = {

@@ -24,9 +24,6 @@ from pipeline.objective import Objective
 from pipeline.parameters import TrainingParameters
 from pipeline.weights import Init
 
-_NOT_ENDED = {"running", "interrupted", "failed"}
-"""The statuses of a part that is to be gone on with."""
-
 
 def plan_reproduction(
     store: str, runs: Path, parameters: Reproduction, resume: str | None = None
@@ -93,14 +90,13 @@ def _take(session: Session, plan: ReproductionPlan, run: Run, part: Part) -> Tak
     """Take a part, or go on with it if it was begun before."""
     runs = run.path / "parts" / part.name.replace(" ", "-")
     begun = [Run(path.parent) for path in sorted(runs.glob("*/result.json"))]
-    resume = str(begun[-1].path) if begun else None
-    before = bool(begun) and begun[-1].record["status"] not in _NOT_ENDED
+    resume, earlier = (str(begun[-1].path), begun[-1].record) if begun else (None, None)
     with quietly(session):
         record = part.take(plan.store, part.parameters, resume=resume, runs=str(runs))
     typed = f"hinge {part.typed} --store {shlex.quote(plan.store)}"
     if plan.parameters.seed:
         typed += f" --seed {plan.parameters.seed}"
-    return Taken(record, runs / str(record["run"]), typed, before)
+    return Taken(record, runs / str(record["run"]), typed, before=record == earlier)
 
 
 @task(name="duplicated images", cache_policy=NO_CACHE)

@@ -24,7 +24,7 @@ from flows.show import look
 from flows.show_figures import draw_shown
 from flows.three_points import MEAN, POINTS
 from flows.three_points import draw as draw_three_points
-from pipeline.errors import PipelineError
+from pipeline.streams import check_seed
 from storage.dataset import Dataset
 from storage.schema import PIXELS
 
@@ -41,8 +41,7 @@ class Reproduction:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**64:
-            raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {self.seed}")
+        check_seed(self.seed)
 
 
 REPRODUCE = Kind("reproduce", Reproduction)

@@ -20,12 +20,13 @@ from flows.figures import draw_step_sizes
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session
-from flows.weights import weights_named
 from pipeline.actors import Actors
 from pipeline.errors import PipelineError
 from pipeline.line import LossAlongLine
 from pipeline.objective import Objective
+from pipeline.streams import check_seed
 from pipeline.weights import Init
+from storage.schema import PIXELS
 
 START = "W0"
 """What `--at` says for the weights of `--init`."""
@@ -58,8 +59,7 @@ class Sweep:
         Init.parse(self.init)
         if not 0 <= self.reg < math.inf:
             raise PipelineError(f"the regulariser must be a number not below 0, not {self.reg}")
-        if not 0 <= self.seed < 2**64:
-            raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {self.seed}")
+        check_seed(self.seed)
         if self.points_per_decade < 1:
             raise PipelineError(f"a decade needs at least 1 point, not {self.points_per_decade}")
         first, last = self._bounds()
@@ -121,9 +121,10 @@ def weights_of(plan: Plan[Sweep]) -> NDArray[np.float64]:
 
     Raises PipelineError if the run that is to have them is not there, or has others.
     """
-    parameters = plan.parameters
-    name = parameters.init if parameters.at == START else parameters.at
-    return weights_named(name, plan.dataset, plan.place, parameters.seed)
+    classes, parameters = len(plan.dataset.classes), plan.parameters
+    if parameters.at == START:
+        return Init.parse(parameters.init).weights(classes, parameters.seed)
+    return Run.find(plan.place, parameters.at).read_weights((classes, PIXELS + 1))
 
 
 def _flow_run_name() -> str:

@@ -11,7 +11,6 @@ A. Karpathy and J. Johnson, CS231n, "Optimization: Stochastic Gradient Descent".
 """
 
 import shutil
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,10 +22,10 @@ from numpy.typing import NDArray
 
 from flows.figures import BLUE, GREEN, ORANGE, legend_below, plain
 from flows.record import Run, check_runs, circumstances, now
-from kernels.hinge import fold
-from kernels.line import Line, along, breakpoints, losses, slopes
-from kernels.partial import LossSum
-from kernels.piecewise import PiecewiseLinear, piecewise_linear
+from kernels.piecewise import PiecewiseLinear
+from pipeline.line import LossAlongLine
+from pipeline.objective import Objective, here
+from pipeline.shards import ResidentShard
 
 PICTURE = "three-points.png"
 
@@ -39,6 +38,8 @@ MEAN = np.array([2.0])
 WEIGHTS = np.array([[0.0, 0.0], [0.5, 0.0], [-0.25, 0.0]])
 """Of the three classes: w_0 is gone along from 0; there is no bias."""
 
+DIRECTION = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+
 LOW, HIGH = -2.0, 3.0
 """Where w_0 goes."""
 
@@ -49,21 +50,13 @@ def functions() -> dict[str, PiecewiseLinear]:
     >>> {name: loss.positions[1:-1].tolist() for name, loss in functions().items()}
     {'L0': [0.25, 1.0], 'L1': [1.5], 'L2': [-0.5], 'mean': [-0.5, 0.25, 1.0, 1.5]}
     """
-    labels = np.arange(3, dtype=np.uint8)
-    direction = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    scorers = [fold(weights, MEAN, np.float64) for weights in (WEIGHTS, direction)]
-    chosen = {f"L{i}": slice(i, i + 1) for i in range(3)} | {"mean": slice(None)}
-    found = {}
-    for name, rows in chosen.items():
-        line = along(scorers[0], scorers[1], POINTS[rows], labels[rows])
-        [slope], jumps = slopes(line, [LOW]), breakpoints(line, LOW, HIGH)
-        loss_at = partial(_loss_at, line)
-        found[name] = piecewise_linear(LOW, HIGH, slope, *jumps, loss_at)
-    return found
-
-
-def _loss_at(line: Line, w: float) -> LossSum:
-    return losses(line, [w])[0]
+    shard = ResidentShard(0, 3, POINTS, np.arange(3, dtype=np.uint8))
+    objective = Objective(here([shard]), MEAN, dtype="float64")
+    chosen = {f"L{i}": np.array([i]) for i in range(3)} | {"mean": None}
+    return {
+        name: LossAlongLine(objective, WEIGHTS, DIRECTION, rows).function(LOW, HIGH)
+        for name, rows in chosen.items()
+    }
 
 
 def draw(path: Path) -> dict[str, Any]:

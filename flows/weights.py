@@ -17,11 +17,6 @@ def weights_named(name: str, dataset: Dataset, runs: Path, seed: int) -> NDArray
     Raises PipelineError if there is no such run in `runs`, or it has others.
     """
     classes = len(dataset.classes)
-    if is_drawn(name):
+    if name.partition(":")[0] in {"zeros", "normal", "uniform"}:
         return Init.parse(name).weights(classes, seed)
     return Run.find(runs, name).read_weights((classes, PIXELS + 1))
-
-
-def is_drawn(name: str) -> bool:
-    """Whether the name is that of a distribution."""
-    return name.partition(":")[0] in {"zeros", "normal", "uniform"}

@@ -2,12 +2,13 @@
 
 As in `kernels.vector`, the function generates code for the compiled loop that calls it (in
 `kernels.line_loops`), with addresses and byte strides as integers. A vector holds `ROWS` rows
-of one class; nothing is fused, so that a row's loss is the same bits as in plain loops.
+of one class, and a lane sums the hinges of one row in the order of its classes, so that its loss
+is the same bits as in plain loops.
 
 Losses are added as floating-point numbers, and yet exactly: each is cut into a multiple of
-2^-31 and a rest, whose multiple of 2^-80 is the second part, and 2^8 of either kind have sums
-of no more than 53 bits if no loss reaches 2^17. Adding and taking away a large number rounds to
-its unit; that is quicker than cutting with integers, by which the rows that are larger are
+2^-31 and a rest, whose multiple of 2^-80 is the second part, and a lane's sums of either kind
+have no more than 53 bits if no loss reaches 2^17. Adding and taking away a large number rounds
+to its unit; that is quicker than cutting with integers, by which blocks with larger losses are
 summed.
 
 J. Demmel and H. D. Nguyen, "Fast Reproducible Floating-Point Summation", ARITH 21, 2013.

@@ -43,6 +43,10 @@ class Examples:
             )
         return cls("first" if first else "sample", int(number))
 
+    def count(self, rows: int) -> int:
+        """Return how many of so many training rows they are."""
+        return self.number or rows
+
     def rows(self, rows: int, seed: int) -> Rows | None:
         """Return which of so many training rows they are; None for all.
 

@@ -12,7 +12,7 @@ from pipeline.examples import Examples
 from pipeline.line import LossAlongLine
 from pipeline.objective import Objective
 from pipeline.shards import Rows
-from pipeline.streams import Purpose, stream
+from pipeline.streams import Purpose, check_seed, stream
 
 Floats = NDArray[np.float64]
 
@@ -59,8 +59,7 @@ class Landscape:
         check_grid(self.points, self.extent, MOST_POINTS[self.dims])
         if not 0 <= self.reg < math.inf:
             raise PipelineError(f"the regulariser must be a number not below 0, not {self.reg}")
-        if not 0 <= self.seed < 2**64:
-            raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {self.seed}")
+        check_seed(self.seed)
         if self.path is None:
             self.each_direction()
         elif (self.dims, self.around, self.directions, self.reg) != (2, AROUND, RANDOM, 0.0):

@@ -133,13 +133,14 @@ class LossAlongLine:
 
         Raises ValueError where the loss or the direction is out of all range.
         """
-        over, ends = self.objective.over, self._asked([low, high])
+        over = self.objective.over
 
         def loss_at(a: float) -> LossSum:
             return total(over, line_losses, self._asked([a]))[0]
 
-        slope, _ = total(over, line_slopes, ends)
-        return piecewise_linear(low, high, slope, *total(over, line_breakpoints, ends), loss_at)
+        [slope] = total(over, line_slopes, self._asked([low]))
+        found = total(over, line_breakpoints, self._asked([low, high]))
+        return piecewise_linear(low, high, slope, *found, loss_at)
 
     def _penalty(self) -> Penalty:
         reg, bias = self.objective.reg, self.objective.reg_bias

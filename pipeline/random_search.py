@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import blocks_in_tasks
 from pipeline.placement import Placements
 from pipeline.shards import Shard
-from pipeline.streams import Purpose
+from pipeline.streams import Purpose, check_seed
 from pipeline.weights import drawn
 
 MAX_BLOCK = 512
@@ -131,8 +131,7 @@ def check_trials(trials: int, seed: int) -> None:
     """Raise PipelineError unless a search can have so many trials and this seed."""
     if trials < 1:
         raise PipelineError(f"a search needs at least 1 trial, not {trials}")
-    if not 0 <= seed < 2**64:
-        raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {seed}")
+    check_seed(seed)
 
 
 def check_scale(name: str, scale: float) -> None:

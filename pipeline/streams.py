@@ -7,6 +7,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from pipeline.errors import PipelineError
+
 
 class Purpose(IntEnum):
     """What a stream is for; one seed serves all without their numbers meeting."""
@@ -19,6 +21,12 @@ class Purpose(IntEnum):
     EXAMPLES = 6
     COORDINATES = 7
     DIRECTION = 8
+
+
+def check_seed(seed: int) -> None:
+    """Raise PipelineError unless runs may have this seed."""
+    if not 0 <= seed < 2**64:
+        raise PipelineError(f"the seed must be from 0 to 2^64 - 1, not {seed}")
 
 
 def stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:

@@ -9,12 +9,14 @@ from flows.commands.options import (
     cluster_options,
     output_options,
     refuse_changes,
+    reg_option,
     resume_option,
     seed_option,
     store_option,
     take_cluster,
     typed,
 )
+from flows.commands.running import Where, result_of
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 _NOT_OF_STEPS = ("gradient", "method", "scheme", "step", "coordinates", "plan")
@@ -93,14 +95,7 @@ class _Count(click.ParamType[Any]):
     show_default=True,
     help="Images in a mini-batch.",
 )
-@click.option(
-    "--reg",
-    type=float,
-    metavar="R",
-    default=0.0,
-    show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
-)
+@reg_option
 @click.option("--reg-bias", is_flag=True, help="Have the bias count in ||W||^2.")
 @click.option(
     "--dtype",
@@ -203,28 +198,20 @@ def _parameters(options: dict[str, Any]) -> Any:
     return GradientCheck(**options | kinds)
 
 
-def _check(
-    console: Any, cluster: dict[str, Any], where: tuple[str, Path, str | None], parameters: Any
-) -> int:
+def _check(console: Any, cluster: dict[str, Any], where: Where, parameters: Any) -> int:
     """Check a gradient."""
     from flows.check import check_flow, plan_check
-    from flows.session import command_session
 
     store, runs, resume = where
     plan = plan_check(store, runs, parameters, resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = check_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(check_flow, plan, where, console, cluster)
     wrong = result["verdicts"]["wrong"]
     summary = _summary(result, plan.path_of(result))
     console.result(result, summary, _worst(result) if wrong else [])
     return EXIT_FAILED if wrong else EXIT_DONE
 
 
-def _look_ahead(
-    console: Any, cluster: dict[str, Any], where: tuple[str, Path, str | None], parameters: Any
-) -> int:
+def _look_ahead(console: Any, cluster: dict[str, Any], where: Where, parameters: Any) -> int:
     """Say what the black box would take."""
     from dataclasses import asdict
 
@@ -256,14 +243,13 @@ def _look_ahead(
 def _study(
     console: Any,
     cluster: dict[str, Any],
-    where: tuple[str, Path, str | None],
+    where: Where,
     options: dict[str, Any],
     steps: str | None,
     points_per_decade: int,
 ) -> int:
     """Compare steps."""
     from flows.check_steps import check_steps_flow, plan_study
-    from flows.session import command_session
     from pipeline.step_study import StepStudy
 
     store, runs, resume = where
@@ -271,10 +257,7 @@ def _study(
     if steps is not None:
         given = {"steps": steps, "points_per_decade": points_per_decade}
     plan = plan_study(store, runs, StepStudy(_parameters(options), **given), resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = check_steps_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(check_steps_flow, plan, where, console, cluster)
     console.result(result, _summary_of_steps(result, plan.path_of(result)), _table_of_steps(result))
     return EXIT_DONE
 

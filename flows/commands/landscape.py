@@ -9,11 +9,13 @@ from flows.commands.options import (
     cluster_options,
     output_options,
     refuse_changes,
+    reg_option,
     resume_option,
     seed_option,
     take_cluster,
     typed,
 )
+from flows.commands.running import Where, result_of
 from flows.errors import EXIT_DONE
 
 _OF_ONE_SLICE = ("dims", "examples", "directions", "path")
@@ -56,14 +58,7 @@ _OF_NO_STORE = {"three_points", "runs", "as_json"}
 @click.option(
     "--points", type=int, metavar="N", default=101, show_default=True, help="Points of an axis."
 )
-@click.option(
-    "--reg",
-    type=float,
-    metavar="R",
-    default=0.0,
-    show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
-)
+@reg_option
 @click.option(
     "--path",
     metavar="RUN",
@@ -128,19 +123,15 @@ def _refuse(what: str, names: list[str]) -> None:
 def _take_slice(
     console: Any,
     cluster: dict[str, Any],
-    where: tuple[str, Path, str | None],
+    where: Where,
     options: dict[str, Any],
 ) -> int:
     from flows.landscape import landscape_flow, plan_landscape
-    from flows.session import command_session
     from pipeline.landscape import Landscape
 
     store, runs, resume = where
     plan = plan_landscape(store, runs, Landscape(**options), resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = landscape_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(landscape_flow, plan, where, console, cluster)
     console.result(result, _summary(result, plan.path_of(result)), _kinks(result))
     return EXIT_DONE
 
@@ -148,18 +139,14 @@ def _take_slice(
 def _take_panels(
     console: Any,
     cluster: dict[str, Any],
-    where: tuple[str, Path, str | None],
+    where: Where,
     options: dict[str, Any],
 ) -> int:
     from flows.panels import Panels, panels_flow, plan_panels
-    from flows.session import command_session
 
     store, runs, resume = where
     plan = plan_panels(store, runs, Panels(**options), resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = panels_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(panels_flow, plan, where, console, cluster)
     console.result(result, _summary_of_panels(result, plan.path_of(result)))
     return EXIT_DONE
 

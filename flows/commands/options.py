@@ -51,6 +51,16 @@ resume_option = click.option(
 )
 
 
+reg_option = click.option(
+    "--reg",
+    type=float,
+    metavar="R",
+    default=0.0,
+    show_default=True,
+    help="R in the loss's R ||W||^2 (without the bias).",
+)
+
+
 def seed_option(decides: str) -> Callable[[F], F]:
     """Make the option `--seed`; `decides` says in its help what hangs on it."""
     return click.option(

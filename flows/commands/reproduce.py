@@ -14,6 +14,7 @@ from flows.commands.options import (
     store_option,
     take_cluster,
 )
+from flows.commands.running import result_of
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 
@@ -42,16 +43,13 @@ def reproduce(
     from flows.console import Console
     from flows.reproduce import plan_reproduction, reproduce_flow
     from flows.reproduce_results import Reproduction
-    from flows.session import command_session
 
     cluster = take_cluster(options)
     if resume is not None:
         refuse_changes(context)
     plan = plan_reproduction(store, runs, Reproduction(seed), resume)
-    console, result = Console(json=as_json), plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = reproduce_flow(store, plan.parameters, resume, str(runs))
+    console, where = Console(json=as_json), (store, runs, resume)
+    result = result_of(reproduce_flow, plan, where, console, cluster)
     directory = plan.path_of(result)
     console.result(result, _summary(result, directory), _table(result))
     return EXIT_DONE if result["agree"] else EXIT_FAILED

@@ -15,6 +15,7 @@ from flows.commands.options import (
     store_option,
     take_cluster,
 )
+from flows.commands.running import result_of
 from flows.defaults import BLOCK, TRIALS
 from flows.errors import EXIT_DONE
 
@@ -70,15 +71,12 @@ def search_random(
     """Try random weights, each drawn anew."""
     from flows.console import Console
     from flows.search import plan_random, search_random_flow
-    from flows.session import command_session
     from pipeline.random_search import RandomSearch
 
     cluster = _cluster(context, resume, options, "block")
     plan = plan_random(store, runs, RandomSearch(**options), resume, block)
-    console, result = Console(json=as_json), plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = search_random_flow(store, plan.parameters, resume, str(runs), block)
+    console, where = Console(json=as_json), (store, runs, resume)
+    result = result_of(search_random_flow, plan, where, console, cluster, block=block)
     pictures = ("trials.png", "histogram.png")
     console.result(result, _summary(result, plan.path_of(result), *pictures))
     return EXIT_DONE
@@ -118,15 +116,12 @@ def search_local(
     """Try random steps, each from the best weights so far."""
     from flows.console import Console
     from flows.search import plan_local, search_local_flow
-    from flows.session import command_session
     from pipeline.local_search import LocalSearch
 
     cluster = _cluster(context, resume, options)
     plan = plan_local(store, runs, LocalSearch(**options), resume)
-    console, result = Console(json=as_json), plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = search_local_flow(store, plan.parameters, resume, str(runs))
+    console, where = Console(json=as_json), (store, runs, resume)
+    result = result_of(search_local_flow, plan, where, console, cluster)
     console.result(result, _summary(result, plan.path_of(result), "trials.png"))
     return EXIT_DONE
 

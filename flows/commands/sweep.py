@@ -10,12 +10,14 @@ from flows.commands.options import (
     cluster_options,
     output_options,
     refuse_changes,
+    reg_option,
     resume_option,
     seed_option,
     store_option,
     take_cluster,
     typed,
 )
+from flows.commands.running import Where, result_of
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
 _OF_ONE_STEP = ("exponents", "points_per_decade", "at", "reg")
@@ -66,14 +68,7 @@ class _Numbers(click.ParamType[tuple[Any, ...]]):
     show_default=True,
     help="The weights to step from: those of --init, or those that a run came to.",
 )
-@click.option(
-    "--reg",
-    type=float,
-    metavar="R",
-    default=0.0,
-    show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
-)
+@reg_option
 @click.option(
     "--train",
     is_flag=True,
@@ -166,19 +161,15 @@ def _refuse_the_others(context: click.Context, train: bool, at: str) -> None:
 def _take_steps(
     console: Any,
     cluster: dict[str, Any],
-    where: tuple[str, Path, str | None],
+    where: Where,
     options: dict[str, Any],
 ) -> int:
     """Sweep the size of one step."""
-    from flows.session import command_session
     from flows.sweep import Sweep, plan_sweep, sweep_flow
 
     store, runs, resume = where
     plan = plan_sweep(store, runs, Sweep(**options), resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = sweep_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(sweep_flow, plan, where, console, cluster)
     summary = _summary_of_steps(result, plan.path_of(result))
     console.result(result, summary, _notes_table(result))
     return EXIT_DONE
@@ -187,20 +178,16 @@ def _take_steps(
 def _take_trials(
     console: Any,
     cluster: dict[str, Any],
-    where: tuple[str, Path, str | None],
+    where: Where,
     options: dict[str, Any],
 ) -> int:
     """Train with every step size."""
-    from flows.session import command_session
     from flows.step_sizes import plan_grid, step_sizes_flow
     from pipeline.grid import TrainingGrid
 
     store, runs, resume = where
     plan = plan_grid(store, runs, TrainingGrid(**options), resume)
-    result = plan.finished
-    if result is None:
-        with command_session(console, **cluster):
-            result = step_sizes_flow(store, plan.parameters, resume, str(runs))
+    result = result_of(step_sizes_flow, plan, where, console, cluster)
     summary = _summary_of_trials(result, plan.path_of(result))
     console.result(result, summary, _trials_table(result))
     return EXIT_DONE if result["best"] else EXIT_FAILED

@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from flows.commands.options import (
-    check_cluster,
     cluster_options,
     output_options,
     refuse_changes,
     resume_option,
     seed_option,
     store_option,
+    take_cluster,
 )
+from flows.commands.running import result_of
 from flows.defaults import CHECKPOINT_EVERY, STEPS, by_method
 from flows.errors import EXIT_DONE, EXIT_FAILED
 
@@ -141,7 +142,7 @@ def _step_size(_context: click.Context, _option: click.Parameter, value: str) ->
 @cluster_options
 @output_options
 @click.pass_context
-def train(  # noqa: PLR0917
+def train(
     context: click.Context,
     /,
     store: str,
@@ -149,27 +150,22 @@ def train(  # noqa: PLR0917
     as_json: bool,
     resume: str | None,
     checkpoint_every: int | None,
-    workers: int | None,
-    scheduler: str | None,
     **options: Any,
 ) -> int:
     """Train the SVM on a store's images and test it."""
     from flows.console import Console
-    from flows.session import command_session
     from flows.train import plan_training, train_flow
     from pipeline.parameters import Method, Placement, TrainingParameters
 
-    check_cluster(workers, scheduler)
+    cluster = take_cluster(options)
     if resume is not None:
         refuse_changes(context, "checkpoint_every")
     if options["steps"] is None and options["epochs"] is None:
         options["steps"] = STEPS[options["method"]]
     options |= {"method": Method(options["method"]), "placement": Placement(options["placement"])}
     plan = plan_training(store, runs, TrainingParameters(**options), resume, checkpoint_every)
-    console, result = Console(json=as_json), plan.finished
-    if result is None:
-        with command_session(console, workers=workers, scheduler=scheduler):
-            result = train_flow(store, plan.parameters, resume, str(runs), checkpoint_every)
+    console, where = Console(json=as_json), (store, runs, resume)
+    result = result_of(train_flow, plan, where, console, cluster, checkpoint_every=checkpoint_every)
     console.result(result, _summary(result, plan.path_of(result)))
     return EXIT_FAILED if result["status"] == "diverged" else EXIT_DONE
 

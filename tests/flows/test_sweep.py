@@ -176,8 +176,9 @@ def test_weights_that_cannot_be_swept_at(
     assert [path.name for path in run.parent.iterdir()] == [run.name]
 
 
-def test_a_run_that_there_is_not(hinge: Command, store: Path, tmp_path: Path) -> None:
-    refused(hinge("sweep", "--store", store, "--at", "train-1970"), "no run 'train-1970'")
+@pytest.mark.parametrize("name", ["train-1970", "normal:1e-3"])  # --init is for the second
+def test_a_run_that_there_is_not(hinge: Command, store: Path, tmp_path: Path, name: str) -> None:
+    refused(hinge("sweep", "--store", store, "--at", name), f"no run '{name}'")
     assert list(tmp_path.iterdir()) == []
 
 
