@@ -1,7 +1,7 @@
 """Training as the notes write it, in one process over arrays: what every run must equal."""
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.placement import Placements
 from pipeline.training import prepare, train
 from storage.dataset import Dataset
+from tests.bits import bits
+
+Floats = NDArray[np.float64]
 
 GD = {"method": Method.GD, "steps": 6, "step_size": 2e-7, "reg": 10.0, "init": "normal:1e-3"}
 SAMPLES = GD | {"method": Method.MINIBATCH, "steps": 12, "batch_size": 96, "seed": 3}
@@ -40,14 +43,19 @@ def parameters(kind: str, **changes: Any) -> TrainingParameters:
 class Trained:
     """What two runs are compared by."""
 
-    W: bytes
-    losses: bytes
+    bits: str
     step: int
     status: str
+    W: Floats = field(compare=False, repr=False)
+    losses: Floats = field(compare=False, repr=False)
+
+    @classmethod
+    def to(cls, W: Floats, losses: Floats, step: int, status: str) -> "Trained":
+        return cls(bits(W, losses), step, status, W, losses)
 
     @classmethod
     def of(cls, state: DescentState) -> "Trained":
-        return cls(state.W.tobytes(), state.losses.tobytes(), state.step, state.status.value)
+        return cls.to(state.W, state.losses, state.step, state.status.value)
 
 
 def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
@@ -70,7 +78,7 @@ def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
             assert wanted.schedule == "staircase:0.5:2"
             size *= 0.5 ** (number // 2)
         W = W - size * step
-    return Trained(W.tobytes(), np.array(losses).tobytes(), len(losses), "done")
+    return Trained.to(W, np.array(losses), len(losses), "done")
 
 
 def _rows(wanted: TrainingParameters, rows: int) -> Batches:

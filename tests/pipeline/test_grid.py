@@ -65,9 +65,7 @@ def outcomes(
 
 
 def trained(outcome: Outcome) -> Trained:
-    return Trained(
-        outcome.W.tobytes(), outcome.losses.tobytes(), outcome.steps, outcome.status.value
-    )
+    return Trained.to(outcome.W, outcome.losses, outcome.steps, outcome.status.value)
 
 
 def same(some: Iterable[Outcome], others: Iterable[Outcome]) -> bool:

@@ -1,6 +1,5 @@
 """Slices of the loss over CIFAR-10 itself: their points, their breakpoints, and their bits."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.plane import Asked as PlaneAsked
 from pipeline.plane import LossOverPlane, plane_losses
 from pipeline.weights import Init
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -118,9 +118,7 @@ def integers(over: OverShards, dataset: Dataset) -> dict[str, Any]:
         "plane": (found.limbs.tolist(), found.overflows.tolist()),
         "losses": total(over, line_losses, steps),
         "slopes": total(over, line_slopes, steps),
-        "function": hashlib.sha256(
-            b"".join(each.tobytes() for each in function.__dict__.values())
-        ).hexdigest(),
+        "function": bits(*function.__dict__.values()),
     }
 
 

@@ -22,6 +22,7 @@ from pipeline.placement import Placements, place, plan_homes, workers_of
 from pipeline.shards import Rows, Shard, StoredShard, load_shard
 from pipeline.weights import Init
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids, removals
 
@@ -330,11 +331,12 @@ def test_the_function_is_the_loss_at_every_breakpoint(store: Store, rows: Rows |
     function = line.function(LOW, HIGH)
     assert_whole(function, line, dataset)
     regularised = replace(line, objective=replace(line.objective, reg=2e4))
-    assert bits(regularised.function(LOW, HIGH)) == bits(function)  # it has no regulariser
+    without = regularised.function(LOW, HIGH)
+    assert function_bits(without) == function_bits(function)  # it has no regulariser
 
 
-def bits(function: PiecewiseLinear) -> list[bytes]:
-    return [each.tobytes() for each in (function.positions, function.values, function.slopes)]
+def function_bits(function: PiecewiseLinear) -> str:
+    return bits(function.positions, function.values, function.slopes)
 
 
 @pytest.mark.slow
@@ -342,8 +344,8 @@ def bits(function: PiecewiseLinear) -> list[bytes]:
 def test_the_function_is_the_same_bits_whichever_way(
     ways: dict[str, OverShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None
 ) -> None:
-    def found(over: OverShards) -> list[bytes]:
-        return bits(replace(line_over(over, store()), rows=rows).function(LOW, HIGH))
+    def found(over: OverShards) -> str:
+        return function_bits(replace(line_over(over, store()), rows=rows).function(LOW, HIGH))
 
     functions = {name: found(over) for name, over in ways.items()}
     functions["shards of 1999"] = found(here(resident(store(1999))))
@@ -361,7 +363,7 @@ def test_the_function_is_the_same_bits_where_breakpoints_meet(
         line = line_over(ways[way], store())
         line.W[:] = 0.0
         line.W[0, -1] = 1.0
-        functions[way] = bits(line.function(LOW, HIGH))
+        functions[way] = function_bits(line.function(LOW, HIGH))
     assert functions["shards here"] == functions["one shard here"]
 
 

@@ -17,6 +17,7 @@ from pipeline.shards import StoredShard, load_shard
 from pipeline.streams import Purpose
 from pipeline.weights import drawn
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids
 
@@ -24,13 +25,13 @@ PARAMETERS = LocalSearch(trials=3 * GROUP + 5, init_scale=1e-3, step_scale=1e-4,
 
 
 class Searched(NamedTuple):
-    W: bytes
+    W: str
     losses: list[float]
     accepted: list[int]
 
     @classmethod
     def of(cls, state: SearchState) -> "Searched":
-        return cls(state.W.tobytes(), state.losses.tolist(), state.accepted.tolist())
+        return cls(bits(state.W), state.losses.tolist(), state.accepted.tolist())
 
 
 def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
@@ -46,7 +47,7 @@ def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
         if losses[-1] < best:
             W, best = tried, losses[-1]
             accepted.append(number)
-    return Searched(W.tobytes(), losses, accepted)
+    return Searched(bits(W), losses, accepted)
 
 
 def searched(over: OverShards, dataset: Dataset, wanted: LocalSearch) -> Searched:

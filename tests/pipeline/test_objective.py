@@ -18,6 +18,7 @@ from pipeline.placement import Placements, place, plan_homes, workers_of
 from pipeline.shards import Shard, StoredShard, load_shard
 from storage.dataset import Dataset
 from storage.schema import Split
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids, removals
 
@@ -39,19 +40,19 @@ def some_weights() -> NDArray[np.float64]:
     return np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
 
 
-def bits(evaluation: Evaluation) -> tuple[float, bytes]:
-    return evaluation.loss, evaluation.gradient.tobytes()
+def loss_and_bits(evaluation: Evaluation) -> tuple[float, str]:
+    return evaluation.loss, bits(evaluation.gradient)
 
 
 def formula(
     dataset: Dataset, W: NDArray[np.float64], rows: NDArray[np.int64] | None, dtype: str
-) -> tuple[float, bytes]:
+) -> tuple[float, str]:
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     picked = slice(None) if rows is None else rows
     loss, gradient = loss_and_gradient(
         W, images[picked], labels[picked], mean=dataset.mean, reg=REG, dtype=dtype
     )
-    return loss, gradient.tobytes()
+    return loss, bits(gradient)
 
 
 def resident(dataset: Dataset, split: Split = "train") -> list[Shard]:
@@ -72,7 +73,7 @@ def test_summed_here(
     held = resident(dataset) if shards is resident else stored(dataset)
     objective = Objective(here(held), dataset.mean, REG, dtype)
     value = objective(W, rows)
-    assert bits(value) == formula(dataset, W, rows, dtype)
+    assert loss_and_bits(value) == formula(dataset, W, rows, dtype)
     assert value.rows == (2000 if rows is None else len(rows))
 
 
@@ -98,7 +99,7 @@ def test_summed_over_the_cluster(
 ) -> None:
     dataset = store()
     objective = Objective(over_the_cluster[way], dataset.mean, REG, dtype)
-    assert bits(objective(W, rows)) == formula(dataset, W, rows, dtype)
+    assert loss_and_bits(objective(W, rows)) == formula(dataset, W, rows, dtype)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,7 +108,7 @@ def test_any_rows_in_any_order(store: Store, W: NDArray[np.float64], rows: list[
     dataset, picked = store(), np.array(rows)
     for held in (resident(dataset), stored(dataset)):
         value = Objective(here(held), dataset.mean, REG)(W, picked)
-        assert bits(value) == formula(dataset, W, picked, "float32")
+        assert loss_and_bits(value) == formula(dataset, W, picked, "float32")
 
 
 def test_streaming_in_blocks_changes_nothing(
@@ -117,7 +118,7 @@ def test_streaming_in_blocks_changes_nothing(
     monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
     for rows in ROWS.values():
         value = Objective(here(stored(dataset)), dataset.mean, REG)(W, rows)
-        assert bits(value) == formula(dataset, W, rows, "float32")
+        assert loss_and_bits(value) == formula(dataset, W, rows, "float32")
 
 
 def test_accuracy_is_the_part_of_rows_with_their_highest_score_at_their_label(
@@ -139,5 +140,5 @@ def test_a_worker_killed_between_loading_and_summing_changes_nothing(
     (address, pid), *_ = process_ids(client).items()
     kill(pid)
     value = Objective(in_tasks(client, placed), dataset.mean, REG)(W)
-    assert bits(value) == formula(dataset, W, None, "float32")
+    assert loss_and_bits(value) == formula(dataset, W, None, "float32")
     assert removals(client, address)

@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.parameters import Method, Placement, TrainingParameters
 from pipeline.schedules import parse_schedule
 from pipeline.weights import Init
+from tests.bits import bits
 
 # fmt: off
 BAD = [
@@ -109,7 +110,7 @@ def test_starts() -> None:
     assert one.std() == pytest.approx(1e-3, rel=0.02)
     assert abs(one.mean()) < 3e-5  # 5 standard errors
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
-    assert one.tobytes() == Init.parse("normal:0.001").weights(10, seed=1).tobytes()
+    assert bits(one) == bits(Init.parse("normal:0.001").weights(10, seed=1))
     uniform = Init.parse("uniform:1e-3").weights(10, seed=1)
     assert 0 <= uniform.min() < 1e-6
     assert 0.999e-3 < uniform.max() < 1e-3

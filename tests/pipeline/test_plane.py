@@ -21,6 +21,7 @@ from pipeline.placement import Placements
 from pipeline.plane import LossOverPlane
 from pipeline.shards import Block, Memory, ResidentShard, Shard, StoredShard
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.test_line import in_the_store
 
@@ -110,15 +111,15 @@ def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, OverShards]]:
 def test_the_ways_differ_in_no_bit(
     ways: dict[str, OverShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, rows: Rows
 ) -> None:
-    def bits(over: OverShards) -> bytes:
-        return plane_over(over, dataset, rows, reg=2e3, reg_bias=True)(A, B).tobytes()
+    def losses(over: OverShards) -> str:
+        return bits(plane_over(over, dataset, rows, reg=2e3, reg_bias=True)(A, B))
 
-    expected = bits(here(resident(dataset)))
-    found = {name: bits(over) for name, over in ways.items()}
+    expected = losses(here(resident(dataset)))
+    found = {name: losses(over) for name, over in ways.items()}
     monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
     for number in (1, 2, 5):
-        found[f"{number} in memory"] = bits(here(resident(dataset, number)))
-        found[f"{number} in the store"] = bits(here(stored(dataset, number)))
+        found[f"{number} in memory"] = losses(here(resident(dataset, number)))
+        found[f"{number} in the store"] = losses(here(stored(dataset, number)))
     assert found == dict.fromkeys(found, expected)
 
 
@@ -132,7 +133,7 @@ def test_the_number_of_workers_changes_no_bit(dataset: Dataset, workers: int) ->
                 for rows in ROWS.values():
                     expected = plane_over(here(resident(dataset)), dataset, rows, reg=2e3)(A, B)
                     found = plane_over(over, dataset, rows, reg=2e3)(A, B)
-                    assert found.tobytes() == expected.tobytes()
+                    assert bits(found) == bits(expected)
 
 
 @EACH

@@ -29,6 +29,7 @@ from pipeline.quasi_newton import GapRule, Minimised, identity, minimise, precon
 from pipeline.replay import Entry, Evaluations, Value, entries
 from pipeline.shards import ResidentShard, Shard, StoredShard
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids, removals
 
@@ -41,9 +42,9 @@ BOTH = pytest.mark.parametrize("wanted", [LBFGS, SMOOTHED], ids=["lbfgs", "smoot
 class Result:
     """What two runs are compared by."""
 
-    W: bytes
-    losses: bytes
-    lower_bounds: bytes
+    W: str
+    losses: str
+    lower_bounds: str
     step: int
     status: str
     gap_reached: bool
@@ -52,9 +53,9 @@ class Result:
     def of(cls, run: Minimised) -> "Result":
         state = run.state
         return cls(
-            state.W.tobytes(),
-            state.losses.tobytes(),
-            run.lower_bounds.tobytes(),
+            bits(state.W),
+            bits(state.losses),
+            bits(run.lower_bounds),
             state.step,
             state.status.value,
             run.gap_reached,

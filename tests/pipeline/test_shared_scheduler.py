@@ -96,7 +96,7 @@ def test_reports_come_in_order_and_up_to_the_last_step(
         placement,
         lambda step, loss: told.append((step, loss)),
     )
-    losses = np.frombuffer(run.losses).tolist()
+    losses = run.losses.tolist()
     steps = [step for step, _ in told]
     assert steps == sorted(steps)
     assert all(loss == losses[step - 1] for step, loss in told)

@@ -20,6 +20,7 @@ from pipeline.quasi_newton import preconditioner
 from pipeline.training import Stretch, train
 from pipeline.trajectory import LOOKS, PathPlane, Trajectory, path_plane, trajectory
 from storage.dataset import Dataset
+from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.runs import as_written_down, parameters
 from tests.pipeline.test_quasi_newton import LBFGS, SMOOTHED, run
@@ -52,7 +53,7 @@ def taken(placements: Placements, wanted: TrainingParameters) -> Trajectory:
     path = trajectory(placements, wanted, reported.append)
     assert path.steps.tolist() == [0, *reported]
     assert path.weights.shape == (len(path.steps), 10, 3073)
-    assert path.weights[0].tobytes() == wanted.start(10).W.tobytes()
+    assert bits(path.weights[0]) == bits(wanted.start(10).W)
     return path
 
 
@@ -64,17 +65,17 @@ def fewer(wanted: TrainingParameters, steps: int) -> TrainingParameters:
 # A run of steps.
 
 
-def shorter_runs(dataset: Dataset, wanted: TrainingParameters, path: Trajectory) -> list[bytes]:
+def shorter_runs(dataset: Dataset, wanted: TrainingParameters, path: Trajectory) -> list[str]:
     """The weights of runs that end where it was looked at, as the notes write them."""
     if wanted.epochs is None:
         ends = [fewer(wanted, step) for step in path.steps[1:].tolist()]
     else:  # an epoch's batches are no uniform samples: only whole epochs are runs
         ends = [replace(wanted, epochs=epochs + 1) for epochs in range(wanted.epochs)]
-    return [as_written_down(dataset, end).W for end in ends]
+    return [bits(as_written_down(dataset, end).W) for end in ends]
 
 
 def assert_through(path: Trajectory, wanted: TrainingParameters, dataset: Dataset) -> None:
-    found = [W.tobytes() for W in path.weights[1:]]
+    found = [bits(W) for W in path.weights[1:]]
     assert found == shorter_runs(dataset, wanted, path)
     assert len(set(found)) == len(found)
 
@@ -104,7 +105,7 @@ def test_a_run_of_steps_goes_through_the_weights_of_shorter_ones(
     path = taken(placements, wanted)
     assert path.steps.tolist() == steps
     assert_through(path, wanted, dataset)
-    assert path.weights[-1].tobytes() == as_written_down(dataset, wanted).W
+    assert bits(path.weights[-1]) == bits(as_written_down(dataset, wanted).W)
 
 
 @pytest.mark.parametrize("steps", [59, 60, 61, 119, 121])
@@ -159,12 +160,12 @@ def assert_the_best_so_far(
     losses = whole.state.losses
     better = [n for n in range(len(losses)) if losses[n] < min(losses[:n], default=np.inf)]
     assert path.steps.tolist() == [0, *(n + 1 for n in better if n)]  # the first is the start's
-    assert path.weights[-1].tobytes() == whole.state.W.tobytes()
+    assert bits(path.weights[-1]) == bits(whole.state.W)
     for steps in (1, 2, 7):
         shorter = run(dataset, replace(wanted, steps=steps), directory / f"{steps}")
         passes = len(shorter.state.losses)
         last = np.flatnonzero(path.steps <= passes)[-1]
-        assert path.weights[last].tobytes() == shorter.state.W.tobytes()
+        assert bits(path.weights[last]) == bits(shorter.state.W)
 
 
 @pytest.mark.slow
