@@ -100,11 +100,16 @@ def draw_plane(path: Path, found: PlaneSlice, run: Floats | None, *, title: str)
     axes.set(xlabel=f"a, {a.label}", ylabel=f"b, {b.label}")
     for label in axes.xaxis.label, axes.yaxis.label:
         label.set_fontsize("small")
+    _mark_runs(axes, found)
     if run is not None:
         _draw_path(axes, run)
-    figure.colorbar(heat, label="loss (mean hinge + regulariser)", shrink=0.9)
+    figure.colorbar(heat, label=_loss_of(found), shrink=0.9)
     legend_below(figure, columns=4)
     figure.savefig(path)
+
+
+def _loss_of(found: PlaneSlice) -> str:
+    return "loss (mean hinge + regulariser)" if found.reg else "loss (mean hinge)"
 
 
 def _draw_heat(axes: Axes, found: PlaneSlice) -> ScalarMappable:
@@ -147,6 +152,22 @@ def _mark_lowest(axes: Axes, found: PlaneSlice) -> None:
     )
 
 
+def _mark_runs(axes: Axes, found: PlaneSlice) -> None:
+    """Mark the weights of the runs that axes lead to, where they are in the picture."""
+    a, b = found.axes
+    ends = [
+        end
+        for axis, end in ((a, (1.0, 0.0)), (b, (0.0, 1.0)))
+        if axis.run is not None and a.low <= end[0] <= a.high and b.low <= end[1] <= b.high
+    ]
+    if ends:
+        label = "weights of the run" if len(ends) == 1 else "weights of the runs"
+        axes.plot(
+            *np.transpose(ends), "D", color="black", markeredgecolor="white", markersize=7,
+            linestyle="none", label=label, zorder=4,
+        )  # fmt: skip
+
+
 def _draw_path(axes: Axes, run: Floats) -> None:
     """Draw the way that a run went, from its start to its end."""
     outline = [patheffects.withStroke(linewidth=3.5, foreground="white")]
@@ -173,7 +194,7 @@ def draw_panels(
         heat = _draw_heat(axes, found)
         axes.set(title=name, xlabel="a", ylabel="b")
         axes.legend(loc="lower right", fontsize="small")
-        figure.colorbar(heat, label="loss (mean hinge + regulariser)")
+        figure.colorbar(heat, label=_loss_of(found))
     words = f"a: a direction {line.axis.label}; b: another one"
     figure.supxlabel(words, fontsize="medium")
     figure.savefig(path)

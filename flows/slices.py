@@ -62,6 +62,8 @@ class PlaneSlice:
     """(M, K): at the first axis's K steps, and the second's M; the regulariser included."""
     middle: float
     """The loss where both axes are 0, which need not be a point of theirs."""
+    reg: float
+    """How much of the regulariser is in it."""
     examples: int
     seconds: dict[str, float]
     """How long the score passes took, and the points after them."""
@@ -127,7 +129,7 @@ def plane_task(
             lowest = min(float(part.min()) for part in parts)
             advance(sum(part.size for part in parts), f"lowest {lowest:f}")
     seconds = {"passes": passed - clock, "points": time.perf_counter() - passed}
-    return PlaneSlice(axes, np.concatenate(parts), middle, examples, seconds)
+    return PlaneSlice(axes, np.concatenate(parts), middle, objective.reg, examples, seconds)
 
 
 def _finite(losses: Floats) -> Floats:

@@ -109,6 +109,8 @@ class Axis:
     low: float
     high: float
     points: int
+    run: str | None = None
+    """The run whose weights are a step of 1 from the middle, if it leads to one."""
 
     @property
     def steps(self) -> Floats:
@@ -167,4 +169,4 @@ def run_axis(W: Floats, end: Floats, name: str, extent: float | None, points: in
     if np.array_equal(W, end):
         raise PipelineError(f"run {name} has the weights that are in the middle; name another")
     reach = 1.5 if extent is None else extent
-    return Axis(end - W, f"towards {name} (1 is its weights)", -reach, reach, points)
+    return Axis(end - W, f"towards {name} (1 is its weights)", -reach, reach, points, run=name)

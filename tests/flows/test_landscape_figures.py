@@ -1,5 +1,6 @@
 """The pictures of slices of the loss: what is drawn where, and of losses of any kind."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ def line_of(kinks: int, points: int = 5, scale: float = 1.0) -> LineSlice:
     return LineSlice(along, losses, np.zeros(points), function, 1, {})
 
 
-def plane_of(losses: Floats) -> PlaneSlice:
+def plane_of(losses: Floats, reg: float = 0.0) -> PlaneSlice:
     rows, columns = losses.shape
-    return PlaneSlice((axis("across", -1, 1, columns), axis("up", 0, 30, rows)), losses, 2.5, 7, {})
+    return PlaneSlice(
+        (axis("across", -1, 1, columns), axis("up", 0, 30, rows)), losses, 2.5, reg, 7, {}
+    )
 
 
 def bowl(rows: int = 7, columns: int = 5) -> Floats:
@@ -150,7 +153,36 @@ def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Fi
     assert words(figure) == ["lowest of the points: 2"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("a, across", "b, up")
     assert axes.get_title() == "a run"
-    assert scale.get_ylabel() == "loss (mean hinge + regulariser)"
+    assert scale.get_ylabel() == "loss (mean hinge)"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "shown"),
+    [
+        (("one", 1.5), ("another", 1.5), [[1.0, 0.0], [0.0, 1.0]]),
+        (("one", 1.0), (None, 1.5), [[1.0, 0.0]]),
+        ((None, 1.5), ("another", 1.5), [[0.0, 1.0]]),
+        (("one", 0.9), ("another", 1.5), [[0.0, 1.0]]),
+        (("one", 0.9), ("another", 0.9), []),
+        ((None, 1.5), (None, 1.5), []),
+    ],
+)
+def test_the_runs_that_axes_lead_to_are_marked_where_they_are_seen(
+    tmp_path: Path,
+    figures: list[Figure],
+    a: tuple[str | None, float],
+    b: tuple[str | None, float],
+    shown: list[list[float]],
+) -> None:
+    axes = [Axis(np.ones((1, 2)), "to it", -reach, reach, 5, run) for run, reach in (a, b)]
+    plane = replace(plane_of(bowl(5, 5), reg=2.0), axes=(axes[0], axes[1]))
+    draw_plane(tmp_path / "p.png", plane, None, title="a run")
+    [figure] = figures
+    _lowest, *marked = figure.axes[0].lines
+    assert [point for line in marked for point in points(line)] == shown
+    label = "weights of the run" if len(shown) == 1 else "weights of the runs"
+    assert words(figure)[1:] == ([label] if shown else [])
+    assert figure.axes[1].get_ylabel() == "loss (mean hinge + regulariser)"
 
 
 def test_the_picture_is_blue_where_the_loss_is_low(tmp_path: Path) -> None:
@@ -252,9 +284,7 @@ def test_panels_are_a_line_and_planes_under_their_names(
         assert [text.get_text() for text in legend.get_texts()] == [
             f"lowest of the points: {2 * factor}"
         ]
-    assert [axes.get_ylabel() for axes in figure.axes[4:]] == [
-        "loss (mean hinge + regulariser)"
-    ] * 3
+    assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["loss (mean hinge)"] * 3
 
 
 @pytest.mark.slow
