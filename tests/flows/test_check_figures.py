@@ -66,6 +66,7 @@ def test_any_errors_can_be_drawn(tmp_path: Path, figures: list[Figure], value: f
     assert [len(images_of(figure)) for figure in figures] == [1, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0.0, 1.0, 12.0, 1e15, np.nan])
 def test_any_crossings_can_be_drawn(tmp_path: Path, figures: list[Figure], value: float) -> None:
     crossings = np.zeros((2, 3072))

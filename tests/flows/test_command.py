@@ -237,7 +237,7 @@ def test_an_ingest_again_finds_the_store_complete(
     assert limited.result["data"]["rows"] == {"train": 40, "test": 40}
 
 
-@pytest.mark.parametrize("step_size", ["1e-2", "1e300"])
+@pytest.mark.parametrize("step_size", ["1e-2", pytest.param("1e300", marks=pytest.mark.slow)])
 def test_a_run_that_diverges_fails_and_its_record_says_so(
     user: User, hinge: Command, store: Path, step_size: str, tmp_path: Path
 ) -> None:

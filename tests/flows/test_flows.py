@@ -93,6 +93,7 @@ def test_a_command_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
     assert base64.b64decode(picture) == drawn.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_training_run_is_named_by_its_method_and_data(
     user: User, hinge: Command, store: Path, tmp_path: Path, prefect: Any
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_training_run_is_named_by_its_method_and_data(
     assert flow_run_of(prefect, tmp_path / "nowhere").name == "gd on nothing.zarr"
 
 
+@pytest.mark.slow
 def test_the_picture_and_the_table_of_a_diverged_run_say_so(
     user: User,
     hinge: Command,

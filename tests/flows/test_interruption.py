@@ -87,6 +87,7 @@ def test_a_killed_run_leaves_no_worker_and_goes_on_to_the_same_bits(
     assert again.result == resumed.result
 
 
+@pytest.mark.slow
 def test_a_resumed_run_begins_where_its_checkpoint_is(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def begun(user: User, hinge: Command, store: Path, tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_all_trials_were_taken(
     user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_run_without_its_journal_begins_anew(
     assert (taken, same(begun)) == (list(range(20)), before)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_other_search(hinge: Command, store: Path, begun: Path) -> None:
     finished = hinge("search", "local", "--store", store, "--resume", begun)
     refused(finished, "no run of `hinge search local`", "search random")

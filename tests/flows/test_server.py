@@ -176,6 +176,7 @@ def test_a_state_file_that_no_server_holds_is_ignored(home: Path) -> None:
         assert answers(url)
 
 
+@pytest.mark.slow
 def test_a_named_api_that_does_not_answer_is_one_line_at_once() -> None:
     started = time.monotonic()
     with (

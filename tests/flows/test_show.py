@@ -238,7 +238,7 @@ def contrast(one: Any, other: Any) -> float:
     return high / low
 
 
-@pytest.mark.parametrize("largest", [1, 5000])
+@pytest.mark.parametrize("largest", [pytest.param(1, marks=pytest.mark.slow), 5000])
 def test_counts_of_the_confusion_matrix_can_be_read(
     tmp_path: Path, figures: list[Figure], largest: int
 ) -> None:

@@ -198,6 +198,7 @@ def test_what_is_out_of_all_range_is_one_line(
     assert json.loads((path / "result.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_step_sizes_out_of_range_have_no_loss(sweep: Any, tmp_path: Path) -> None:
     """A loss beyond all measure is said to be infinite, now and when the record is read again."""
     finished = sweep("--exponents", "-7:100", "--points-per-decade", 1)

@@ -125,6 +125,7 @@ def test_a_person_reads_a_line_a_trial_and_then_the_best(grid: Any, tmp_path: Pa
     assert max(map(len, rows[:10])) < 100
 
 
+@pytest.mark.slow
 def test_a_grid_of_which_all_diverge_has_no_best(grid: Any, tmp_path: Path) -> None:
     finished = grid("--step-sizes", "1e-2,1e300", "--steps", 40)
     assert finished.status == 1, finished.err
@@ -275,6 +276,7 @@ def append(path: Path, **entry: Any) -> None:
         journal.append(**entry)
 
 
+@pytest.mark.slow
 def test_the_two_kinds_of_sweep_are_not_mistaken_for_each_other(
     hinge: Command, store: Path, begun: Path
 ) -> None:

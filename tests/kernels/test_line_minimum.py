@@ -198,6 +198,7 @@ def test_a_wrong_penalty_fails(wrong: Penalty) -> None:
 # Laws.
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     scale=st.integers(-60, 60),

@@ -143,6 +143,7 @@ def test_the_bound_on_rounding_holds_and_says_something(
     assert error.max() > 1e-9 * bound[coordinates].max() > 0
 
 
+@pytest.mark.slow
 def test_shards_and_blocks_change_no_bit(
     cluster: Client, store: Store, placed: Sequence[Placed], dataset: Dataset
 ) -> None:

@@ -235,7 +235,7 @@ def described(found: DataFound) -> list[Any]:
 FEW = np.unique(PICKED)[::4]
 
 
-@pytest.fixture(scope="module", params=["all", *Scheme])
+@pytest.fixture(scope="module", params=[pytest.param("all", marks=pytest.mark.slow), *Scheme])
 def pixels(
     request: pytest.FixtureRequest, ways: dict[str, OverShards], dataset: Dataset, store: Store
 ) -> dict[str, DataFound]:

@@ -69,6 +69,7 @@ def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) ->
         assert searched(actors, dataset, PARAMETERS) == expected
 
 
+@pytest.mark.slow
 def test_shards_that_are_streamed_or_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = store()
     monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 170)

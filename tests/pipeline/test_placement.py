@@ -180,6 +180,7 @@ def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
         place(client, dataset, "train", homes)
 
 
+@pytest.mark.slow
 def test_two_clusters_in_one_process_do_not_mix(client: Client, store: Store) -> None:
     dataset = store()
     homes = plan_homes(dataset.rows("train"), workers_of(client))
@@ -218,6 +219,7 @@ def peak_of_streaming(dataset: Dataset, rows: NDArray[np.int64] | None) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_streamed_shard_takes_no_more_memory_than_a_few_blocks(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,10 @@ def test_a_trials_loss_is_its_own_evaluations(cluster: Client, store: Store) -> 
     assert losses_by_trial(blocks) == one_after_another(dataset)
 
 
-@pytest.mark.parametrize("size", [1, 5, 16, 100])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(16, marks=pytest.mark.slow), 100],
+)
 def test_blocks_change_nothing(cluster: Client, store: Store, size: int) -> None:
     got = searched(cluster, store(300), plan_blocks(37, size))
     assert losses_by_trial(got) == one_after_another(store())

@@ -288,6 +288,7 @@ def test_an_ingest_killed_half_way_or_before_the_rename_is_taken_up(
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
+@pytest.mark.slow
 def test_another_source_or_layout_starts_over(tmp_path: Path) -> None:
     url = str(tmp_path / "data.zarr")
     _ingest_and_die(url, 100)

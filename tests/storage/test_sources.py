@@ -29,6 +29,7 @@ def test_synthetic_names(tmp_path: Path, name: str, rows: tuple[int, int]) -> No
     )
 
 
+@pytest.mark.slow
 def test_an_archive_of_the_official_size_opens_as_its_directory(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()

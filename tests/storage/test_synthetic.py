@@ -58,6 +58,7 @@ def test_the_test_split_is_a_fifth_within_bounds(size: int, rows: tuple[int, int
     assert pickle.loads(pickle.dumps(source)) == source
 
 
+@pytest.mark.slow
 def test_images_look_like_photographs() -> None:
     images, labels = SOURCE.read("train", 0, 1000)
     assert 100 < images.mean() < 155
