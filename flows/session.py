@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
+from threading import current_thread, main_thread
 
 from distributed import Client
 
@@ -108,16 +109,30 @@ def _cluster(
 def _interrupts_held() -> Iterator[None]:
     """Let Control-C take effect only after the block.
 
-    A cluster that is half started cannot be closed, and the workers, whose processes are
-    started by threads that inherit this, never take to themselves what is typed for the
+    A cluster that is half started cannot be closed. The workers, whose processes are started
+    by threads that inherit what is blocked here, never take to themselves what is typed for the
     command: it ends them in its own time.
     """
     resource_tracker.ensure_running()  # as it starts, multiprocessing lets the signal through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _handled_later() if current_thread() is main_thread() else nullcontext():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _handled_later() -> Iterator[None]:
+    """Take note of Control-C in the block, and handle it after: other threads let it in."""
+    came = list[int]()
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import json
 import os
 import pty
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from flows.session import _interrupts_held
 from kernels.updates import gradient_descent
 from pipeline import checkpoints
 from pipeline.descent import DescentState
@@ -190,16 +193,37 @@ def _take_terminal(descriptor: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("started", [1, 2])
 def test_an_interrupt_before_there_is_a_run_says_just_that(
-    user: User, store: Path, tmp_path: Path
+    user: User, store: Path, tmp_path: Path, started: int
 ) -> None:
     process = user.start("train", "--store", store, "--workers", 1, cwd=tmp_path)
     with process:
-        children = psutil.Process(process.pid)
-        until(lambda: children.children(recursive=True), "a cluster to start")
+        parent = psutil.Process(process.pid)
+        until(lambda: len(parent.children(recursive=True)) >= started, "processes of a cluster")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
     assert err.strip().splitlines()[-1] == "hinge: interrupted", err
     assert "Traceback" not in err
+
+
+def test_an_interrupt_is_held_whichever_thread_it_comes_to() -> None:
+    over, reached = threading.Event(), threading.Event()
+    other = threading.Thread(target=over.wait)  # which blocks no signal
+    other.start()
+
+    def start() -> None:
+        with _interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            reached.set()
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        over.set()
+        other.join()
+    assert reached.is_set()
