@@ -88,8 +88,15 @@ class Actors:
         self._release()
 
     def _release(self) -> None:
+        """Let go of the actors at once: every call of one holds on to it in a cycle.
+
+        So does the future that an actor has for itself, beside the one that it was got by.
+        """
         for future in self._futures:
-            future.release()  # a call that ended badly may hold on to its actor in a cycle
+            future.release()
+        for actor in self._actors.values():
+            if actor._future is not None:
+                actor._future.release()
         self._actors.clear()
         self._futures.clear()
 

@@ -45,7 +45,17 @@ def test_the_dashboard_groups_work_by_what_it_is(
     assert prefixes(client).keys() - before.keys() <= rows
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Have nothing let go of by the garbage collector, which may not come for minutes."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_collection")
 @BOTH
 def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
     before = held(client)
