@@ -203,7 +203,7 @@ def _view_of_path(session: Session, plan: LandscapePlan, name: str) -> View:
     )
     over = in_tasks(session.client, placements.shards("train"))
     objective = Objective(over, plan.dataset.mean, training.reg, "float64", training.reg_bias)
-    path = Path2D(run.id, steps, plane.coordinates, plane.explained, training.reg)
+    path = Path2D(run.id, steps, plane.coordinates, plane.explained)
     return View(objective, weights[-1], axes, path)
 
 

@@ -32,8 +32,6 @@ class Path2D:
     """(T, 2)."""
     explained: Floats
     """(2,): the part of the squared distances that lies in each direction."""
-    reg: float
-    """Of the run's own loss, which the plane shows."""
 
 
 def results(found: LineSlice | PlaneSlice, W: Floats, path: Path2D | None = None) -> dict[str, Any]:
@@ -56,13 +54,13 @@ def results(found: LineSlice | PlaneSlice, W: Floats, path: Path2D | None = None
         named |= _of_function(found)
     else:
         named["middle"] = found.middle
-    if path is not None:
-        named["path"] = {
-            "run": path.run,
-            "looks": len(path.steps),
-            "explained": path.explained.tolist(),
-            "reg": path.reg,
-        }
+        if path is not None:
+            named["path"] = {
+                "run": path.run,
+                "looks": len(path.steps),
+                "explained": path.explained.tolist(),
+                "reg": found.reg,
+            }
     return named
 
 
@@ -98,7 +96,9 @@ def keep_task(
     named: dict[str, Any],
 ) -> None:
     """Write all values and the picture, and show them."""
-    around = Path(plan.parameters.around).name if path is None else f"{path.run}, reg {path.reg:g}"
+    around = Path(plan.parameters.around).name
+    if path is not None:
+        around = f"{path.run}, reg {named['path']['reg']:g}"
     images = "image" if found.examples == 1 else "images"
     title = f"{run.id}\n{found.examples:,} training {images}, around {around}"
     if isinstance(found, LineSlice):

@@ -3,7 +3,6 @@
 import hashlib
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -16,5 +15,5 @@ def bits(*arrays: NDArray[Any]) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()

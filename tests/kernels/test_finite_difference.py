@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize._numdiff import approx_derivative
 
 from kernels.finite_difference import EvaluationError, Scheme, numerical_gradient
+from tests.bits import bits
 
 Floats = NDArray[np.float64]
 schemes = pytest.mark.parametrize("scheme", list(Scheme))
@@ -41,10 +42,6 @@ def kinked(x: Floats) -> float:
 functions = pytest.mark.parametrize("f", [cubes, waves, coupled, kinked])
 
 
-def same_bits(a: Floats, b: Floats) -> bool:
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
 def points(elements: st.SearchStrategy[float]) -> st.SearchStrategy[Floats]:
     return st.lists(elements, min_size=1, max_size=9).map(np.array)
 
@@ -56,7 +53,7 @@ def test_it_is_scipys_with_its_own_steps(
     f: Callable[[Floats], float], scheme: Scheme, x: Floats
 ) -> None:
     expected: Any = approx_derivative(f, x, method=METHODS[scheme])
-    assert same_bits(numerical_gradient(f, x, scheme=scheme), np.atleast_1d(expected))
+    assert bits(numerical_gradient(f, x, scheme=scheme)) == bits(np.atleast_1d(expected))
 
 
 @functions
@@ -69,16 +66,16 @@ def test_it_is_scipys_with_given_steps(
     size = st.floats(1e-9, 10.0)  # none is lost beside 1e3
     steps = np.array(data.draw(st.lists(size, min_size=len(x), max_size=len(x)), label="steps"))
     expected: Any = approx_derivative(f, x, method=METHODS[scheme], abs_step=steps)
-    assert same_bits(numerical_gradient(f, x, scheme=scheme, step=steps), expected)
+    assert bits(numerical_gradient(f, x, scheme=scheme, step=steps)) == bits(expected)
     one: Any = approx_derivative(f, x, method=METHODS[scheme], abs_step=float(steps[0]))
-    assert same_bits(numerical_gradient(f, x, scheme=scheme, step=float(steps[0])), one)
+    assert bits(numerical_gradient(f, x, scheme=scheme, step=float(steps[0]))) == bits(one)
 
 
 @schemes
 def test_it_is_scipys_on_hundreds_of_coordinates(scheme: Scheme) -> None:
     x = np.random.default_rng(4).normal(scale=30, size=200)
     expected: Any = approx_derivative(cubes, x, method=METHODS[scheme])
-    assert same_bits(numerical_gradient(cubes, x, scheme=scheme), expected)
+    assert bits(numerical_gradient(cubes, x, scheme=scheme)) == bits(expected)
 
 
 # f = 3 a^2 + 4 a b - b^2 + 8 b at (2, -1): its slopes are 6 a + 4 b = 8 and 4 a - 2 b + 8 = 18.
@@ -106,10 +103,10 @@ def test_f_may_do_what_it_likes_to_its_argument(scheme: Scheme) -> None:
 
     x = np.linspace(-2, 3, 6)
     untouched = x.copy()
-    assert same_bits(
-        numerical_gradient(vandal, x, scheme=scheme), numerical_gradient(cubes, x, scheme=scheme)
+    assert bits(numerical_gradient(vandal, x, scheme=scheme)) == bits(
+        numerical_gradient(cubes, x, scheme=scheme)
     )
-    assert same_bits(x, untouched)
+    assert bits(x) == bits(untouched)
 
 
 @schemes
@@ -144,7 +141,7 @@ def test_coordinates_pick_in_any_order(scheme: Scheme) -> None:
     whole = numerical_gradient(coupled, x, scheme=scheme)
     picked = [7, 0, 19, 7]
     some = numerical_gradient(coupled, x, scheme=scheme, coordinates=picked)
-    assert same_bits(some, whole.ravel()[picked])
+    assert bits(some) == bits(whole.ravel()[picked])
 
 
 @schemes
@@ -161,10 +158,10 @@ def test_no_coordinates_need_no_evaluation(scheme: Scheme) -> None:
 def test_neither_blocks_nor_threads_change_a_bit(scheme: Scheme, block: int) -> None:
     x = np.random.default_rng(1).normal(size=20)
     plain = numerical_gradient(coupled, x, scheme=scheme)
-    assert same_bits(numerical_gradient(coupled, x, scheme=scheme, block=block), plain)
+    assert bits(numerical_gradient(coupled, x, scheme=scheme, block=block)) == bits(plain)
     with ThreadPoolExecutor(3) as pool:
         threaded = numerical_gradient(coupled, x, scheme=scheme, block=block, map=pool.map)
-    assert same_bits(threaded, plain)
+    assert bits(threaded) == bits(plain)
 
 
 @schemes
@@ -178,15 +175,15 @@ def test_the_result_has_the_shape_of_x(scheme: Scheme, shape: tuple[int, ...]) -
         return cubes(moved)
 
     flat = numerical_gradient(cubes, x.ravel(), scheme=scheme)
-    assert same_bits(numerical_gradient(shaped, x, scheme=scheme), flat.reshape(shape))
+    assert bits(numerical_gradient(shaped, x, scheme=scheme)) == bits(flat.reshape(shape))
     assert seen == {shape}
 
 
 def test_the_layout_of_x_changes_nothing() -> None:
     x = np.arange(12.0).reshape(3, 4)
     expected = numerical_gradient(waves, x)
-    assert same_bits(numerical_gradient(waves, np.asfortranarray(x)), expected)
-    assert same_bits(numerical_gradient(waves, x.tolist()), expected)
+    assert bits(numerical_gradient(waves, np.asfortranarray(x))) == bits(expected)
+    assert bits(numerical_gradient(waves, x.tolist())) == bits(expected)
 
 
 def refuse(x: Floats) -> float:

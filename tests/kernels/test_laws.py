@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kernels import loops, vector
 from kernels.hinge import Scorer, fold, hinge_partial, loss_and_gradient, scores
 from kernels.partial import LossSum, Partial
+from tests.bits import bits
 from tests.kernels.cases import Case, cases
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -48,10 +49,6 @@ def assert_same(a: Partial, b: Partial) -> None:
     assert (a.losses, a.correct) == (b.losses, b.correct)
 
 
-def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
 @dtypes
 @given(data=st.data())
 def test_any_partition_in_any_order_is_the_same_partial(dtype: type, data: st.DataObject) -> None:
@@ -78,11 +75,11 @@ def test_a_row_has_the_same_scores_wherever_it_stands(dtype: type, data: st.Data
     scorer, images, _, rng = data.draw(blocks(dtype))
     whole = scores(scorer, images)
     rows = rng.integers(0, len(images), rng.integers(1, 2 * len(images) + 1))
-    assert same_bits(scores(scorer, images[rows]), whole[rows])
+    assert bits(scores(scorer, images[rows])) == bits(whole[rows])
     start = data.draw(st.integers(0, len(images) - 1), label="start")
-    assert same_bits(scores(scorer, images[start:]), whole[start:])
+    assert bits(scores(scorer, images[start:])) == bits(whole[start:])
     for i in rng.integers(0, len(images), 3):
-        assert same_bits(scores(scorer, images[i : i + 1]), whole[i : i + 1])
+        assert bits(scores(scorer, images[i : i + 1])) == bits(whole[i : i + 1])
 
 
 @dtypes
@@ -91,7 +88,9 @@ def test_a_class_has_the_same_scores_whatever_the_others(dtype: type, data: st.D
     scorer, images, _, rng = data.draw(blocks(dtype))
     some = rng.permutation(len(scorer.offset))[: rng.integers(1, len(scorer.offset) + 1)]
     fewer = Scorer(scorer.weights[some], scorer.offset[some])
-    assert same_bits(scores(fewer, images), np.ascontiguousarray(scores(scorer, images)[:, some]))
+    assert bits(scores(fewer, images)) == bits(
+        np.ascontiguousarray(scores(scorer, images)[:, some])
+    )
 
 
 @dtypes
@@ -105,7 +104,7 @@ def test_tiled_scores_are_the_plain_ones(dtype: type, as_bytes: bool, data: st.D
     weights = np.pad(scorer.weights, ((0, 0), (0, columns)))
     plain = np.empty((len(images), len(scorer.offset)), scorer.weights.dtype)
     loops.plain_scores(padded, np.arange(len(images)), weights, scorer.offset, plain)
-    assert same_bits(scores(scorer, images), plain)
+    assert bits(scores(scorer, images)) == bits(plain)
     # And they are scores: of up to 192 products, in any order.
     exact = images.astype(np.float64) @ scorer.weights.T.astype(np.float64) + scorer.offset
     size = np.abs(images).astype(np.float64) @ np.abs(scorer.weights.T) + np.abs(scorer.offset)
@@ -163,7 +162,7 @@ def test_layout_in_memory_changes_nothing(data: st.DataObject) -> None:
     spread = np.repeat(np.repeat(images, 2, axis=0), 3, axis=1)[::2, ::3]
     for other in (np.asfortranarray(images), spread, images[::-1].copy()[::-1], read_only):
         assert_same(hinge_partial(scorer, other, labels), expected)
-        assert same_bits(scores(scorer, other), scores(scorer, images))
+        assert bits(scores(scorer, other)) == bits(scores(scorer, images))
 
 
 def objective(case: Case, W: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -20,8 +20,8 @@ from pipeline.plane import Asked as PlaneAsked
 from pipeline.plane import LossOverPlane, plane_losses
 from pipeline.weights import Init
 from storage.dataset import Dataset
-from tests.bits import bits
 from tests.pipeline.conftest import Store
+from tests.pipeline.test_line import function_bits
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -118,7 +118,7 @@ def integers(over: OverShards, dataset: Dataset) -> dict[str, Any]:
         "plane": (found.limbs.tolist(), found.overflows.tolist()),
         "losses": total(over, line_losses, steps),
         "slopes": total(over, line_slopes, steps),
-        "function": bits(*function.__dict__.values()),
+        "function": function_bits(function),
     }
 
 
