@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prefect import runtime
-from prefect.exceptions import TerminationSignal
 
+from flows.interruption import of_interruption
 from flows.parameters import read_parameters
 from flows.record import Run, check_runs, circumstances, now
 from flows.session import Session
@@ -189,11 +189,12 @@ def _early_end_recorded(begun: Begun, store: str) -> Iterator[None]:
 
     try:
         yield
-    except (KeyboardInterrupt, TerminationSignal):
-        end(status="interrupted")
-        typed = ["hinge", *record["command"].split(), "--store", store, "--resume", str(run.path)]
-        raise KeyboardInterrupt(f"`{shlex.join(typed)}` goes on") from None
-    except Exception as error:
+    except BaseException as error:
+        if of_interruption(error):
+            end(status="interrupted")
+            command = ["hinge", *record["command"].split()]
+            typed = shlex.join([*command, "--store", store, "--resume", str(run.path)])
+            raise KeyboardInterrupt(f"`{typed}` goes on") from None
         with suppress(OSError):  # of a full disk, say: then that is the error to tell of
             end(status="failed", error=str(error))
         raise

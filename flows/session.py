@@ -5,18 +5,16 @@ takes seconds. A flow that runs without a command, from a schedule say, opens it
 """
 
 import logging
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from multiprocessing import resource_tracker
-from threading import current_thread, main_thread
 
 from distributed import Client
 
 from flows.console import Console
+from flows.interruption import interruptible, interruption_held
 from flows.server import starting_server
 from pipeline.cluster import connect
 from pipeline.placement import Placements
@@ -59,6 +57,7 @@ def command_session(
     """
     opened = time.perf_counter()
     with (
+        interruptible(),
         _quiet_libraries(),
         starting_server() as server,
         _cluster(console, workers, scheduler, opened) as session,
@@ -93,7 +92,7 @@ def _cluster(
     console: Console, workers: int | None, scheduler: str | None, opened: float
 ) -> Iterator[Session]:
     with ExitStack() as stack:
-        with _interrupts_held() if scheduler is None else nullcontext():
+        with interruption_held() if scheduler is None else nullcontext():
             client = stack.enter_context(connect(workers=workers, scheduler=scheduler))
         console.note(f"Dask dashboard: {client.dashboard_link}")
         session = Session(client, console, opened)
@@ -103,36 +102,6 @@ def _cluster(
         finally:
             _current.reset(token)
             session.close()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Control-C take effect only after the block.
-
-    A cluster that is half started cannot be closed. The workers, whose processes are started
-    by threads that inherit what is blocked here, never take to themselves what is typed for the
-    command: it ends them in its own time.
-    """
-    resource_tracker.ensure_running()  # as it starts, multiprocessing lets the signal through
-    with _handled_later() if current_thread() is main_thread() else nullcontext():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _handled_later() -> Iterator[None]:
-    """Take note of Control-C in the block, and handle it after: other threads let it in."""
-    came = list[int]()
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
