@@ -50,19 +50,10 @@ def run_command(arguments: Sequence[str]) -> int:
             EXIT_DONE if isinstance(error, BrokenPipeError) else _complain(str(error), EXIT_FAILED)
         )
     except (click.Abort, KeyboardInterrupt) as error:
-        return _interrupted(str(error.__cause__ or error))
-    except Exception as error:
-        from flows.interruption import of_interruption  # noqa: PLC0415  # imports Prefect
-
-        if not of_interruption(error):
-            raise
-        return _interrupted()
+        what_next = str(error.__cause__ or error)
+        print("hinge: interrupted" + (what_next and f"; {what_next}"), file=sys.stderr)
+        return EXIT_INTERRUPTED
     return status
-
-
-def _interrupted(what_next: str = "") -> int:
-    print("hinge: interrupted" + (what_next and f"; {what_next}"), file=sys.stderr)
-    return EXIT_INTERRUPTED
 
 
 def _complain(message: str, status: int = EXIT_USAGE) -> int:

@@ -1,90 +1,101 @@
-"""Control-C and SIGTERM: a command ends in its own time, whatever they find it at.
+"""Control-C and SIGTERM: a command ends in its own time, wherever they strike.
 
 Python raises their exception in whatever the main thread does just then, and not everything
 lets it pass. In a callback of the interpreter's own, a weak reference's say, it is only
 printed; and a library that is struck amid its own affairs may fail in a way of its own, as
 Prefect's engines do: "Task run is not set".
+
+Where no command is, in a flow that a schedule runs, Prefect handles SIGTERM, and has to: it may
+mean that the run was cancelled, or put off.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from threading import Timer, current_thread, main_thread
 from types import FrameType
-from typing import Any
 
 from prefect.exceptions import TerminationSignal
 
-Handler = Callable[[int, FrameType | None], object]
-
 _AGAIN_SECONDS = 0.05
-"""Until what was swallowed is sent again: the callback has returned by then."""
+"""Until what was swallowed is sent again, and again if that is swallowed too."""
 
 
-def of_interruption(error: BaseException) -> bool:
-    """Say whether an error is an interruption, or was raised as one was being handled."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if _signal_of(seen) is not None:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def _signal_of(error: BaseException | None) -> int | None:
-    """Return the signal that raised an exception, if one did: Prefect has its own for SIGTERM."""
-    if isinstance(error, TerminationSignal):
-        return int(error.signal)
-    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
+def interruptions_in(error: BaseException) -> Iterator[KeyboardInterrupt | TerminationSignal]:
+    """Yield an error, if it is an interruption, and those that it was raised because of."""
+    ahead, seen = [error], set[int]()
+    while ahead:
+        this = ahead.pop()
+        if id(this) in seen:
+            continue
+        seen.add(id(this))
+        if isinstance(this, KeyboardInterrupt | TerminationSignal):
+            yield this
+        ahead += [other for other in (this.__context__, this.__cause__) if other is not None]
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Have Control-C and SIGTERM interrupt the block alike, and neither be swallowed in it.
 
-    In the block both raise Prefect's TerminationSignal, and what leaves it is KeyboardInterrupt.
-    That one Prefect lets go where it strikes as a flow ends within another; and Dask takes it
-    to cancel what it waits for, which then complains of that when the command ends.
+    What leaves the block is a KeyboardInterrupt, with the last note on how to go on (PEP 678).
+    In it they raise Prefect's TerminationSignal: a KeyboardInterrupt that strikes when a flow
+    within another has ended Prefect drops, and Dask answers one by cancelling what is waited
+    for, whose tasks then log that nobody asked for their error.
     """
+    try:
+        with _handled_by(_terminate), _sent_again():
+            yield
+    except BaseException as error:
+        interruptions = list(interruptions_in(error))
+        if not interruptions:
+            raise
+        notes = [each.__notes__ for each in interruptions if hasattr(each, "__notes__")]
+        raise KeyboardInterrupt(*(notes[0][-1:] if notes else ())) from None
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise TerminationSignal(signal=number)
+
+
+@contextmanager
+def _sent_again() -> Iterator[None]:
+    """Have an interruption sent again where Python only prints it."""
     before, again = sys.unraisablehook, list[Timer]()
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
-        number = _signal_of(unraisable.exc_value)
-        if number is None:
+        error = unraisable.exc_value
+        interruption = next(interruptions_in(error), None) if error else None
+        if interruption is None:
             before(unraisable)
         else:
+            number = getattr(interruption, "signal", signal.SIGINT)
             again.append(Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
             again[-1].start()
 
     sys.unraisablehook = send_again
     try:
-        with _handled({signal.SIGINT: _terminate, signal.SIGTERM: _terminate}):
-            yield
-    except TerminationSignal:
-        raise KeyboardInterrupt from None
+        yield
     finally:
         sys.unraisablehook = before
         for timer in again:
             timer.cancel()
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise TerminationSignal(number)
+            timer.join()
 
 
 @contextmanager
-def interruption_held() -> Iterator[None]:
-    """Let Control-C and SIGTERM take effect only after the block.
+def cluster_starting() -> Iterator[None]:
+    """Let Control-C, and a command's SIGTERM, strike only after the block.
 
     A cluster that is half started cannot be closed. The workers, whose processes are started
     by threads that inherit what is blocked here, never take to themselves what is typed for the
-    command: it ends them in its own time.
+    command: it ends them in its own time. SIGTERM, with which Dask ends them, is not blocked.
     """
     resource_tracker.ensure_running()  # as it starts, multiprocessing lets the signal through
-    with _taken_later():
+    with striking_later():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
@@ -93,7 +104,7 @@ def interruption_held() -> Iterator[None]:
 
 
 @contextmanager
-def _taken_later() -> Iterator[None]:
+def striking_later() -> Iterator[None]:
     """Take note of what comes in the block, to whichever thread, and let it strike after."""
     came = list[int]()
 
@@ -101,7 +112,7 @@ def _taken_later() -> Iterator[None]:
         came.append(number)
 
     try:
-        with _handled({signal.SIGINT: note, signal.SIGTERM: note}):
+        with _handled_by(note):
             yield
     finally:
         for number in came[:1]:
@@ -109,14 +120,20 @@ def _taken_later() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
-    """Handle these signals so in the block, if in the main thread: no other can."""
-    before = dict[int, Any]()
+def _handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle both signals so in the block, if in the main thread: no other can.
+
+    A signal that is ignored, as Control-C is by what a script runs in the background, and one
+    that somebody else handles, are left alone.
+    """
+    ours = (signal.SIG_DFL, signal.default_int_handler, _terminate)
+    before = {}
     try:
         if current_thread() is main_thread():
-            for number, handler in handlers.items():
-                before[number] = signal.signal(number, handler)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) in ours:
+                    before[number] = signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

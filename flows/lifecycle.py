@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from prefect import runtime
 
-from flows.interruption import of_interruption
+from flows.interruption import interruptions_in, striking_later
 from flows.parameters import read_parameters
 from flows.record import Run, check_runs, circumstances, now
 from flows.session import Session
@@ -190,13 +190,17 @@ def _early_end_recorded(begun: Begun, store: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if of_interruption(error):
-            end(status="interrupted")
+        interruption = next(interruptions_in(error), None)
+        if interruption is not None:
             command = ["hinge", *record["command"].split()]
             typed = shlex.join([*command, "--store", store, "--resume", str(run.path)])
-            raise KeyboardInterrupt(f"`{typed}` goes on") from None
-        with suppress(OSError):  # of a full disk, say: then that is the error to tell of
-            end(status="failed", error=str(error))
+            interruption.add_note(f"`{typed}` goes on")
+            with striking_later():  # who is in a hurry types it twice
+                end(status="interrupted")
+            raise interruption from None
+        if isinstance(error, Exception):
+            with suppress(OSError):  # of a full disk, say: then that is the error to tell of
+                end(status="failed", error=str(error))
         raise
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from distributed import Client
 
 from flows.console import Console
-from flows.interruption import interruptible, interruption_held
+from flows.interruption import cluster_starting, interruptible
 from flows.server import starting_server
 from pipeline.cluster import connect
 from pipeline.placement import Placements
@@ -92,7 +92,7 @@ def _cluster(
     console: Console, workers: int | None, scheduler: str | None, opened: float
 ) -> Iterator[Session]:
     with ExitStack() as stack:
-        with interruption_held() if scheduler is None else nullcontext():
+        with cluster_starting() if scheduler is None else nullcontext():
             client = stack.enter_context(connect(workers=workers, scheduler=scheduler))
         console.note(f"Dask dashboard: {client.dashboard_link}")
         session = Session(client, console, opened)

@@ -3,6 +3,8 @@
 import base64
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
 )
-from prefect.exceptions import ParameterTypeError
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.settings import temporary_settings
 
 from flows.figures import draw_loss_curve
@@ -226,3 +229,45 @@ def test_a_run_to_go_on_with_has_the_parameters_it_was_given(
     plan = plan_training(str(store), tmp_path / "runs", TrainingParameters(steps=9), run)
     assert plan.parameters == TrainingParameters(steps=2)
     assert plan.parameters.method is Method.GD
+
+
+SERVE = """
+from flows.search import search_random_flow
+search_random_flow.serve(name="trials", print_starting_message=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_scheduled_run_that_is_cancelled_says_so_and_can_be_gone_on_with(
+    user: User, hinge: Command, store: Path, tmp_path: Path, prefect: Any, workers: int | None
+) -> None:
+    """A run of a deployment, on a cluster that is there and on one of its own."""
+    runs = tmp_path / "runs"
+    parameters = {"trials": 2_000}
+    cluster = {"workers": workers} if workers else {"scheduler": user.scheduler}
+    sent = {"store": str(store), "runs": str(runs), "parameters": parameters, "block": 8, **cluster}
+    environment = user.environment(PREFECT_API_URL=user.api)
+    with subprocess.Popen([sys.executable, "-c", SERVE], env=environment, cwd=tmp_path) as server:
+        try:
+            deployment = until(lambda: deployment_of(prefect, "search random/trials"), "it")
+            created = prefect.create_flow_run_from_deployment(deployment.id, parameters=sent)
+            [journal] = until(lambda: [*runs.glob("*/journal.sqlite")], "a run", 90)
+            prefect.set_flow_run_state(created.id, State(type=StateType.CANCELLING))
+            flow_run = flow_run_of(prefect, runs)
+        finally:
+            server.terminate()
+            server.wait(30)
+    assert flow_run.id == created.id
+    assert flow_run.state.type == "CANCELLED", flow_run.state
+    record = json.loads((journal.parent / "result.json").read_text())
+    assert record["status"] == "interrupted"
+    given = ("search", "random", "--store", store, "--scheduler", user.scheduler)
+    assert hinge(*given, "--resume", journal.parent).status == 0
+
+
+def deployment_of(client: Any, name: str) -> Any:
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None

@@ -1,26 +1,16 @@
 """A run that is killed, or interrupted from the keyboard, goes on to the same bits."""
 
-import gc
 import json
 import os
 import pty
 import signal
-import threading
-import time
-import weakref
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
-from distributed import Client
-from prefect import flow
-from prefect.exceptions import TerminationSignal
 
-from flows.interruption import interruptible, interruption_held
 from kernels.updates import gradient_descent
 from pipeline import checkpoints
 from pipeline.descent import DescentState
@@ -199,119 +189,6 @@ def _take_terminal(descriptor: int) -> None:
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 
 
-def _strike_in_a_callback(number: int, *_given: object) -> None:
-    """Send a signal in a callback of a weak reference, and go on for a while."""
-
-    class Referred: ...
-
-    referred, came = Referred(), threading.Event()
-
-    def strike(_reference: object) -> None:
-        came.set()
-        signal.raise_signal(number)
-
-    reference = weakref.ref(referred, strike)
-    del referred
-    assert came.is_set()
-    assert reference() is None
-    time.sleep(5)
-
-
-def _strike_in_an_engine(number: int, *_given: object, **_more: object) -> None:
-    """Send a signal as a task's engine makes its first state."""
-    signal.raise_signal(number)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    ("where", "strike"),
-    [
-        pytest.param("flows.search.search", _strike_in_a_callback, id="callback"),
-        pytest.param("prefect.states.Pending", _strike_in_an_engine, id="engine"),
-    ],
-)
-def test_an_interruption_is_one_whatever_it_strikes(
-    user: User,
-    hinge: Command,
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    strike: Callable[..., None],
-    number: int,
-) -> None:
-    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(where, partial(strike, number))
-    finished = hinge(
-        *("search", "random", "--trials", 4, "--store", store, "--scheduler", user.scheduler)
-    )
-    [run] = (tmp_path / "runs").iterdir()
-    assert (finished.status, finished.out) == (130, ""), finished.err
-    assert "Traceback" not in finished.err
-    assert finished.err.splitlines()[-1] == (
-        f"hinge: interrupted; `hinge search random --store {store} --resume {run}` goes on"
-    )
-    assert record_of(run)["status"] == "interrupted"
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_of_what_comes_before_a_run_is_one_too(
-    user: User,
-    hinge: Command,
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-) -> None:
-    def fail_as_prefect(*_given: object, **_more: object) -> None:
-        try:
-            signal.raise_signal(number)
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | TerminationSignal):
-                raise ValueError("Flow run is not set")  # noqa: B904  # as Prefect's does
-            raise
-
-    monkeypatch.setattr("flows.search.flow_session", fail_as_prefect)
-    finished = hinge("search", "random", "--store", store, "--scheduler", user.scheduler)
-    assert (finished.status, finished.out) == (130, ""), finished.err
-    assert finished.err.splitlines()[-1] == "hinge: interrupted"
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_as_a_flow_ends_within_another_ends_both(user: User, number: int) -> None:
-    went_on = []
-
-    @flow(on_completion=[lambda *_given: signal.raise_signal(number)])
-    def within() -> int:
-        return 1
-
-    @flow
-    def around() -> None:
-        went_on.append(within())
-
-    with pytest.raises(KeyboardInterrupt), user.settings(), interruptible():
-        around()
-    assert went_on == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_is_waited_for_at_an_interruption_complains_of_nothing(
-    user: User, caplog: pytest.LogCaptureFixture, number: int
-) -> None:
-    def wait() -> None:
-        with interruptible(), Client(user.scheduler) as client:
-            awaited = client.map(time.sleep, [0.5, 0.51, 0.52], pure=False)
-            threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
-            client.gather(awaited)
-
-    with pytest.raises(KeyboardInterrupt):
-        wait()
-    gc.collect()  # what nobody has asked for its error logs it as it goes
-    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("started", [1, 2])
@@ -328,24 +205,3 @@ def test_an_interrupt_before_there_is_a_run_says_just_that(
     assert out == ""
     assert err.strip().splitlines()[-1] == "hinge: interrupted", err
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_held_whichever_thread_it_comes_to(number: int) -> None:
-    over, reached = threading.Event(), threading.Event()
-    other = threading.Thread(target=over.wait)  # which blocks no signal
-    other.start()
-
-    def start() -> None:
-        with interruptible(), interruption_held():
-            os.kill(os.getpid(), number)
-            time.sleep(0.1)
-            reached.set()
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start()
-    finally:
-        over.set()
-        other.join()
-    assert reached.is_set()
