@@ -67,14 +67,15 @@ def _sent_again() -> Iterator[None]:
     before, again = sys.unraisablehook, list[Timer]()
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:
-        error = unraisable.exc_value
-        interruption = next(interruptions_in(error), None) if error else None
-        if interruption is None:
-            before(unraisable)
-        else:
-            number = getattr(interruption, "signal", signal.SIGINT)
+        error, handled = unraisable.exc_value, sys.exc_info()[1]
+        known = list(interruptions_in(handled)) if handled else []  # what is being ended for
+        new = [each for each in interruptions_in(error) if each not in known] if error else []
+        if new:
+            number = getattr(new[0], "signal", signal.SIGINT)
             again.append(Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
             again[-1].start()
+        else:
+            before(unraisable)
 
     sys.unraisablehook = send_again
     try:
@@ -105,7 +106,10 @@ def cluster_starting() -> Iterator[None]:
 
 @contextmanager
 def striking_later() -> Iterator[None]:
-    """Take note of what comes in the block, to whichever thread, and let it strike after."""
+    """Take note of what comes in the block, to whichever thread, and let it strike after.
+
+    That is Control-C, and SIGTERM where Prefect does not handle it, as in a flow.
+    """
     came = list[int]()
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -44,7 +44,7 @@ def prefect(user: User) -> Iterator[Any]:
         yield client
 
 
-def flow_run_of(client: Any, runs: Path) -> Any:
+def flow_run_of(client: Any, runs: Path, seconds: float = 20) -> Any:
     """The flow run whose results went to `runs`, once it has ended."""
 
     def ended() -> Any:
@@ -52,7 +52,7 @@ def flow_run_of(client: Any, runs: Path) -> Any:
         found = [run for run in found if run.parameters.get("runs") == str(runs)]
         return [run for run in found if run.state.type in ENDED]
 
-    [run] = until(ended, "the flow run", 20)
+    [run] = until(ended, "the flow run", seconds)
     return run
 
 
@@ -232,8 +232,9 @@ def test_a_run_to_go_on_with_has_the_parameters_it_was_given(
 
 
 SERVE = """
+import sys
 from flows.search import search_random_flow
-search_random_flow.serve(name="trials", print_starting_message=False)
+search_random_flow.serve(name=sys.argv[1], print_starting_message=False)
 """
 
 
@@ -248,16 +249,17 @@ def test_a_scheduled_run_that_is_cancelled_says_so_and_can_be_gone_on_with(
     cluster = {"workers": workers} if workers else {"scheduler": user.scheduler}
     sent = {"store": str(store), "runs": str(runs), "parameters": parameters, "block": 8, **cluster}
     environment = user.environment(PREFECT_API_URL=user.api)
-    with subprocess.Popen([sys.executable, "-c", SERVE], env=environment, cwd=tmp_path) as server:
+    name, command = f"with {workers} workers", [sys.executable, "-c", SERVE]
+    with subprocess.Popen([*command, name], env=environment, cwd=tmp_path) as server:
         try:
-            deployment = until(lambda: deployment_of(prefect, "search random/trials"), "it")
+            deployment = until(lambda: deployment_of(prefect, f"search random/{name}"), name)
             created = prefect.create_flow_run_from_deployment(deployment.id, parameters=sent)
             [journal] = until(lambda: [*runs.glob("*/journal.sqlite")], "a run", 90)
             prefect.set_flow_run_state(created.id, State(type=StateType.CANCELLING))
-            flow_run = flow_run_of(prefect, runs)
+            flow_run = flow_run_of(prefect, runs, 60)
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(60)
     assert flow_run.id == created.id
     assert flow_run.state.type == "CANCELLED", flow_run.state
     record = json.loads((journal.parent / "result.json").read_text())

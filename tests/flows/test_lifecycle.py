@@ -130,7 +130,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_keeps_what_it_was_given(
     with pytest.raises(KeyboardInterrupt) as stopped, begin() as begun:
         raise KeyboardInterrupt
     command = f"hinge search toys --store {store} --resume {begun.run.path}"
-    assert str(stopped.value) == f"`{command}` goes on"
+    assert stopped.value.__notes__ == [f"`{command}` goes on"]
     record = begun.run.record
     assert record["status"] == "interrupted"
     plan = TOY.plan(str(store), tmp_path / "elsewhere", Toy(), str(begun.run.path))

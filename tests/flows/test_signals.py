@@ -265,6 +265,31 @@ def test_what_a_callback_raises_else_is_printed_as_ever(monkeypatch: pytest.Monk
     assert [str(error) for error in printed] == ["no interruption"]
 
 
+@both
+def test_what_fails_while_a_command_is_interrupted_is_no_second_interruption(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda given: printed.append(given.exc_value))
+    closed = threading.Event()
+
+    def fail() -> None:
+        raise ValueError("in a callback")
+
+    def run() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            called_back(fail)
+            time.sleep(0.2)
+            closed.set()
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        run()
+    assert [str(error) for error in printed] == ["in a callback"]
+    assert closed.is_set()
+
+
 def test_an_interruption_is_found_behind_what_it_was_made_into() -> None:
     interruption, other = TerminationSignal(signal=signal.SIGTERM), ValueError()
     cause, top = KeyError(), RuntimeError()
