@@ -176,7 +176,9 @@ def test_control_c_twice_loses_nothing(
     assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
 
 
-@both
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interruption_as_a_flow_ends_within_another_ends_both(user: User, number: int) -> None:
     went_on = []
 
