@@ -53,8 +53,8 @@ def interruptible() -> Iterator[None]:
         interruptions = list(interruptions_in(error))
         if not interruptions:
             raise
-        notes = [each.__notes__ for each in interruptions if hasattr(each, "__notes__")]
-        raise KeyboardInterrupt(*(notes[0][-1:] if notes else ())) from None
+        notes = [each.__notes__[-1] for each in interruptions if hasattr(each, "__notes__")]
+        raise KeyboardInterrupt(*notes[:1]) from None
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
@@ -108,7 +108,7 @@ def cluster_starting() -> Iterator[None]:
 def striking_later() -> Iterator[None]:
     """Take note of what comes in the block, to whichever thread, and let it strike after.
 
-    That is Control-C, and SIGTERM where Prefect does not handle it, as in a flow.
+    That is Control-C, and SIGTERM where Prefect does not handle it, as it does in a flow.
     """
     came = list[int]()
 
