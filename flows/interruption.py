@@ -47,14 +47,27 @@ def interruptible() -> Iterator[None]:
     for, whose tasks then log that nobody asked for their error.
     """
     try:
-        with _handled_by(_terminate), _sent_again():
+        with _handled_by(_terminate), unswallowed():
+            yield
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        told = [each for each in interruptions_in(error) if hasattr(each, "__notes__")]
+        raise KeyboardInterrupt(*[each.__notes__[-1] for each in told[:1]]) from None
+
+
+@contextmanager
+def unswallowed() -> Iterator[None]:
+    """Have what interrupts the block leave it as an interruption, whoever handles the signal.
+
+    It is neither lost where Python only prints it, nor behind what a library made of it.
+    """
+    try:
+        with _sent_again():
             yield
     except BaseException as error:
-        interruptions = list(interruptions_in(error))
-        if not interruptions:
+        interruption = next(interruptions_in(error), None)
+        if interruption is None or interruption is error:
             raise
-        notes = [each.__notes__[-1] for each in interruptions if hasattr(each, "__notes__")]
-        raise KeyboardInterrupt(*notes[:1]) from None
+        raise interruption from None
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
@@ -63,7 +76,10 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _sent_again() -> Iterator[None]:
-    """Have an interruption sent again where Python only prints it."""
+    """Have an interruption sent again where Python only prints it: in the main thread, as all."""
+    if current_thread() is not main_thread():
+        yield
+        return
     before, again = sys.unraisablehook, list[Timer]()
 
     def send_again(unraisable: "sys.UnraisableHookArgs") -> None:

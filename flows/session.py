@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from distributed import Client
 
 from flows.console import Console
-from flows.interruption import cluster_starting, interruptible
+from flows.interruption import cluster_starting, interruptible, unswallowed
 from flows.server import starting_server
 from pipeline.cluster import connect
 from pipeline.placement import Placements
@@ -73,7 +73,8 @@ def flow_session(*, workers: int | None = None, scheduler: str | None = None) ->
     if session is not None:
         yield session
     else:
-        with _cluster(Console(), workers, scheduler, time.perf_counter()) as session:
+        opened = time.perf_counter()
+        with unswallowed(), _cluster(Console(), workers, scheduler, opened) as session:
             yield session
 
 

@@ -25,7 +25,9 @@ from flows.interruption import (
     striking_later,
 )
 from flows.record import Run
+from flows.search import search_random_flow
 from pipeline.errors import PipelineError
+from pipeline.random_search import RandomSearch
 from tests.flows.conftest import Command, Finished, User
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -94,14 +96,17 @@ def goes_on(store: Path, runs: Path) -> str:
     return f"hinge: interrupted; `hinge search random --store {store} --resume {run}` goes on"
 
 
-@both
-@pytest.mark.parametrize(
+anywhere = pytest.mark.parametrize(
     ("where", "strike"),
     [
         pytest.param("flows.search.search", _strike_in_a_callback, id="callback"),
         pytest.param("prefect.states.Pending", _strike_in_an_engine, id="engine"),
     ],
 )
+
+
+@both
+@anywhere
 def test_an_interruption_is_one_whatever_it_strikes(
     searched: Callable[[], Finished],
     store: Path,
@@ -116,6 +121,31 @@ def test_an_interruption_is_one_whatever_it_strikes(
     assert (finished.status, finished.out) == (130, ""), finished.err
     assert "Traceback" not in finished.err
     assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+
+
+@anywhere
+def test_so_it_is_in_a_flow_without_a_command(
+    user: User,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    strike: Callable[..., None],
+) -> None:
+    """As from a schedule, where Prefect handles SIGTERM and passes it on to who did before."""
+    passed_on: list[int] = []
+    monkeypatch.setattr(where, partial(strike, signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *given: passed_on.append(given[0]))
+    try:
+        with pytest.raises(TerminationSignal), user.settings():
+            search_random_flow(
+                str(store), RandomSearch(4), runs=str(tmp_path), scheduler=user.scheduler
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == [signal.SIGTERM]
+    [run] = tmp_path.iterdir()
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.parametrize(
