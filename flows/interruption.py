@@ -6,7 +6,7 @@ printed; and a library that is struck amid its own affairs may fail in a way of 
 Prefect's engines do: "Task run is not set".
 
 Where no command is, in a flow that a schedule runs, Prefect handles SIGTERM, and has to: it may
-mean that the run was cancelled, or put off.
+mean that the run was cancelled, or put off. That it gets there is seen to all the same.
 """
 
 import os
@@ -47,18 +47,21 @@ def interruptible() -> Iterator[None]:
     for, whose tasks then log that nobody asked for their error.
     """
     try:
-        with _handled_by(_terminate), unswallowed():
+        with _handled_by(_terminate), _sent_again():
             yield
-    except (KeyboardInterrupt, TerminationSignal) as error:
-        told = [each for each in interruptions_in(error) if hasattr(each, "__notes__")]
-        raise KeyboardInterrupt(*[each.__notes__[-1] for each in told[:1]]) from None
+    except BaseException as error:
+        interruptions = list(interruptions_in(error))
+        if not interruptions:
+            raise
+        notes = [each.__notes__[-1] for each in interruptions if hasattr(each, "__notes__")]
+        raise KeyboardInterrupt(*notes[:1]) from None
 
 
 @contextmanager
 def unswallowed() -> Iterator[None]:
-    """Have what interrupts the block leave it as an interruption, whoever handles the signal.
+    """Have what interrupts the block, where Prefect handles the signal, leave it as just that.
 
-    It is neither lost where Python only prints it, nor behind what a library made of it.
+    It is not lost where Python only prints it, and not hidden by what was made of it on its way.
     """
     try:
         with _sent_again():
@@ -76,7 +79,10 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def _sent_again() -> Iterator[None]:
-    """Have an interruption sent again where Python only prints it: in the main thread, as all."""
+    """Have an interruption sent again where Python only prints it.
+
+    One strikes nowhere but in the main thread; in another this does nothing.
+    """
     if current_thread() is not main_thread():
         yield
         return

@@ -51,6 +51,15 @@ class Finished:
         return result
 
 
+class Started(subprocess.Popen[str]):
+    """A process that a test which fails in its block ends, so that it tells of its failure."""
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, traceback)
+
+
 @dataclass(frozen=True)
 class User:
     """Where a user's commands run: an empty home and the server that they share."""
@@ -65,10 +74,10 @@ class User:
                 if name in os.environ}  # fmt: skip
         return {**kept, "HOME": str(self.home), **more}
 
-    def start(self, *arguments: object, cwd: Path, **options: Any) -> "subprocess.Popen[str]":
+    def start(self, *arguments: object, cwd: Path, **options: Any) -> "Started":
         """Start `hinge` as a process, in `cwd`."""
         environment = self.environment(**options.pop("environment", {}))
-        return subprocess.Popen(
+        return Started(
             [HINGE, *map(str, arguments)],
             cwd=cwd,
             env=environment,

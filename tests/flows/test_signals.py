@@ -23,9 +23,11 @@ from flows.interruption import (
     interruptible,
     interruptions_in,
     striking_later,
+    unswallowed,
 )
 from flows.record import Run
 from flows.search import search_random_flow
+from flows.session import Session
 from pipeline.errors import PipelineError
 from pipeline.random_search import RandomSearch
 from tests.flows.conftest import Command, Finished, User
@@ -71,9 +73,12 @@ def _strike_in_a_callback(number: int, *_given: object) -> None:
     time.sleep(5)
 
 
-def _strike_in_an_engine(number: int, *_given: object, **_more: object) -> None:
-    """Send a signal as a task's engine makes its first state."""
+def _strike(number: int, *_given: object, **_more: object) -> None:
     signal.raise_signal(number)
+
+
+def _fail_to_close(_session: Session) -> None:
+    raise OSError("closing failed")
 
 
 def _strike_and_fail(number: int, error: type[Exception], *_given: object, **_more: object) -> None:
@@ -96,17 +101,14 @@ def goes_on(store: Path, runs: Path) -> str:
     return f"hinge: interrupted; `hinge search random --store {store} --resume {run}` goes on"
 
 
-anywhere = pytest.mark.parametrize(
+@both
+@pytest.mark.parametrize(
     ("where", "strike"),
     [
         pytest.param("flows.search.search", _strike_in_a_callback, id="callback"),
-        pytest.param("prefect.states.Pending", _strike_in_an_engine, id="engine"),
+        pytest.param("prefect.states.Pending", _strike, id="as a task's engine begins"),
     ],
 )
-
-
-@both
-@anywhere
 def test_an_interruption_is_one_whatever_it_strikes(
     searched: Callable[[], Finished],
     store: Path,
@@ -123,18 +125,21 @@ def test_an_interruption_is_one_whatever_it_strikes(
     assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
 
 
-@anywhere
+@pytest.mark.parametrize(
+    ("strike", "close"), [(_strike_in_a_callback, Session.close), (_strike, _fail_to_close)]
+)
 def test_so_it_is_in_a_flow_without_a_command(
     user: User,
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    where: str,
     strike: Callable[..., None],
+    close: Callable[[Session], None],
 ) -> None:
     """As from a schedule, where Prefect handles SIGTERM and passes it on to who did before."""
     passed_on: list[int] = []
-    monkeypatch.setattr(where, partial(strike, signal.SIGTERM))
+    monkeypatch.setattr("flows.search.search", partial(strike, signal.SIGTERM))
+    monkeypatch.setattr(Session, "close", close)
     before = signal.signal(signal.SIGTERM, lambda *given: passed_on.append(given[0]))
     try:
         with pytest.raises(TerminationSignal), user.settings():
@@ -178,6 +183,21 @@ def test_an_error_that_was_made_of_an_interruption_is_one(
     assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
 
 
+@both
+def test_what_fails_in_closing_hides_no_interruption(
+    searched: Callable[[], Finished],
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    monkeypatch.setattr("flows.search.search", partial(_strike, number))
+    monkeypatch.setattr(Session, "close", _fail_to_close)
+    finished = searched()
+    assert finished.status == 130
+    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+
+
 def test_control_c_twice_loses_nothing(
     searched: Callable[[], Finished],
     store: Path,
@@ -200,7 +220,7 @@ def test_control_c_twice_loses_nothing(
 
     [run] = (tmp_path / "runs").iterdir()
     run.rename(tmp_path / "first")
-    monkeypatch.setattr("flows.session.Session.close", lambda _session: strike())
+    monkeypatch.setattr(Session, "close", lambda _session: strike())
     finished = searched()
     assert finished.status == 130
     assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
@@ -283,6 +303,20 @@ def test_what_is_ignored_or_another_s_is_left_alone(number: int, block: Any) -> 
         finally:
             signal.signal(number, before)
     assert came == ([number] if number == signal.SIGTERM else [])
+
+
+def test_in_another_thread_nothing_is_taken_over() -> None:
+    """Two flows in two threads would each put back what the other had found."""
+    hooks = []
+
+    def enter() -> None:
+        with unswallowed():
+            hooks.append(sys.unraisablehook)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert hooks == [sys.unraisablehook]
 
 
 def test_what_a_callback_raises_else_is_printed_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
