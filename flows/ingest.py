@@ -14,8 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from flows.record import Run, check_runs, circumstances, now
 from flows.session import Session, flow_session
 from pipeline.ingest import ingest
-from storage.dataset import Dataset, open_dataset
+from storage.claims import refuse_if_claimed
+from storage.dataset import Dataset
 from storage.ingest import IngestPlan, ShardSummary, plan_ingest
+from storage.location import Location
 from storage.schema import SPLITS, Layout
 from storage.sources import Source, open_source
 
@@ -39,12 +41,12 @@ def ingest_flow(
     with flow_session(workers=workers, scheduler=scheduler) as session, _workdir(source) as workdir:
         opened = open_task(source, limit, workdir, session)
         plan = plan_ingest(opened, store, Layout(shard_rows=shard_rows))
-        dataset, written = write_task(plan, session)
+        dataset, written, status = write_task(plan, session)
     run = Run.create(Path(runs), "ingest")
     result = {
         "run": run.id,
         "command": "ingest",
-        "status": "complete already" if plan.complete else "done",
+        "status": status,
         "parameters": {"source": source, "store": store, "limit": limit, "shard_rows": shard_rows},
         "data": dataset.describe(),
         "shards": written,
@@ -70,12 +72,11 @@ def open_task(source: str, limit: int | None, workdir: Path, session: Session) -
 
 
 @task(name="write shards", cache_policy=NO_CACHE)
-def write_task(plan: IngestPlan, session: Session) -> tuple[Dataset, dict[str, int]]:
-    """Write the shards on the cluster and publish the store."""
-    if plan.complete:
-        dataset = open_dataset(plan.location.url)
-        there = sum(len(dataset.shards(split)) for split in SPLITS)
-        return dataset, {"written": 0, "reused": there}
+def write_task(plan: IngestPlan, session: Session) -> tuple[Dataset, dict[str, int], str]:
+    """Write the shards on the cluster and publish the store.
+
+    Returns the store, how many shards were written and reused, and how the ingest ended.
+    """
     counts = {"written": 0, "reused": 0}
     with session.console.progress("ingest", len(plan.shards)) as advance:
 
@@ -83,7 +84,11 @@ def write_task(plan: IngestPlan, session: Session) -> tuple[Dataset, dict[str, i
             counts["reused" if summary.reused else "written"] += 1
             advance(sum(counts.values()), "shards")
 
-        return ingest(session.client, plan, report), counts
+        dataset = ingest(session.client, plan, report, session.console.note)
+    if any(counts.values()):
+        return dataset, counts, "done"
+    there = sum(len(dataset.shards(split)) for split in SPLITS)
+    return dataset, {"written": 0, "reused": there}, "complete already"
 
 
 @contextmanager
@@ -101,9 +106,12 @@ def _workdir(source: str) -> Iterator[Path]:
 def check_ingest(source: str, store: str, limit: int | None = None) -> None:
     """Refuse at once, before anything is started, what is no source or no place for a store.
 
+    A store that another process of this machine is writing is refused too.
+
     Archives and downloads are looked at when they are opened, as that takes its time.
 
     Raises DataError.
     """
+    refuse_if_claimed(Location.parse(store))
     if source != "download" and not Path(source).is_file():
         plan_ingest(open_source(source, limit=limit, workdir=Path()), store)

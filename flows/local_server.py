@@ -30,7 +30,7 @@ from pathlib import Path
 import prefect
 
 from flows.errors import ServerError
-from flows.locks import lock_shared, open_lock, release, try_lock
+from storage.locks import lock_shared, open_lock, release, try_lock
 
 START_SECONDS = 120.0
 """How long a server may take to start: 3 s, 6 s with a fresh database, on an idle machine."""

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.console import to_json
-from flows.locks import open_lock, release, try_lock
 from flows.tables import Table, header_and_rows
 from pipeline.errors import PipelineError
+from storage.locks import open_lock, release, try_lock
 
 _PACKAGES = ("hinge", "numpy", "numba", "dask", "distributed", "zarr", "prefect")
 

@@ -1,13 +1,16 @@
 """Ingest: from a source to a finished store, planned first, then done shard by shard.
 
     plan = plan_ingest(source, url)
-    prepare(plan)
-    summaries = [write_shard(plan, shard) for shard in plan.shards]  # on any worker, any order
-    dataset = finish(plan, summaries)
+    with claim_store(plan.location) as claim:
+        plan = prepare(plan)
+        summaries = [write_shard(plan, shard) for shard in plan.shards]  # on any worker, any order
+        stored = [read_back(plan, shard) for shard in plan.shards]  # likewise
+        claim.check()
+        dataset = finish(plan, summaries, stored)
 
-Nothing is seen at `url` before `finish`. An ingest that was killed is taken up by the next of
-the same source and layout, which writes only the shards that are not whole; one of another
-source starts over.
+No finished store is at `url` before `finish`. If an ingest was killed, the next one of the same
+source and layout keeps the shards that hold the source's rows and writes the others; an ingest
+of another source starts over. The fingerprint is that of the rows read back from the store.
 """
 
 from collections.abc import Iterable
@@ -53,11 +56,20 @@ class ShardSummary:
     pixel_sum: NDArray[np.int64] = field(compare=False, repr=False)
     """Sum of the images, (3072,) int64: exact."""
     digests: bytes = field(repr=False)
-    """SHA-256 of each row, 32 bytes a row."""
+    """SHA-256 of each row of the source, 32 bytes per row."""
     class_counts: tuple[int, ...]
     """Images of each class."""
     reused: bool
-    """Whether the shard was there already, whole, and was left as it is."""
+    """Whether the store already held these rows, so that nothing was written."""
+
+
+@dataclass(frozen=True)
+class StoredShard:
+    """What a shard of the store holds, as read back from it."""
+
+    shard: ShardTask
+    digests: bytes = field(repr=False)
+    """SHA-256 of each row of the store, 32 bytes per row; empty if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,6 @@ def plan_ingest(source: Source, url: str, layout: Layout | None = None) -> Inges
                 f"(fingerprint {held.fingerprint[:12]}); remove it or name another store"
             )
         return IngestPlan(source, location, layout, shards=(), complete=True)
-    if held is not None and location.is_local:
-        raise DataError(f"{location} is a store without a fingerprint; remove it first")
     shards = tuple(
         ShardTask(split, rows.start, rows.stop)
         for split in SPLITS
@@ -106,16 +116,22 @@ def plan_ingest(source: Source, url: str, layout: Layout | None = None) -> Inges
     return IngestPlan(source, location, layout, shards, complete=False)
 
 
-def prepare(plan: IngestPlan) -> None:
+def prepare(plan: IngestPlan) -> IngestPlan:
     """Make the unfinished store, or keep the one that an ingest like this left.
 
+    Hold the claim on the store (`storage.claims.claim_store`) from here to `finish`. Returns the
+    plan as it is now: another ingest may have completed the store since `plan` was made.
+
     Raises:
-        DataError: the place cannot be written.
+        DataError: the place cannot be written, or has got a store of other data meanwhile.
     """
+    plan = plan_ingest(plan.source, plan.location.url, plan.layout)
     if plan.complete:
-        return
+        return plan
     partial = plan.location.partial
     try:
+        if partial != plan.location:
+            _take_back(plan.location)
         if not _is_begun(plan):
             partial.remove()
             attributes = plan.manifest.to_attributes()
@@ -123,6 +139,17 @@ def prepare(plan: IngestPlan) -> None:
         create_arrays(partial, plan.layout, {split: plan.source.rows(split) for split in SPLITS})
     except OSError as error:
         raise DataError(f"cannot write a store at {plan.location}: {error}") from error
+    return plan
+
+
+def _take_back(location: Location) -> None:
+    """Move an unfinished store from a path's final place to where unfinished stores lie.
+
+    Ingests that did not exclude each other could leave one there.
+    """
+    if not location.is_empty():
+        location.partial.remove()
+        Path(location.url).rename(location.partial.url)
 
 
 def _is_begun(plan: IngestPlan) -> bool:
@@ -134,57 +161,85 @@ def _is_begun(plan: IngestPlan) -> bool:
 
 
 def write_shard(plan: IngestPlan, shard: ShardTask) -> ShardSummary:
-    """Write one shard, unless it is there already and whole, and sum it up.
+    """Write one shard, unless the store already holds its rows, and sum it up.
 
     May run on any worker that sees the source and the store, any number of times.
 
     Raises:
         DataError: the source is damaged here, or the ingest was not prepared.
     """
-    partial = plan.location.partial
-    images = StoredArray.open(partial, f"{shard.split}/images")
-    labels = StoredArray.open(partial, f"{shard.split}/labels")
+    images, labels = _open_arrays(plan, shard)
     stored_images = images.read_if_whole(shard.start, shard.stop)
     stored_labels = labels.read_if_whole(shard.start, shard.stop)
-    if stored_images is not None and stored_labels is not None:
-        return _sum_up(shard, stored_images.reshape(-1, PIXELS), stored_labels, reused=True)
     read_images, read_labels = plan.source.read(shard.split, shard.start, shard.stop)
-    images.write(shard.start, read_images.reshape(-1, *IMAGE_SHAPE))
-    labels.write(shard.start, read_labels)
-    return _sum_up(shard, read_images, read_labels, reused=False)
-
-
-def _sum_up(shard: ShardTask, images: Bytes, labels: Bytes, *, reused: bool) -> ShardSummary:
-    counts = np.bincount(labels, minlength=len(CLASSES))
+    shaped_images = read_images.reshape(-1, *IMAGE_SHAPE)
+    reused = _is_equal(stored_images, shaped_images) and _is_equal(stored_labels, read_labels)
+    if not reused:
+        images.write(shard.start, shaped_images)
+        labels.write(shard.start, read_labels)
     return ShardSummary(
         shard=shard,
-        pixel_sum=images.sum(axis=0, dtype=np.int64),
-        digests=row_digests(images, labels),
-        class_counts=tuple(counts.tolist()),
+        pixel_sum=read_images.sum(axis=0, dtype=np.int64),
+        digests=row_digests(read_images, read_labels),
+        class_counts=tuple(np.bincount(read_labels, minlength=len(CLASSES)).tolist()),
         reused=reused,
     )
 
 
-def finish(plan: IngestPlan, summaries: Iterable[ShardSummary]) -> Dataset:
+def _open_arrays(plan: IngestPlan, shard: ShardTask) -> tuple[StoredArray, StoredArray]:
+    """Open the unfinished store's images and labels of a shard's split."""
+    images, labels = (
+        StoredArray.open(plan.location.partial, f"{shard.split}/{name}")
+        for name in ("images", "labels")
+    )
+    return images, labels
+
+
+def _is_equal(stored: Bytes | None, rows: Bytes) -> bool:
+    return stored is not None and np.array_equal(stored, rows)
+
+
+def read_back(plan: IngestPlan, shard: ShardTask) -> StoredShard:
+    """Read a written shard from the unfinished store and digest its rows.
+
+    Call it when all shards are written, on any worker that sees the store.
+    """
+    images, labels = (
+        array.read_if_whole(shard.start, shard.stop) for array in _open_arrays(plan, shard)
+    )
+    if images is None or labels is None:
+        return StoredShard(shard, b"")
+    return StoredShard(shard, row_digests(images.reshape(-1, PIXELS), labels))
+
+
+def finish(
+    plan: IngestPlan, summaries: Iterable[ShardSummary], stored: Iterable[StoredShard]
+) -> Dataset:
     """Write the mean and the fingerprint, publish the store and open it.
 
-    `summaries` are those of all the plan's shards, in any order.
+    `summaries` and `stored` are those of all the plan's shards, in any order.
 
     Raises:
-        ValueError: a shard's summary is missing, or there twice.
-        DataError: another ingest has taken the place meanwhile.
+        ValueError: a shard is missing among them, or there twice.
+        DataError: the store does not hold the source's rows, or another ingest has taken the
+            place meanwhile.
     """
     if plan.complete:
         return open_dataset(plan.location.url)
     ordered = sorted(summaries, key=lambda summary: summary.shard)
-    if [summary.shard for summary in ordered] != sorted(plan.shards):
-        raise ValueError(f"{len(ordered)} summaries do not match {len(plan.shards)} shards")
+    held = sorted(stored, key=lambda each: each.shard)
+    for shards in ([summary.shard for summary in ordered], [each.shard for each in held]):
+        if shards != sorted(plan.shards):
+            raise ValueError(f"{len(shards)} shards do not match the plan's {len(plan.shards)}")
+    _check_stored(plan, ordered, held)
     if not _is_begun(plan):
         raise DataError(f"{plan.location}: another ingest has taken the place; run this again")
     partial = plan.location.partial
     mean = StoredArray.open(partial, "train/mean")
     mean.write(0, _mean_image(plan, ordered))
-    digests = {split: _digests(ordered, split) for split in SPLITS}
+    digests = {
+        split: [each.digests for each in held if each.shard.split == split] for split in SPLITS
+    }
     finished = plan.manifest.finished(fingerprint(digests))
     consolidate(partial)
     root = zarr.open_group(partial.store(read_only=False), mode="r+")
@@ -194,8 +249,17 @@ def finish(plan: IngestPlan, summaries: Iterable[ShardSummary]) -> Dataset:
     return open_dataset(plan.location.url)
 
 
-def _digests(summaries: list[ShardSummary], split: Split) -> list[bytes]:
-    return [summary.digests for summary in summaries if summary.shard.split == split]
+def _check_stored(
+    plan: IngestPlan, summaries: list[ShardSummary], stored: list[StoredShard]
+) -> None:
+    for summary, held in zip(summaries, stored, strict=True):
+        if summary.digests != held.digests:
+            shard = summary.shard
+            raise DataError(
+                f"{plan.location}: {shard.split} rows {shard.start} to {shard.stop - 1} are not "
+                "the source's: something else has written there; the store is not finished, run "
+                "this again"
+            )
 
 
 def _mean_image(plan: IngestPlan, summaries: list[ShardSummary]) -> NDArray[np.float64]:
@@ -213,13 +277,10 @@ def _publish(plan: IngestPlan) -> None:
     try:
         partial.rename(plan.location.url)
     except OSError as error:
-        held = read_manifest(plan.location)
-        if held is None or held.identity != plan.source.identity:
-            raise DataError(f"cannot put the store at {plan.location}: {error}") from error
-        plan.location.partial.remove()  # another ingest of the same data was first
+        raise DataError(f"cannot put the store at {plan.location}: {error}") from error
 
 
 def abandon(plan: IngestPlan) -> None:
-    """Remove what an unfinished ingest has written; a finished store stays."""
+    """Remove what an unfinished ingest has written, while its claim is held."""
     if not plan.complete and _is_begun(plan):
         plan.location.partial.remove()

@@ -55,6 +55,12 @@ class Location:
         path = Path(self.url)
         return Location(str(path.with_name(f".{path.name}.partial")), is_local=True)
 
+    @property
+    def claim(self) -> "Location":
+        """Where an ingest says that it is writing the store: a hidden sibling."""
+        parent, name = self.url.rsplit("/", 1)
+        return Location(f"{parent}/.{name}.claim", self.is_local)
+
     def store(self, *, read_only: bool) -> Store:
         """Open the place for Zarr."""
         if self.is_local:
@@ -66,8 +72,39 @@ class Location:
         if self.is_local:
             path = Path(self.url)
             return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-        system, path_there = fsspec.url_to_fs(self.url)
+        system, path_there = self._system()
         return not system.exists(path_there) or system.find(path_there) == []
+
+    def read_bytes(self) -> bytes | None:
+        """Read the file or object here, or return None if there is none."""
+        try:
+            if self.is_local:
+                return Path(self.url).read_bytes()
+            system, path = self._system()
+            return bytes(system.cat_file(path))
+        except FileNotFoundError:
+            return None
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the file or object here, in place of any."""
+        if self.is_local:
+            Path(self.url).write_bytes(data)
+            return
+        system, path = self._system()
+        system.pipe_file(path, data)
+
+    def create_object(self, data: bytes) -> bool:
+        """Create the object here, or return False if there is one; not for a path.
+
+        In memory and on S3, Google's and Azure's stores (s3fs, gcsfs and adlfs from 2024.12 on)
+        one of several writers at once succeeds. Other file systems only look first.
+        """
+        system, path = self._system()
+        try:
+            system.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
 
     def child(self, key: str) -> "Location":
         """Return the place of `key`, a path below this one."""
@@ -82,9 +119,19 @@ class Location:
             else:
                 path.unlink(missing_ok=True)
             return
-        system, path = fsspec.url_to_fs(self.url)
+        system, path = self._system()
         if system.exists(path):
+            metadata = f"{path}/zarr.json"  # goes last: without it the rest would be no store
+            rest = [file for file in system.find(path) if file not in {metadata, path}]
+            if rest:
+                system.rm(rest)
             system.rm(path, recursive=True)
+
+    def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """Return the file system and the path there, with no listing left from earlier."""
+        system, path = fsspec.url_to_fs(self.url)
+        system.invalidate_cache()  # another process may have written since
+        return system, path
 
     def __str__(self) -> str:
         return self.url

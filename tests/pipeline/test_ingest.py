@@ -25,11 +25,12 @@ LAYOUT = Layout(shard_rows=100, chunk_rows=50)
 @pytest.fixture(scope="module")
 def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return that of the source, stored in this process in shards of another size."""
-    from storage.ingest import finish, prepare, write_shard
+    from storage.ingest import finish, prepare, read_back, write_shard
 
     plan = plan_ingest(SOURCE, str(tmp_path_factory.mktemp("plain") / "a.zarr"), Layout(701))
     prepare(plan)
-    return finish(plan, [write_shard(plan, shard) for shard in plan.shards]).fingerprint
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    return finish(plan, summaries, [read_back(plan, shard) for shard in plan.shards]).fingerprint
 
 
 def test_what_is_stored_is_the_source(client: Client, tmp_path: Path, fingerprint: str) -> None:

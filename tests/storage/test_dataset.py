@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from storage.cifar10 import Cifar10
 from storage.dataset import Dataset, open_dataset
 from storage.errors import DataError
-from storage.ingest import finish, plan_ingest, prepare, write_shard
+from storage.ingest import finish, plan_ingest, prepare, read_back, write_shard
 from storage.schema import CLASSES, Layout
 from storage.sources import Source, open_source
 from storage.synthetic import Synthetic
@@ -29,7 +29,8 @@ TRAIN_IMAGES, TRAIN_LABELS = SOURCE.read("train", 0, 230)
 def ingest(source: Source, url: str, layout: Layout) -> Dataset:
     plan = plan_ingest(source, url, layout)
     prepare(plan)
-    return finish(plan, [write_shard(plan, shard) for shard in plan.shards])
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    return finish(plan, summaries, [read_back(plan, shard) for shard in plan.shards])
 
 
 LAYOUTS = [Layout(50, 10), Layout(53, 53), Layout(7, 1), Layout(1000, 100)]

@@ -27,6 +27,34 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+def try_lock_path(path: Path) -> int | None:
+    """Lock a file that its holder removes, and return its descriptor, or None if it is locked.
+
+    A file that was removed between opening and locking excludes nobody, so the lock counts only
+    if the path still names the locked file.
+    """
+    while True:
+        descriptor = open_lock(path)
+        if not try_lock(descriptor):
+            os.close(descriptor)
+            return None
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether somebody holds a lock on the file, if it is there."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not try_lock(descriptor)
+    finally:
+        release(descriptor)
+
+
 def release(descriptor: int) -> None:
     """Give the lock back and close the file."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked just now has the descriptor too
