@@ -170,9 +170,6 @@ def claim_store(
             raise DataError(f"cannot write a store at {location}: {error}") from error
         stack.callback(claim._give_up)
         stack.enter_context(_refreshing(claim, lease))
-        if not location.is_local:
-            time.sleep(lease.settle_seconds)
-            claim.check()
         yield claim
 
 
@@ -239,6 +236,10 @@ def _take_object(claim: Claim, lease: Lease, tell: Tell) -> None:
         _watch(claim.location, held, lease, tell)
         if Holder.read(place) == held:
             place.remove()
+    time.sleep(lease.settle_seconds)
+    settled = Holder.read(place)
+    if settled != claim.holder:
+        raise _refusal(claim.location, settled)
 
 
 def _watch(location: Location, held: Holder | None, lease: Lease, tell: Tell) -> None:
