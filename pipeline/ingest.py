@@ -60,7 +60,7 @@ def ingest(
 
 def _submit(
     client: Client, name: str, work: Callable[[IngestPlan, ShardTask], T], plan: IngestPlan
-) -> list[Future]:
+) -> list[Future[T]]:
     """Submit `work` for every shard of the plan."""
     group = task_group(name)
     return [
@@ -69,6 +69,6 @@ def _submit(
     ]
 
 
-def _results(client: Client, futures: Iterable[Future]) -> Iterator[T]:
+def _results(client: Client, futures: Iterable[Future[T]]) -> Iterator[T]:
     for _, result in as_completed(futures, loop=client.loop, with_results=True):
         yield result

@@ -119,13 +119,15 @@ class Location:
             else:
                 path.unlink(missing_ok=True)
             return
-        system, path = self._system()
-        if system.exists(path):
-            metadata = f"{path}/zarr.json"  # goes last: without it the rest would be no store
-            rest = [file for file in system.find(path) if file not in {metadata, path}]
-            if rest:
-                system.rm(rest)
-            system.rm(path, recursive=True)
+        system, root = self._system()
+        if system.exists(root):
+            # The root's metadata goes last. Without it, what a broken-off removal leaves would
+            # not be recognised as an unfinished store.
+            last = {root, f"{root}/zarr.json"}
+            first = [file for file in system.find(root) if file not in last]
+            if first:
+                system.rm(first)
+            system.rm(root, recursive=True)
 
     def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """Return the file system and the path there, with no listing left from earlier."""

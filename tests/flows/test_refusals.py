@@ -19,7 +19,9 @@ from flows.cli import run_command
 from flows.record import Run
 from pipeline import checkpoints
 from pipeline.parameters import TrainingParameters
+from storage.claims import claim_store
 from storage.dataset import open_dataset
+from storage.location import Location
 from tests.flows.conftest import Command, Finished, User, end
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
@@ -340,6 +342,21 @@ def test_damaged_or_hostile_images_leave_nothing(
     (late if is_late else refused)(finished, *words)
     assert left(tmp_path) == before
     assert not (tmp_path.parent / "x").exists()
+
+
+def test_a_store_that_another_ingest_writes_is_refused_before_anything_starts(
+    hinge: Command, tmp_path: Path
+) -> None:
+    url = tmp_path / "new.zarr"
+    with claim_store(Location.parse(str(url))):
+        before = left(tmp_path)
+        refused(
+            hinge("ingest", "synthetic:600", "--store", url),
+            f"{url} is being written by another ingest (process {os.getpid()} on ",
+            "wait for its end or end it, then run this again",
+        )
+        assert left(tmp_path) == before
+    assert left(tmp_path) == set()
 
 
 def test_a_flipped_byte_in_a_chunk_is_named(

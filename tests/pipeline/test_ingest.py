@@ -10,6 +10,7 @@ import pytest
 from distributed import Client
 
 from pipeline.ingest import ingest
+from storage.claims import claim_store
 from storage.dataset import open_dataset
 from storage.errors import DataError
 from storage.ingest import ShardSummary, ShardTask, plan_ingest
@@ -51,10 +52,31 @@ def test_what_is_stored_is_the_source(client: Client, tmp_path: Path, fingerprin
 
 def test_a_second_ingest_finds_it_done(client: Client, tmp_path: Path) -> None:
     url = str(tmp_path / "a.zarr")
+    made_before = plan_ingest(SOURCE, url, LAYOUT)
     first = ingest(client, plan_ingest(SOURCE, url, LAYOUT))
     told: list[ShardSummary] = []
-    again = ingest(client, plan_ingest(SOURCE, url, LAYOUT), told.append)
-    assert (again, told) == (first, [])
+    for plan in (plan_ingest(SOURCE, url, LAYOUT), made_before):
+        assert ingest(client, plan, told.append) == first
+    assert told == []
+
+
+def test_a_store_that_another_ingest_writes_is_refused(client: Client, tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    plan = plan_ingest(SOURCE, str(place / "a.zarr"), LAYOUT)
+    with claim_store(plan.location):
+        before = list(place.iterdir())
+        with pytest.raises(DataError, match="is being written by another ingest"):
+            ingest(client, plan)
+        assert list(place.iterdir()) == before
+    ingest(client, plan)
+    assert [path.name for path in place.iterdir()] == ["a.zarr"]
+
+
+def test_an_ingest_that_lost_its_claim_does_not_publish(client: Client, tmp_path: Path) -> None:
+    plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
+    with pytest.raises(DataError, match="has lost its claim"):
+        ingest(client, plan, lambda _: plan.location.claim.remove())
+    assert not (tmp_path / "a.zarr").exists()
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from storage import locks
 from storage.claims import Holder, Lease, claim_store, refuse_if_claimed
 from storage.dataset import open_dataset
 from storage.errors import DataError
 from storage.ingest import finish, plan_ingest, prepare, read_back, write_shard
 from storage.location import Location
-from storage.locks import is_locked, open_lock, release, try_lock, try_lock_path
+from storage.locks import is_locked, open_lock, release, try_lock_path
 from tests.storage.ingesting import LEASE, source
 
 ROOT = Path(__file__).parents[2]
@@ -243,19 +244,33 @@ def test_a_place_that_cannot_be_claimed_is_told(tmp_path: Path) -> None:
         pytest.fail("there is no such place")
 
 
-def test_a_lock_on_a_file_that_was_removed_does_not_count(tmp_path: Path) -> None:
+def test_a_file_is_locked_by_one_and_seen_to_be(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
+    assert not path.exists()
     holder = try_lock_path(path)
     assert holder is not None
     assert is_locked(path)
     assert try_lock_path(path) is None
-    late = open_lock(path)  # opened before the holder removes it
-    path.unlink()
     release(holder)
-    assert try_lock(late)
-    second = try_lock_path(path)  # so this must not be kept out by the lock on the removed file
-    assert second is not None
-    assert os.path.samestat(os.fstat(second), path.stat())
-    release(late)
-    release(second)
+    assert not is_locked(path)
+
+
+def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    opened: list[int] = []
+
+    def open_just_before_it_is_removed(path: Path) -> int:
+        opened.append(open_lock(path))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(locks, "open_lock", open_just_before_it_is_removed)
+    held = try_lock_path(path)
+    assert held is not None
+    assert len(opened) == 2
+    assert try_lock_path(path) is None
+    release(held)

@@ -10,15 +10,18 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.arrays import StoredArray
 from storage.cifar10 import open_directory
 from storage.dataset import Dataset, open_dataset
 from storage.errors import DataError
 from storage.ingest import (
     IngestPlan,
     ShardSummary,
+    ShardTask,
     StoredShard,
     abandon,
     finish,
@@ -34,6 +37,7 @@ from tests.bits import bits
 
 Write = Callable[..., Any]  # see conftest.py
 SOURCE = Synthetic(train_rows=230, test_rows=40)
+OTHER = Synthetic(train_rows=230, test_rows=40, seed=9)
 LAYOUT = Layout(shard_rows=50, chunk_rows=10)
 
 
@@ -325,3 +329,99 @@ def test_an_ingest_killed_before_it_said_what_it_was_starts_over(tmp_path: Path)
     (tmp_path / ".data.zarr.partial" / "zarr.abc.partial").write_text("{")
     assert_holds(ingest(SOURCE, str(tmp_path / "data.zarr")), SOURCE)
     assert list(tmp_path.iterdir()) == [tmp_path / "data.zarr"]
+
+
+def _put_rows_of(other: Source, plan: IngestPlan, shard: ShardTask) -> None:
+    """Write another source's rows into a shard of the unfinished store, whole and valid."""
+    images, labels = other.read(shard.split, shard.start, shard.stop)
+    where = plan.location.partial
+    for name, rows in (("images", images.reshape(-1, 3, 32, 32)), ("labels", labels)):
+        StoredArray.open(where, f"{shard.split}/{name}").write(shard.start, rows)
+
+
+def test_a_whole_shard_of_other_rows_is_written_again(url: str) -> None:
+    plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
+    for shard in plan.shards:
+        write_shard(plan, shard)
+    _put_rows_of(OTHER, plan, plan.shards[2])
+    _, labels = OTHER.read("train", 0, 50)
+    StoredArray.open(plan.location.partial, "train/labels").write(0, labels)  # these alone
+    assert _resume(plan) == [False, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("damage", ["other rows", "missing"])
+def test_a_store_that_was_changed_after_its_writing_is_not_finished(url: str, damage: str) -> None:
+    plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
+    summaries = [write_shard(plan, shard) for shard in plan.shards]
+    shard = plan.shards[2]
+    if damage == "other rows":
+        _put_rows_of(OTHER, plan, shard)
+    else:
+        plan.location.partial.child("train/labels/c/2").remove()
+    with pytest.raises(DataError) as caught:
+        finish(plan, summaries, read_all(plan))
+    assert str(caught.value) == (
+        f"{url}: train rows 100 to 149 are not the source's: something else has written there; "
+        "the store is not finished, run this again"
+    )
+    with pytest.raises(DataError, match=r"not finished; (ingest it again|make it with ingest)"):
+        open_dataset(url)
+    assert _resume(plan) == [True, True, False, True, True, True]
+
+
+@pytest.mark.parametrize("source", [SOURCE, OTHER])
+def test_an_unfinished_store_at_its_final_place_is_taken_back(
+    tmp_path: Path, source: Source
+) -> None:
+    url = tmp_path / "data.zarr"
+    plan = prepare(plan_ingest(SOURCE, str(url), LAYOUT))
+    for shard in plan.shards[:3]:
+        write_shard(plan, shard)
+    Path(plan.location.partial.url).rename(url)
+    (tmp_path / ".data.zarr.partial").mkdir()
+    (tmp_path / ".data.zarr.partial" / "left").write_text("by another ingest")
+    with pytest.raises(DataError, match="is not finished; ingest it again to go on"):
+        open_dataset(str(url))
+    dataset, summaries = carry_out(prepare(plan_ingest(source, str(url), LAYOUT)))
+    assert_holds(dataset, source)
+    kept = 3 if source is SOURCE else 0
+    assert [each.reused for each in summaries] == [True] * kept + [False] * (6 - kept)
+    assert list(tmp_path.iterdir()) == [url]
+
+
+def test_a_store_that_was_finished_since_the_plan_was_made_is_kept(url: str) -> None:
+    same = plan_ingest(SOURCE, url, LAYOUT)
+    other = plan_ingest(OTHER, url, LAYOUT)
+    dataset = ingest(SOURCE, url)
+    assert prepare(same).complete
+    assert finish(prepare(same), [], []) == dataset
+    with pytest.raises(DataError, match="already holds other data"):
+        prepare(other)
+    assert_holds(open_dataset(url), SOURCE)
+
+
+def test_a_removal_of_objects_that_was_broken_off_leaves_no_dead_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unfinished store that has lost its own metadata would be no store to ingest."""
+    url = f"memory://{tmp_path.name}/data.zarr"
+    plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
+    write_shard(plan, plan.shards[0])
+    removed: list[str] = []
+
+    def remove_two_and_stop(
+        system: MemoryFileSystem, path: str | list[str], recursive: bool = False
+    ) -> None:
+        for file in system.find(path) if isinstance(path, str) else path:
+            if len(removed) == 2:
+                raise KeyboardInterrupt
+            system.rm_file(file)
+            removed.append(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryFileSystem, "rm", remove_two_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(plan_ingest(OTHER, url, LAYOUT))
+    assert len(removed) == 2
+    assert_holds(ingest(OTHER, url), OTHER)
+    MemoryFileSystem.store.clear()
