@@ -203,6 +203,27 @@ def test_a_claim_is_exclusive_in_a_process_too_and_ends_with_its_block(
         assert where.claim.read_bytes() is None
 
 
+def test_a_claim_that_another_ingest_replaced_at_once_is_refused(tmp_path: Path) -> None:
+    """As happens where a file system only looks first whether there is an object."""
+    url = f"memory://{tmp_path.name}/a.zarr"
+    where = Location.parse(url)
+    other = replace(Holder.this_process(), host="elsewhere", pid=7)
+
+    def replace_it() -> None:
+        until(lambda: where.claim.read_bytes() is not None)
+        other.write(where.claim)
+
+    thread = threading.Thread(target=replace_it)
+    thread.start()
+    with (
+        pytest.raises(DataError, match=REFUSED.format(url=url, pid=7)),
+        claim_store(where, LEASE),
+    ):
+        pytest.fail("two hold the claim")
+    thread.join()
+    assert Holder.read(where.claim) == other
+
+
 def test_a_claim_whose_file_is_gone_is_lost(tmp_path: Path) -> None:
     where = Location.parse(str(tmp_path / "a.zarr"))
     with claim_store(where, LEASE) as claim:
@@ -227,7 +248,7 @@ def test_a_claim_is_rewritten_while_it_is_held(tmp_path: Path) -> None:
 
 
 def test_a_claim_that_cannot_be_read_is_a_dead_ones(tmp_path: Path) -> None:
-    for content in (b"", b"{", json.dumps({"pid": 7}).encode()):
+    for content in (b"{", json.dumps({"pid": 7}).encode()):
         where = Location.parse(f"memory://{tmp_path.name}/a.zarr")
         where.claim.write_bytes(content)
         with claim_store(where, replace(LEASE, expiry_seconds=0.2)) as claim:

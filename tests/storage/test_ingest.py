@@ -412,7 +412,8 @@ def test_a_removal_of_objects_that_was_broken_off_leaves_no_dead_end(
     def remove_two_and_stop(
         system: MemoryFileSystem, path: str | list[str], recursive: bool = False
     ) -> None:
-        for file in system.find(path) if isinstance(path, str) else path:
+        files = system.find(path) if isinstance(path, str) else path
+        for file in sorted(files, key=lambda name: name.count("/")):  # the worst order
             if len(removed) == 2:
                 raise KeyboardInterrupt
             system.rm_file(file)
