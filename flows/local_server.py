@@ -115,7 +115,8 @@ class LocalServer:
         """Start the server's process, out of reach of this terminal's signals."""
         with self._log.open("wb") as log:
             subprocess.run(  # it returns when the process has locked its state file and forked
-                [sys.executable, "-m", "flows.server_process", str(self._state)],
+                # -P: a folder `flows` in the current directory is not ours
+                [sys.executable, "-P", "-m", "flows.server_process", str(self._state)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

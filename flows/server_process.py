@@ -1,4 +1,4 @@
-"""The Prefect server's own process: `python -m flows.server_process STATE`.
+"""The Prefect server's own process: `python -P -m flows.server_process STATE`.
 
 What `prefect server start` runs, without the command line around it, so that it
 answers sooner: the garbage collector rests while half a million objects that
