@@ -43,7 +43,7 @@ bench: $(INSTALLED)  ## measure speed, as ratios on this machine
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,rounds
 
 demo: $(INSTALLED)  ## train, reproduce the notes, and write a page of it
-	$(BIN)/python -m flows.demo
+	$(BIN)/python -P -m flows.demo
 
 clean:  ## remove what make and the tools made; runs and data stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .import_linter_cache

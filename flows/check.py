@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.check_results import Checked, keep_task, results
 from flows.console import to_json
+from flows.guarded_flow import flow
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.check import check_step, gradient_task, weights_at
 from flows.check_figures import draw_step_errors
+from flows.guarded_flow import flow
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session

@@ -1,4 +1,4 @@
-"""The command `hinge`: its entry, its exit status, and the list of its commands."""
+"""What `hinge` does once it has started: its exit status, and the list of its commands."""
 
 import io
 import os

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pooch
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.guarded_flow import flow
 from flows.record import Run, check_runs, circumstances, now
 from flows.session import Session, flow_session
 from pipeline.ingest import ingest

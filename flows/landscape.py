@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.guarded_flow import flow
 from flows.landscape_results import Path2D, keep_task, results
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.parameters import read_parameters

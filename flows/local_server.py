@@ -1,17 +1,31 @@
-"""The Prefect server that all commands of one user share where none is named.
+"""The Prefect server that all commands of one user on one host share where none is named.
 
-Its database stays in Prefect's home, so that runs can be looked at later:
+Its database stays in Prefect's home, so that runs can be looked at later. Beside it are
 
-    <home>/hinge/server-<Prefect's version>.json    where it is; locked while it is alive
-    <home>/hinge/server-<Prefect's version>.users   a shared lock for each command under it
-    <home>/hinge/server-<Prefect's version>.mutex   held to start it, to join and to leave
-    <home>/hinge/server-<Prefect's version>.log     its output
+    <home>/hinge/server-<Prefect's version>-<host>.json    where it is; locked while it is alive
+    <home>/hinge/server-<Prefect's version>-<host>.users   a shared lock for each command under it
+    <home>/hinge/server-<Prefect's version>-<host>.mutex   held to start it, to join and to leave
+    <home>/hinge/server-<Prefect's version>-<host>.log     its output
 
 A command that leaves and is the last (the users' lock becomes its own) stops
-the server. As locks end with their process, nothing here can be stale: a command
-killed with SIGKILL is no longer a user, and the server it leaves behind is the
-next command's; a state file that nobody has locked says nothing, whatever is
-running under the number in it.
+the server. The operating system releases a process's locks when it ends, so
+nothing here can be stale: a command killed with SIGKILL is no longer a user, and
+the next command takes over the server it leaves behind. A state file is believed
+only while it is locked and while the very process that it names is alive
+(`flows.process_identity`); no other process is ever signalled.
+
+Several hosts may share one home. Each has a server and files of its own, because
+process ids and loopback addresses mean something else on another host. <host> is
+a digest of the machine's name and boot and of the process's namespaces, so a
+container is a host of its own, and a machine becomes a new one when it boots. The
+few small files of earlier ones stay. All these servers write to the one database:
+
+* On one machine (several containers, say) that is safe: SQLite's locks hold there,
+  and every server shows the runs of all.
+* On several machines at the same time (a home on a network filesystem) it is not:
+  Prefect uses SQLite's write-ahead log, which works on one machine only. Set
+  `PREFECT_HOME` to a directory of each machine's own, or `PREFECT_API_URL` to one
+  server for all of them.
 """
 
 import json
@@ -31,6 +45,7 @@ import prefect
 
 from flows.errors import ServerError
 from storage.locks import lock_shared, open_lock, release, try_lock
+from flows.process_identity import HostIdentity, ProcessIdentity
 
 START_SECONDS = 120.0
 """How long a server may take to start: 3 s, 6 s with a fresh database, on an idle machine."""
@@ -45,13 +60,13 @@ POLL_SECONDS = 0.02
 
 
 class LocalServer:
-    """The server that the commands of one Prefect home share, as one of them sees it."""
+    """The server that the commands of one home and host share, as one of them sees it."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         directory = home / "hinge"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stem = f"server-{prefect.__version__}"
+        stem = f"server-{prefect.__version__}-{HostIdentity.current().digest}"
         self._state = directory / f"{stem}.json"
         self._log = directory / f"{stem}.log"
         self._mutex = directory / f"{stem}.mutex"
@@ -87,7 +102,11 @@ class LocalServer:
         """Hold the mutex: who joins, starts, leaves or stops does so alone."""
         mutex = open_lock(self._mutex)
         try:
-            self._until(lambda: try_lock(mutex), START_SECONDS, "another command to let go of it")
+            self._until(
+                lambda: try_lock(mutex),
+                START_SECONDS,
+                f"another command to release {self._mutex}",
+            )
             yield
         finally:
             release(mutex)
@@ -96,7 +115,8 @@ class LocalServer:
         """Start the server's process, out of reach of this terminal's signals."""
         with self._log.open("wb") as log:
             subprocess.run(  # it returns when the process has locked its state file and forked
-                [sys.executable, "-m", "flows.server_process", str(self._state)],
+                # -P: a folder `flows` in the current directory is not ours
+                [sys.executable, "-P", "-m", "flows.server_process", str(self._state)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -109,7 +129,7 @@ class LocalServer:
         self._until(
             lambda: self._read().url is not None or not self._is_there(),
             START_SECONDS,
-            "it to answer",
+            f"the process that holds {self._state} to answer",
         )
         url = self._read().url
         if url is None or not self._answers():
@@ -119,10 +139,10 @@ class LocalServer:
     def _stop(self) -> None:
         """Ask the server to write what it has and end; kill it if it does not."""
         for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, ANSWER_SECONDS)):
-            pid = self._read().pid
-            if pid is None or not self._is_there():
+            process = self._read().process
+            if process is None or not self._is_there():
                 return
-            os.kill(pid, number)
+            process.send_signal(number)
             deadline = time.monotonic() + seconds
             while self._is_there() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
@@ -148,26 +168,39 @@ class LocalServer:
             return False
 
     def _read(self) -> "_State":
+        """What the state file says, if a live process of this host says it."""
         try:
-            return _State(**json.loads(self._state.read_bytes()))
-        except (OSError, ValueError, TypeError):  # not yet written, or not by a server
+            state = _State.from_json(json.loads(self._state.read_bytes()))
+        except (OSError, ValueError):  # not yet written, or not by a server
             return _State()
+        return state if state.process and state.process.is_alive() else _State()
 
     def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
         """Poll `done`, for so long, unless the start is abandoned."""
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline or self._abandoned.is_set():
-                raise ServerError(f"no Prefect server: gave up waiting for {what} ({self._mutex})")
+                raise ServerError(f"no Prefect server: gave up waiting for {what}")
             time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a server's process says of itself; of one that is not locked, nothing holds."""
+    """What a server's process says of itself."""
 
-    pid: int | None = None
+    process: ProcessIdentity | None = None
     url: str | None = None
+
+    @classmethod
+    def from_json(cls, value: object) -> "_State":
+        """Return the state that a server wrote as `value`; raise ValueError if none did."""
+        match value:
+            case {"process": process, **rest}:
+                url = rest.get("url")
+                return cls(
+                    ProcessIdentity.from_json(process), url if isinstance(url, str) else None
+                )
+        raise ValueError(f"not the state of a server: {value!r}")
 
 
 def _server_environment(home: Path) -> dict[str, str]:

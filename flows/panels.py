@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
+from flows.guarded_flow import flow
 from flows.landscape_figures import draw_panels
 from flows.landscape_results import results
 from flows.lifecycle import Kind, Plan, flow_run_name

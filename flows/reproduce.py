@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows.experiments import Part, Taken, parts, path_of
+from flows.guarded_flow import flow
 from flows.lifecycle import flow_run_name
 from flows.record import Run
 from flows.reproduce_results import REPRODUCE, Reproduction, ReproductionPlan, findings, report_task

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, runtime, task
+from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.console import to_json
 from flows.defaults import BLOCK, TRIALS
 from flows.evaluate import evaluate_task
+from flows.guarded_flow import flow
 from flows.lifecycle import Begun, Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.search_results import SearchPlan, keep_task, trial_lines

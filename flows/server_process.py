@@ -1,4 +1,4 @@
-"""The Prefect server's own process: `python -m flows.server_process STATE`.
+"""The Prefect server's own process: `python -P -m flows.server_process STATE`.
 
 What `prefect server start` runs, without the command line around it, so that it
 answers sooner: the garbage collector rests while half a million objects that
@@ -8,8 +8,8 @@ switch for each of 34,000 calls, takes 7 s).
 
 `STATE` is the file by which `flows.local_server` finds this process. An exclusive
 lock on it, held from before the first import until the process is gone,
-however it goes, says that the server is there; the process id in it, and once
-the server answers its URL, say where. Standard output and error are the log.
+however it goes, says that the server is there; the process in it, and once the
+server answers its URL, say where. Standard output and error are the log.
 """
 
 import asyncio
@@ -21,9 +21,12 @@ import socket
 import sys
 import warnings
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from flows.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,9 +41,10 @@ def main() -> None:
     state = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.ftruncate(state, 0)  # before the caller looks: an earlier server's address is not ours
-    if os.fork():  # the child shares the lock; nobody has to reap it
+    child = os.fork()  # the child shares the lock; nobody has to reap it
+    if child:
+        _announce(state, child)  # before the caller looks, too
         os._exit(0)
-    _announce(state)
     serve(state)
 
 
@@ -63,7 +67,9 @@ def serve(state: int) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                _announce(state, url=f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+                _announce(
+                    state, os.getpid(), url=f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+                )
             gc.freeze()  # what the start left stays; collections need not look at it
             gc.enable()
 
@@ -76,8 +82,9 @@ def create_database(interface: "PrefectDBInterface") -> None:
 
     Prefect migrates a database at every start, so this changes how long the
     first one takes and nothing else: what is made here is what Prefect's own
-    run of the same migrations makes, and it appears whole, by a rename, or not
-    at all. Anything but a fresh SQLite file is left to Prefect.
+    run of the same migrations makes, and it appears whole or not at all. The
+    first of several servers (one per host that shares the home) makes it; the
+    others leave it as it is. Anything but a fresh SQLite file is left to Prefect.
     """
     import sqlalchemy  # noqa: PLC0415
 
@@ -87,10 +94,11 @@ def create_database(interface: "PrefectDBInterface") -> None:
     target = Path(str(url.database))
     if target.exists():
         return
-    draft = target.with_name(f"{target.name}.{os.getpid()}.new")
+    draft = target.with_name(f"{target.name}.{uuid4().hex}.new")
     try:
         _migrate(interface, sqlalchemy.create_engine(f"sqlite:///{draft}"))
-        draft.replace(target)
+        with suppress(OSError):  # it is there by now, or Prefect has to make it
+            target.hardlink_to(draft)  # a rename would replace one that is in use
     finally:
         draft.unlink(missing_ok=True)
 
@@ -156,9 +164,12 @@ async def _drain() -> None:
         await asyncio.sleep(0.01)
 
 
-def _announce(state: int, **where: str) -> None:
-    """Replace the state file's content by this process's id and what else is known."""
-    content = json.dumps({"pid": os.getpid(), **where}).encode()
+def _announce(state: int, pid: int, **where: str) -> None:
+    """Replace the state file's content by the server's process and what else is known."""
+    identity = ProcessIdentity.of(pid)
+    if identity is None:  # it has ended already
+        return
+    content = json.dumps({"process": identity.to_json(), **where}).encode()
     os.pwrite(state, content, 0)
     os.ftruncate(state, len(content))
 

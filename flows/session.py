@@ -66,6 +66,11 @@ def command_session(
         yield session
 
 
+def in_session() -> bool:
+    """Whether a session is open, which flows called now would use."""
+    return _current.get(None) is not None
+
+
 @contextmanager
 def flow_session(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Session]:
     """Yield the command's session, or one of the flow's own."""

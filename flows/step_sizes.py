@@ -10,11 +10,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.figures import Curve, draw_loss_curves
+from flows.guarded_flow import flow
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
 from flows.figures import draw_step_sizes
+from flows.guarded_flow import flow
 from flows.lifecycle import Kind, Plan, flow_run_name
 from flows.record import Run, weights_sha256
 from flows.session import Session, flow_session

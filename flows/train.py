@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.defaults import CHECKPOINT_EVERY, STEPS
 from flows.evaluate import evaluate_task
+from flows.guarded_flow import flow
 from flows.lifecycle import Kind, flow_run_name
 from flows.minimise import check_journal, journal_path, minimise_task
 from flows.record import Run

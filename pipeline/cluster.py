@@ -17,6 +17,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Security, rpc
 
 from pipeline.errors import PipelineError
+from pipeline.main_guard import check_main_guard
 
 CONNECT_SECONDS = 5.0
 """How long a scheduler may take to answer, and it to have a first worker."""
@@ -33,11 +34,16 @@ def connect(*, workers: int | None = None, scheduler: str | None = None) -> Iter
     (default: one a core), bound to loopback, and ends with the context.
 
     Raises PipelineError if the scheduler does not answer within `CONNECT_SECONDS`, or has
-    no worker.
+    no worker; and if a script starts a local cluster without a guard (`pipeline.main_guard`).
     """
-    address = scheduler or (None if workers else dask.config.get("scheduler-address", None))
+    address = scheduler_address(workers, scheduler)
     with _existing(address) if address else _local(workers or CPU_COUNT) as client:
         yield client
+
+
+def scheduler_address(workers: int | None, scheduler: str | None) -> str | None:
+    """Return the address that `connect` connects to, or None if it starts a local cluster."""
+    return scheduler or (None if workers else dask.config.get("scheduler-address", None))
 
 
 def task_group(name: str) -> str:
@@ -83,6 +89,7 @@ async def _identity(address: str) -> None:
 
 @contextmanager
 def _local(workers: int) -> Iterator[Client]:
+    check_main_guard()
     settings = {
         "distributed.nanny.pre-spawn-environ": _worker_environment(),
         # So long after a death Dask looks whether the worker is back, and else gives up its

@@ -12,18 +12,25 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import prefect
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.server.database import provide_database_interface
 from prefect.settings import temporary_settings
 
+from flows import local_server, server_process
 from flows.errors import ServerError
+from flows.local_server import LocalServer
+from storage.locks import open_lock, try_lock
+from flows.process_identity import HostIdentity, ProcessIdentity
 from flows.server import prefect_server
+from tests.flows.test_process_identity import ELSEWHERE
 
-STATE = Path("hinge", f"server-{prefect.__version__}.json")
+STATE = Path("hinge", f"server-{prefect.__version__}-{HostIdentity.current().digest}.json")
 
 HOLD = """
 import sys
@@ -32,6 +39,24 @@ with prefect_server() as url:
     print(url, flush=True)
     sys.stdin.read()
 """
+
+HOLD_IN_A_CONTAINER = """
+import fcntl, os, socket, struct, sys, urllib.request
+from flows.server import prefect_server
+with socket.socket() as any_socket:
+    up = struct.pack("16sh", b"lo", 0x1)
+    fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS: a new namespace's loopback is down
+with prefect_server() as url:
+    print(url, flush=True)
+    sys.stdin.readline()
+    print(urllib.request.urlopen(url + "/health").status, flush=True)
+"""
+
+CONTAINER = (
+    *("unshare", "--user", "--map-root-user", "--pid", "--net", "--mount-proc"),
+    *("--fork", "--kill-child"),
+)
+"""Runs a program in namespaces of its own, as a container does."""
 
 RUN_A_FLOW = """
 from prefect import flow
@@ -99,7 +124,7 @@ def url_of(process: "subprocess.Popen[str]") -> str:
 
 
 def server_pid(home: Path) -> int:
-    return int(json.loads((home / STATE).read_text())["pid"])
+    return int(json.loads((home / STATE).read_text())["process"]["pid"])
 
 
 def answers(url: str) -> bool:
@@ -168,9 +193,99 @@ def test_the_server_of_a_killed_command_is_reused_and_then_stopped(home: Path) -
     assert not answers(left_over)
 
 
+@contextmanager
+def stranger(state: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that holds the lock on a state file and knows nothing of servers."""
+    state.parent.mkdir(parents=True, exist_ok=True)
+    lock = open_lock(state)
+    assert try_lock(lock)
+    with subprocess.Popen(["sleep", "600"], pass_fds=[lock]) as process:
+        os.close(lock)  # the lock stays with the process
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def write_state(state: Path, process: object) -> None:
+    state.write_text(json.dumps({"process": process, "url": "http://127.0.0.1:9/api"}))
+
+
+@pytest.mark.parametrize("where", [*ELSEWHERE, "garbage", "an earlier release's file"])
+def test_a_process_that_is_not_the_server_is_never_signalled(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "START_SECONDS", 0.2)
+    state = tmp_path / STATE
+    with stranger(state) as process:
+        identity = ProcessIdentity.of(process.pid)
+        assert identity is not None
+        if where in ELSEWHERE:
+            write_state(state, ELSEWHERE[where](identity).to_json())
+        elif where == "garbage":
+            state.write_text("[1, 2")
+        else:
+            state.write_text(f'{{"pid": {process.pid}, "url": "http://127.0.0.1:9/api"}}')
+        server = LocalServer(tmp_path)
+        with pytest.raises(ServerError, match=f"gave up waiting for the .* that holds {state} to"):
+            server.join()
+        server.leave()
+        assert process.poll() is None
+
+
+def test_the_process_that_is_the_server_is_signalled(tmp_path: Path) -> None:
+    with stranger(tmp_path / STATE) as process:
+        identity = ProcessIdentity.of(process.pid)
+        assert identity is not None
+        write_state(tmp_path / STATE, identity.to_json())
+        LocalServer(tmp_path).leave()
+        assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_containers_that_share_a_home_have_a_server_each(home: Path) -> None:
+    if subprocess.run([*CONTAINER, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody make namespaces")
+
+    def container() -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*CONTAINER, sys.executable, "-c", HOLD_IN_A_CONTAINER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(home),
+        )
+
+    with command(home) as outside, container() as first, container() as second:
+        urls = [url_of(process) for process in (outside, first, second)]
+        assert len(set(urls)) == 3
+        assert len([*(home / "hinge").glob("*.json")]) == 3
+        second.communicate("\n", timeout=60)
+        assert second.returncode == 0
+        out, _ = first.communicate("\n", timeout=60)
+        assert out == "200\n"
+        assert answers(urls[0])
+
+
+def test_a_database_that_another_host_made_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "prefect.db"
+
+    def migrate_slowly(interface: object, engine: Any) -> None:
+        Path(engine.url.database).write_text("ours")
+        database.write_text("theirs, and in use")
+
+    monkeypatch.setattr(server_process, "_migrate", migrate_slowly)
+    with temporary_settings({"server.database.connection_url": f"sqlite+aiosqlite:///{database}"}):
+        server_process.create_database(provide_database_interface())
+    assert database.read_text() == "theirs, and in use"
+    assert [*tmp_path.iterdir()] == [database]
+
+
 @pytest.mark.slow
 def test_a_state_file_that_no_server_holds_is_ignored(home: Path) -> None:
-    (home / STATE).write_text(f'{{"pid": {os.getpid()}, "url": "http://127.0.0.1:9/api"}}')
+    write_state(home / STATE, ProcessIdentity.current().to_json())
     with prefect_server(home) as url:
         assert url != "http://127.0.0.1:9/api"
         assert answers(url)
