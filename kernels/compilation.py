@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,22 @@ _PREFIX = "hinge-kernels-"
 _LOCK = threading.Lock()
 
 
-def cached_njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Compile `function` at its first call, cache the result, and release the interpreter lock.
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function at its first call, cache the result, and release the interpreter lock.
 
-    Use it as `@cached_njit` or, with other options of `numba.njit`, as
-    `@cached_njit(error_model="numpy")`.
+    `options` are those of `numba.njit`, for example `@cached_njit(error_model="numpy")`.
     """
-    if function is None:
-        return partial(cached_njit, **options)
-    # Workers import kernels from several threads, and Numba's settings belong to the process.
-    with _LOCK:
-        directory = _cache_directory()
-        if directory is None:
-            return numba.njit(nogil=True, **options)(function)
-        with _numba_caches_in(directory):
-            return numba.njit(cache=True, nogil=True, **options)(function)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        # Workers import kernels from several threads, and Numba's settings are the process's.
+        with _LOCK:
+            directory = _cache_directory()
+            if directory is None:
+                return numba.njit(nogil=True, **options)(function)
+            with _numba_caches_in(directory):
+                return numba.njit(cache=True, nogil=True, **options)(function)
+
+    return decorate
 
 
 @contextmanager
@@ -81,7 +82,8 @@ def _numba_caches_in(directory: Path) -> Iterator[None]:
 @cache
 def _cache_directory() -> Path | None:
     """Return the directory for the current sources; None, with a notice, if none is writable."""
-    roots = [Path(numba.config.CACHE_DIR or _PACKAGE / "__pycache__").absolute()]
+    chosen: str = getattr(numba.config, "CACHE_DIR", "")
+    roots = [Path(chosen or _PACKAGE / "__pycache__").absolute()]
     if directory := _open_directory(roots[0]):
         return directory
     if user_root := _user_root():
@@ -153,7 +155,8 @@ def _digest() -> str:
     """
     versions = numba.__version__, llvmlite.__version__, np.__version__
     digest = hashlib.sha256(repr(versions).encode())
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    sources = (path for path in _PACKAGE.rglob("*.py") if path.is_file())  # not an editor's lock
+    for path in sorted(sources):
         name = path.relative_to(_PACKAGE).as_posix()
         digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]

@@ -73,7 +73,7 @@ def _largest_slope(pixels: Floats) -> float:
     return float(np.ptp(pixels, axis=0).max(initial=0.0))
 
 
-@cached_njit
+@cached_njit()
 def _differences(
     margins: Any,
     labels: Any,
@@ -106,7 +106,7 @@ def _differences(
                 _cross(margin, weights, own, step, centred, kinks[i], crossings[i])
 
 
-@cached_njit
+@cached_njit()
 def _cross(
     margin: Any, weights: Any, own: Any, step: Any, centred: Any, kinks: Any, crossings: Any
 ) -> None:

@@ -13,7 +13,7 @@ from kernels.line_loops import BLOCK_ROWS, add_block, copy_block, whole_tiles
 from kernels.vector import multiply_add
 
 
-@cached_njit
+@cached_njit()
 def losses(
     margins: Any, first: Any, second: Any, a: Any, b: Any, limbs: Any, overflows: Any
 ) -> None:
@@ -33,7 +33,7 @@ def losses(
             add_block(block_margins, block_slopes, stop - start, sizes, limbs[k], overflows[k])
 
 
-@cached_njit
+@cached_njit()
 def _move(margins: Any, second: Any, step: float) -> None:
     """Move the margins in the second direction, in their place."""
     for j in range(len(second)):

@@ -16,7 +16,7 @@ from kernels.compilation import cached_njit
 _GROUPS = loops.BLOCK_ROWS // 4
 
 
-@cached_njit
+@cached_njit()
 def alphas(
     row: Any, label: Any, offset: Any, delta: Any, mu: Any, levels: Any, k: Any, sums: Any
 ) -> Any:
@@ -53,7 +53,7 @@ def alphas(
     return smoothed, hinge, best
 
 
-@cached_njit
+@cached_njit()
 def _write_digits(k: Any, i: Any, digits: Any) -> None:
     """Write row `i`'s `k = 256 high + low` (C,) as 2 C int8 factors, the high ones first."""
     for j in range(len(k)):
@@ -62,7 +62,7 @@ def _write_digits(k: Any, i: Any, digits: Any) -> None:
         digits[i // 4, len(k) + j, i % 4] = k[j] - (high << 8)
 
 
-@cached_njit
+@cached_njit()
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
     """Add the block's `sum_i k_i (outer) image_i` to `gradient` (C, D) int64, without digits.
 
@@ -82,7 +82,7 @@ def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> 
             gradient[j, d] += short[d]
 
 
-@cached_njit
+@cached_njit()
 def smoothed_partial(
     images: Any,
     labels: Any,

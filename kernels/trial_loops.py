@@ -18,7 +18,7 @@ BLOCK_ROWS = 48
 _LANES, _ROWS, _CLASSES = lanes.LANES, lanes.TILE_ROWS, lanes.TILE_CLASSES
 
 
-@cached_njit
+@cached_njit()
 def _widen(images: Any, start: Any, n: Any, pixels: Any) -> None:
     """Write `n` rows of bytes to `pixels` (BLOCK_ROWS, 2 pairs) int16."""
     for i in range(n):
@@ -26,7 +26,7 @@ def _widen(images: Any, start: Any, n: Any, pixels: Any) -> None:
             pixels[i, d] = images[start + i, d]
 
 
-@cached_njit
+@cached_njit()
 def _block_scores(pixels: Any, n: Any, panels: Any, out: Any) -> None:
     """Write the scores of the first `n` rows (rounded up to a tile) to `out` (rows, C, LANES)."""
     for p in range(panels.shape[0]):
@@ -41,7 +41,7 @@ def _block_scores(pixels: Any, n: Any, panels: Any, out: Any) -> None:
             )
 
 
-@cached_njit
+@cached_njit()
 def scores(images: Any, panels: Any, out: Any) -> None:
     """Write the scores, in units, of one group of trials to `out` (n, C, LANES) int32.
 
@@ -56,7 +56,7 @@ def scores(images: Any, panels: Any, out: Any) -> None:
         out[start : start + n] = block[:n, : out.shape[1]]
 
 
-@cached_njit
+@cached_njit()
 def plain_scores(images: Any, panels: Any, out: Any) -> None:
     """The same integers as `scores`, a product at a time."""
     for i in range(out.shape[0]):
@@ -69,7 +69,7 @@ def plain_scores(images: Any, panels: Any, out: Any) -> None:
                 out[i, j, lane] = total
 
 
-@cached_njit
+@cached_njit()
 def add_losses(
     scores: Any,
     base: Any,
@@ -98,7 +98,7 @@ def add_losses(
         )
 
 
-@cached_njit
+@cached_njit()
 def trial_losses(
     images: Any,
     labels: Any,

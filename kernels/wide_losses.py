@@ -54,7 +54,7 @@ def wide_losses(
     return reduce(Sums.combine, sums)
 
 
-@cached_njit
+@cached_njit()
 def _losses(
     images: Any,
     labels: Any,
