@@ -8,9 +8,9 @@ crossed kinks make of it is known exactly.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from kernels.compilation import cached_njit
 from kernels.difference_loops import block_margins, departure, hinge
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT, Comparison
@@ -73,7 +73,7 @@ def _largest_slope(pixels: Floats) -> float:
     return float(np.ptp(pixels, axis=0).max(initial=0.0))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _differences(
     margins: Any,
     labels: Any,
@@ -106,7 +106,7 @@ def _differences(
                 _cross(margin, weights, own, step, centred, kinks[i], crossings[i])
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _cross(
     margin: Any, weights: Any, own: Any, step: Any, centred: Any, kinks: Any, crossings: Any
 ) -> None:

@@ -4,9 +4,6 @@ As in `kernels.loops`: compiled at the first call, cached on disk, and the inter
 released. `kernels.structured_difference` checks the arrays and is the way in; it says what the
 sums are. Shapes: n rows, D columns, C classes; "padded" are whole tiles of classes and of
 columns, so that none has a tail; those of the differences need not be those of the scores.
-
-Numba's cache follows the date of this file, not that of the modules whose functions are inlined
-here: after a change there, delete `__pycache__`.
 """
 
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 from numba import njit
 
 from kernels import loops
+from kernels.compilation import cached_njit
 from kernels.difference_lanes import TILE_CLASSES, TILE_COLUMNS, centred_tile, forward_tile
 from kernels.vector import multiply_add
 
@@ -28,7 +26,7 @@ PIXEL_BITS = 20
 """Sums of pixels that only a bound is made of are in units of 2^-20."""
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def block_margins(products: Any, offset: Any, labels: Any, delta: Any, margins: Any) -> None:
     """Write the margins of rows of dot products to `margins` (rows, padded C).
 
@@ -50,7 +48,7 @@ def hinge(margin: Any) -> Any:
     return margin if margin > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def by_label(rows: Any, labels: Any, ordered: Any, starts: Any) -> None:
     """Write `rows` to `ordered`, those of label y from `starts[y]` on; `starts` is (C + 1,)."""
     starts[:] = 0
@@ -64,7 +62,7 @@ def by_label(rows: Any, labels: Any, ordered: Any, starts: Any) -> None:
         places[labels[row]] += 1
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_differences(
     addresses: Any,
     starts: Any,
@@ -103,7 +101,7 @@ def add_differences(
                     forward_tile(*tile)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def plain_add_differences(
     images: Any,
     rows: Any,
@@ -123,7 +121,7 @@ def plain_add_differences(
                 _add_difference(margins[i, j], x, step, labels[i], j, d, magic, centred, sums)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_difference(
     margin: Any, x: Any, step: Any, label: Any, j: Any, d: Any, magic: Any, centred: Any, sums: Any
 ) -> None:
@@ -140,7 +138,7 @@ def _add_difference(
         sums[label, d] += np.int64(np.rint((down - here) / unit))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_bias_differences(
     labels: Any, margins: Any, step: Any, magic: Any, centred: Any, sums: Any
 ) -> None:
@@ -167,7 +165,7 @@ def departure(margin: Any, moved: Any, back: Any) -> Any:
     return moved if moved > 0 else -back
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_crossing(
     margin: Any, moved: Any, back: Any, class_row: Any, d: Any, unit: Any, out: Any
 ) -> None:
@@ -179,7 +177,7 @@ def _add_crossing(
     departures[class_row, d] += np.int64(np.rint(departure(margin, moved, back) / unit))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_crossings(
     images: Any,
     rows: Any,
@@ -214,7 +212,7 @@ def add_crossings(
                     _add_crossing(margin, down, up if centred else margin, label, d, unit, out)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_active(labels: Any, margins: Any, reach: Any, counts: Any, sizes: Any) -> Any:
     """Add up the margins whose hinges need not be 0 within `reach`, for both of their classes.
 
@@ -234,7 +232,7 @@ def add_active(labels: Any, margins: Any, reach: Any, counts: Any, sizes: Any) -
     return overflows
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_undecided(
     images: Any,
     rows: Any,
@@ -265,7 +263,7 @@ def add_undecided(
                     undecided[label, d] += np.int64(np.ceil(pixel))
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def carry(sums: Any, limbs: Any) -> None:
     """Move `sums` (padded C, columns) to the `limbs` (2, padded C, columns), the lower first."""
     mask = 2**LIMB_BITS - 1
@@ -276,7 +274,7 @@ def carry(sums: Any, limbs: Any) -> None:
             sums[j, d] = 0
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def differences(
     images: Any,
     labels: Any,

@@ -5,9 +5,6 @@ released. `kernels.line` checks the arrays and is the way in. Shapes: n rows, C 
 classes, K step sizes; `margins` and `slopes` are (C - 1, n) float64, C-contiguous, so that a
 vector holds the same class of consecutive rows: every row is summed in the order of its
 classes, and no row waits for another.
-
-Numba's cache follows the date of this file, not that of `kernels.loops`, whose constants
-these are: after a change there, delete `__pycache__`.
 """
 
 from typing import Any
@@ -16,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from kernels import loops
+from kernels.compilation import cached_njit
 from kernels.line_lanes import (
     COARSE_BITS,
     FINE_BITS,
@@ -41,7 +39,7 @@ _UNIT = float(2**loops.LIMB_BITS)
 _MASK = 2**loops.LIMB_BITS - 1
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def differences(scores: Any, labels: Any, constant: float, out: Any) -> None:
     """Write `scores[i, j] - scores[i, y_i] + constant` of the wrong classes to `out`."""
     for i in range(len(labels)):
@@ -69,7 +67,7 @@ def _split(x: Any) -> Any:
     return a, b, c, np.int64((x - c) * _UNIT)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _carry(limbs: Any) -> None:
     """Leave every limb but the highest in 0..2^40 - 1; the number they stand for stays."""
     for k in range(len(limbs) - 1):
@@ -77,7 +75,7 @@ def _carry(limbs: Any) -> None:
         limbs[k] &= _MASK
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) -> None:
     """Add the rows' losses at each step size to `limbs` (K, LIMBS) int64.
 
@@ -92,7 +90,7 @@ def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) ->
         add_block(block_margins, block_slopes, stop - start, sizes, limbs, overflows)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def whole_tiles(steps: Any) -> Any:
     """Return the step sizes, filled with zeros to whole tiles."""
     sizes = np.zeros(-(-len(steps) // STEPS) * STEPS)
@@ -100,7 +98,7 @@ def whole_tiles(steps: Any) -> Any:
     return sizes
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def copy_block(values: Any, filling: float, out: Any) -> None:
     """Copy some rows to `out` (C - 1, BLOCK_ROWS), and fill it."""
     rows = values.shape[1]
@@ -109,7 +107,7 @@ def copy_block(values: Any, filling: float, out: Any) -> None:
         out[j, rows:] = filling
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_block(margins: Any, slopes: Any, rows: int, sizes: Any, limbs: Any, overflows: Any) -> None:
     """Add the losses of `rows` rows, in arrays of `BLOCK_ROWS`, to those of each step size.
 
@@ -133,7 +131,7 @@ def add_block(margins: Any, slopes: Any, rows: int, sizes: Any, limbs: Any, over
                 _add_parts(limbs[k], sums[2 * (k - first)], sums[2 * (k - first) + 1])
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_parts(limbs: Any, coarse: Any, fine: Any) -> None:
     """Add sums in units of 2^-31 and 2^-80."""
     low = FINE_BITS - COARSE_BITS - loops.LIMB_BITS  # a coarse unit, in those of the second limb
@@ -141,7 +139,7 @@ def _add_parts(limbs: Any, coarse: Any, fine: Any) -> None:
     _add_limbs(limbs, 0, coarse >> high, (coarse & ((1 << high) - 1)) << low, fine)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_plainly(margins: Any, slopes: Any, step: float, limbs: Any) -> Any:
     """Add the rows' losses at one step size, of any size; return how many overflow.
 
@@ -155,7 +153,7 @@ def add_plainly(margins: Any, slopes: Any, step: float, limbs: Any) -> Any:
     return _add_losses(loss, limbs)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_losses(losses: Any, limbs: Any) -> Any:
     """Add losses to limbs; return how many are not finite or at least 2^80."""
     a = b = c = d = overflows = 0
@@ -168,7 +166,7 @@ def _add_losses(losses: Any, limbs: Any) -> Any:
     return overflows
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_limbs(limbs: Any, a: Any, b: Any, c: Any, d: Any) -> None:
     limbs[3] += a
     limbs[2] += b
@@ -183,7 +181,7 @@ def _usable(margin: Any, slope: Any) -> Any:
     return (margin < np.inf) & (abs(slope) < loops.LARGEST_LOSS)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(error_model="numpy")
 def _positions(margins: Any, slopes: Any, positions: Any) -> None:
     """Write where the margins are 0: the one division on which everything else rests.
 
@@ -194,7 +192,7 @@ def _positions(margins: Any, slopes: Any, positions: Any) -> None:
         positions[i] = -margins[i] / slopes[i] if usable else np.nan
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def slopes(margins: Any, slopes: Any, steps: Any, limbs: Any, breakpoints: Any) -> Any:
     """Add the right-hand slopes at each step size to `limbs` (K, LIMBS) int64.
 
@@ -215,7 +213,7 @@ def slopes(margins: Any, slopes: Any, steps: Any, limbs: Any, breakpoints: Any) 
     return overflows
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _split_slopes(margins: Any, slopes: Any, parts: Any) -> Any:
     """Write the slopes' limbs to `parts` (4, n); return how many do not count, and are 0."""
     overflows = 0
@@ -226,7 +224,7 @@ def _split_slopes(margins: Any, slopes: Any, parts: Any) -> Any:
     return overflows
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_slopes(positions: Any, slopes: Any, parts: Any, step: Any, limbs: Any) -> Any:
     """Add the slopes that are active at one step; return the breakpoints in (0, step]."""
     a = b = c = d = breakpoints = 0
@@ -242,7 +240,7 @@ def _add_slopes(positions: Any, slopes: Any, parts: Any, step: Any, limbs: Any) 
     return breakpoints
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def breakpoints(margins: Any, slopes: Any, low: Any, high: Any, out: Any) -> Any:
     """Write the position and jump of the breakpoints in (low, high] to `out` (2, n (C - 1)).
 

@@ -1,12 +1,10 @@
 """The compiled loops over a block of rows: scores, margins and the integer gradient sum.
 
-Every function here is compiled by Numba at its first call, cached on disk, and releases
-the interpreter lock. Arrays are C-contiguous, padded and checked by `kernels.hinge`, which
-is the way in. Shapes: n rows, D columns (a multiple of `vector.VECTOR_BYTES`), C classes,
-of which the weights hold a multiple of `vector.TILE_CLASSES`, so that no tile has a tail.
-
-Numba's cache follows the date of this file, not that of `kernels.vector`: after a change
-there, delete `__pycache__`.
+Every function here is compiled by Numba at its first call, cached on disk (see
+`kernels.compilation`), and releases the interpreter lock. Arrays are C-contiguous, padded
+and checked by `kernels.hinge`, which is the way in. Shapes: n rows, D columns (a multiple
+of `vector.VECTOR_BYTES`), C classes, of which the weights hold a multiple of
+`vector.TILE_CLASSES`, so that no tile has a tail.
 """
 
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from kernels import vector
+from kernels.compilation import cached_njit
 
 BLOCK_ROWS = 64
 """Rows scored and then added to the gradient while the second-level cache still holds them."""
@@ -47,7 +46,7 @@ else:
         return addresses[i], addresses[i + 1]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def row_addresses(images: Any, rows: Any, addresses: Any) -> None:
     """Write the addresses of `images[rows]`, repeating the last to the end."""
     base, stride = images.ctypes.data, images.strides[0]
@@ -55,7 +54,7 @@ def row_addresses(images: Any, rows: Any, addresses: Any) -> None:
         addresses[i] = base + rows[min(i, len(rows) - 1)] * stride
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def block_scores(images: Any, addresses: Any, n: Any, weights: Any, scores: Any) -> None:
     """Write the dot products of the first `n` rows (rounded up to a tile) to `scores`."""
     columns, step, out_step = weights.shape[1], weights.strides[0], scores.strides[0]
@@ -75,7 +74,7 @@ def block_scores(images: Any, addresses: Any, n: Any, weights: Any, scores: Any)
             )
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
     """Write `images[rows] @ weights.T + offset` to `out` (n, C)."""
     addresses = np.empty(BLOCK_ROWS, np.int64)
@@ -89,7 +88,7 @@ def scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
                 out[start + i, j] = block[i, j] + offset[j]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def plain_scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
     """The same bits as `scores`, a product at a time."""
     lanes = _COLUMNS // weights.itemsize
@@ -106,7 +105,7 @@ def plain_scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) ->
             out[i, j] = sums[0] + offset[j]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def margins(row: Any, label: Any, offset: Any, delta: Any, k: Any) -> Any:
     """Loss and prediction of one row of dot products; writes its factors k (C,) int8.
 
@@ -133,7 +132,7 @@ def margins(row: Any, label: Any, offset: Any, delta: Any, k: Any) -> Any:
     return loss, best
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def examples(scores: Any, labels: Any, delta: Any, losses: Any, factors: Any) -> None:
     """Write each row's loss (n,) float64 and factors k (n, C) int8, from its scores (n, C)."""
     offset = np.zeros(scores.shape[1], scores.dtype)
@@ -141,7 +140,7 @@ def examples(scores: Any, labels: Any, delta: Any, losses: Any, factors: Any) ->
         losses[i], _ = margins(scores[i], labels[i], offset, delta, factors[i])
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_weights(factors: Any, weights: Any, out: Any) -> None:
     """Add `factors @ weights` to `out` (n, D), class after class: the same bits for any n."""
     for i in range(len(factors)):
@@ -153,7 +152,7 @@ def add_weights(factors: Any, weights: Any, out: Any) -> None:
                     row[d] += k * class_weights[d]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_loss(loss: Any, limbs: Any) -> bool:
     """Add one row's loss to the limbs; False if it is not finite or not below 2^80."""
     if not loss < LARGEST_LOSS:
@@ -166,7 +165,7 @@ def add_loss(loss: Any, limbs: Any) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
     """Add the block's `sum_i k_i (outer) image_i` to `gradient`, in the processor's tiles."""
     groups = (n + 3) // 4
@@ -184,7 +183,7 @@ def add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
             )
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
     """The same integers as `add_gradient` on any processor.
 
@@ -207,7 +206,7 @@ def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> 
                 gradient[j, d] += short[d]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def partial(
     images: Any,
     labels: Any,
@@ -255,7 +254,7 @@ def partial(
     return correct, overflows
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def squared_norm(W: Any, columns: int) -> float:
     """Return the sum of squares of the first columns of `W` (C, D + 1) float64.
 

@@ -2,21 +2,18 @@
 
 As in `kernels.line_loops`, whose arrays these are with one more; `kernels.plane` checks them
 and is the way in. A block of rows stays in the first-level cache for all points.
-
-Numba's cache follows the date of this file, not that of `kernels.line_loops`: after a change
-there, delete `__pycache__`.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from kernels.compilation import cached_njit
 from kernels.line_loops import BLOCK_ROWS, add_block, copy_block, whole_tiles
 from kernels.vector import multiply_add
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def losses(
     margins: Any, first: Any, second: Any, a: Any, b: Any, limbs: Any, overflows: Any
 ) -> None:
@@ -36,7 +33,7 @@ def losses(
             add_block(block_margins, block_slopes, stop - start, sizes, limbs[k], overflows[k])
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _move(margins: Any, second: Any, step: float) -> None:
     """Move the margins in the second direction, in their place."""
     for j in range(len(second)):

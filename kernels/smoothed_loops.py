@@ -4,22 +4,19 @@ As in `kernels.loops`, whose scores, sums of losses and tiles these are: arrays 
 C-contiguous, padded and checked by `kernels.smoothed`, which is the way in. Shapes: n rows,
 D columns (a multiple of `vector.VECTOR_BYTES`), C classes, of which the weights hold a
 multiple of `vector.TILE_CLASSES`.
-
-Numba's cache follows the date of this file, not that of `kernels.loops` or `kernels.vector`:
-after a change there, delete `__pycache__`.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from kernels import loops
+from kernels.compilation import cached_njit
 
 _GROUPS = loops.BLOCK_ROWS // 4
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def alphas(
     row: Any, label: Any, offset: Any, delta: Any, mu: Any, levels: Any, k: Any, sums: Any
 ) -> Any:
@@ -56,7 +53,7 @@ def alphas(
     return smoothed, hinge, best
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _write_digits(k: Any, i: Any, digits: Any) -> None:
     """Write row `i`'s `k = 256 high + low` (C,) as 2 C int8 factors, the high ones first."""
     for j in range(len(k)):
@@ -65,7 +62,7 @@ def _write_digits(k: Any, i: Any, digits: Any) -> None:
         digits[i // 4, len(k) + j, i % 4] = k[j] - (high << 8)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
     """Add the block's `sum_i k_i (outer) image_i` to `gradient` (C, D) int64, without digits.
 
@@ -85,7 +82,7 @@ def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> 
             gradient[j, d] += short[d]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def smoothed_partial(
     images: Any,
     labels: Any,

@@ -8,9 +8,9 @@ in. Shapes: n rows, D columns, C classes, padded to P panels of `lanes.TILE_CLAS
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from kernels import lanes
+from kernels.compilation import cached_njit
 
 BLOCK_ROWS = 48
 """Rows whose pixels, widened to int16, stay in the second-level cache beside a panel."""
@@ -18,7 +18,7 @@ BLOCK_ROWS = 48
 _LANES, _ROWS, _CLASSES = lanes.LANES, lanes.TILE_ROWS, lanes.TILE_CLASSES
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _widen(images: Any, start: Any, n: Any, pixels: Any) -> None:
     """Write `n` rows of bytes to `pixels` (BLOCK_ROWS, 2 pairs) int16."""
     for i in range(n):
@@ -26,7 +26,7 @@ def _widen(images: Any, start: Any, n: Any, pixels: Any) -> None:
             pixels[i, d] = images[start + i, d]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _block_scores(pixels: Any, n: Any, panels: Any, out: Any) -> None:
     """Write the scores of the first `n` rows (rounded up to a tile) to `out` (rows, C, LANES)."""
     for p in range(panels.shape[0]):
@@ -41,7 +41,7 @@ def _block_scores(pixels: Any, n: Any, panels: Any, out: Any) -> None:
             )
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def scores(images: Any, panels: Any, out: Any) -> None:
     """Write the scores, in units, of one group of trials to `out` (n, C, LANES) int32.
 
@@ -56,7 +56,7 @@ def scores(images: Any, panels: Any, out: Any) -> None:
         out[start : start + n] = block[:n, : out.shape[1]]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def plain_scores(images: Any, panels: Any, out: Any) -> None:
     """The same integers as `scores`, a product at a time."""
     for i in range(out.shape[0]):
@@ -69,7 +69,7 @@ def plain_scores(images: Any, panels: Any, out: Any) -> None:
                 out[i, j, lane] = total
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def add_losses(
     scores: Any,
     base: Any,
@@ -98,7 +98,7 @@ def add_losses(
         )
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def trial_losses(
     images: Any,
     labels: Any,

@@ -8,10 +8,10 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from kernels import loops
+from kernels.compilation import cached_njit
 from kernels.hinge import check, check_bytes, fold, padded, picked
 from kernels.partial import LossSum, Sums
 
@@ -54,7 +54,7 @@ def wide_losses(
     return reduce(Sums.combine, sums)
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def _losses(
     images: Any,
     labels: Any,

@@ -1,6 +1,5 @@
-"""What all tests share: a cache of compiled kernels that is never stale, and the real images."""
+"""What all tests share: a cache of compiled kernels, and the real images."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -19,20 +18,8 @@ UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack"
 """Writes the copy of the real images that may lie beside the checkout."""
 
 
-def _kernel_cache() -> Path:
-    """Return where compiled kernels are kept, under a name that changes with their source.
-
-    Numba's own rule is the date of the one file a function stands in, so that an edit of
-    `kernels/vector.py` would leave the loops that inline it as they were.
-    """
-    digest = hashlib.sha256()
-    for source in sorted((ROOT / "kernels").glob("*.py")):
-        digest.update(source.read_bytes())
-    return ROOT / ".pytest_cache" / "numba" / digest.hexdigest()[:16]
-
-
 # Before anything imports Numba, which reads it once; subprocesses and Dask workers inherit it.
-os.environ["NUMBA_CACHE_DIR"] = str(_kernel_cache())
+os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba")
 
 
 @pytest.fixture(scope="session")
