@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv test lint format bench demo clean
+.PHONY: help venv test lint explore format bench demo clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 test: lint  ## everything that must hold, except minutes-long tests and benchmarks
 	@echo '== pytest'
 	$(BIN)/python -m pytest -m 'not slow'
+
+explore: $(INSTALLED)  ## the property tests on fresh examples; SEED=N repeats a run
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \
+	echo "== pytest, fresh examples (to repeat: make explore SEED=$$seed)"; \
+	$(BIN)/python -m pytest -m 'hypothesis and not slow' \
+		--hypothesis-profile=explore --hypothesis-seed=$$seed
 
 lint: $(INSTALLED)  ## formatting, rules, types and who may import whom
 	@echo '== ruff format'

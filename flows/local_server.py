@@ -44,8 +44,8 @@ from pathlib import Path
 import prefect
 
 from flows.errors import ServerError
-from storage.locks import lock_shared, open_lock, release, try_lock
 from flows.process_identity import HostIdentity, ProcessIdentity
+from storage.locks import lock_shared, open_lock, release, try_lock
 
 START_SECONDS = 120.0
 """How long a server may take to start: 3 s, 6 s with a fresh database, on an idle machine."""

@@ -31,12 +31,16 @@ def compare_data_gradient(
 ) -> Comparison:
     """Compare `hinge.data_gradient` of images (n, D) with the differences in every pixel (n, D).
 
-    Raises ValueError for arrays that do not fit together.
+    Raises ValueError for arrays that do not fit together, or a margin that is not finite.
     """
     gradient = data_gradient(W, images, labels, mean=mean, delta=delta)
     margins = np.empty((len(labels), len(W)))
     products = scores(fold(W, mean, np.float64), images)
-    block_margins(products, np.zeros(len(W)), labels, float(delta), margins)
+    not_finite = block_margins(products, np.zeros(len(W)), labels, float(delta), margins)
+    if not_finite:
+        raise ValueError(
+            f"{not_finite} margins at these weights are not finite numbers; take smaller weights"
+        )
     pixels = np.ascontiguousarray(W[:, :-1])
     reach = np.nextafter(step * _largest_slope(pixels), np.inf)
     numerical, kinks = np.zeros((2, *images.shape))

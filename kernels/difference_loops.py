@@ -27,19 +27,26 @@ PIXEL_BITS = 20
 
 
 @cached_njit()
-def block_margins(products: Any, offset: Any, labels: Any, delta: Any, margins: Any) -> None:
+def block_margins(products: Any, offset: Any, labels: Any, delta: Any, margins: Any) -> Any:
     """Write the margins of rows of dot products to `margins` (rows, padded C).
 
     Those of the own class, and of classes that only fill the tile, are minus infinity: their
-    hinges are 0 wherever they are moved. The order of operations is that of `loops.margins`.
+    hinges are 0 wherever they are moved. So are margins that are not finite; returns how many
+    these are. The order of operations is that of `loops.margins`.
     """
+    not_finite = 0
     margins[:] = -np.inf
     for i in range(len(labels)):
         label = labels[i]
         correct = products[i, label] + offset[label]
         for j in range(len(offset)):
             if j != label:
-                margins[i, j] = products[i, j] + offset[j] - correct + delta
+                margin = products[i, j] + offset[j] - correct + delta
+                if np.isfinite(margin):
+                    margins[i, j] = margin
+                else:
+                    not_finite += 1
+    return not_finite
 
 
 @njit(inline="always")
@@ -217,12 +224,12 @@ def add_active(labels: Any, margins: Any, reach: Any, counts: Any, sizes: Any) -
     """Add up the margins whose hinges need not be 0 within `reach`, for both of their classes.
 
     Adds how many there are to `counts` (padded C,) int64 and their sizes to `sizes` (padded C,
-    `loops.LOSS_LIMBS`). Returns how many are not finite or too large for that.
+    `loops.LOSS_LIMBS`). Returns how many are too large for that.
     """
     overflows = 0
     for i in range(len(labels)):
         for j in range(margins.shape[1]):
-            if not margins[i, j] + reach <= 0:  # nor is what is no number
+            if margins[i, j] + reach > 0:
                 size = abs(margins[i, j])
                 if loops.add_loss(size, sizes[j]) and loops.add_loss(size, sizes[labels[i]]):
                     counts[j] += 1
@@ -290,7 +297,7 @@ def differences(
 
     `scorer` holds the padded weights and the offsets, `absolute` their absolute values, `mean`
     is padded; `probe` and `out` are a `structured_difference.Probe`'s numbers and its sums.
-    Returns how many margins are not finite.
+    Returns how many margins are not finite or too large to be summed.
     """
     weights, offset = scorer
     delta, step, reach, magic, slack, centred = probe
@@ -308,7 +315,7 @@ def differences(
         own = labels[some]
         loops.row_addresses(images, some, addresses)
         loops.block_scores(images, addresses, n, weights, block)
-        block_margins(block, offset, own, delta, margins)
+        overflows += block_margins(block, offset, own, delta, margins)
         step_of = step, magic, centred
         if tiles:
             add_differences(addresses, starts, margins, mean, *step_of, sums)

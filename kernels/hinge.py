@@ -169,7 +169,7 @@ def loss_and_gradient(
     (2.0, array([[ 1.5,  0.5],
            [-1.5, -0.5]]))
 
-    The loss is inf where a row's is not finite or not below 2^80.
+    The loss is inf if a row overflows; see `kernels.partial`.
 
     Raises ValueError for no images, a label without weights or arrays whose shapes do not fit.
     """

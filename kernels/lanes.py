@@ -5,6 +5,7 @@ As in `kernels.vector`, the functions generate code for the compiled loops that 
 stands side by side, so that a row's label is one for all lanes and nothing is gathered.
 """
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -103,7 +104,10 @@ def _row_scores(builder: Any, scores: Any, base: Any, unit: Any, offsets: Any) -
 def _add_limbs(builder: Any, loss: Any, limbs: Any, overflows: Any) -> None:
     """Add the losses to `LOSS_LIMBS` x `LANES` limbs, as `kernels.loops.add_loss` adds one."""
     zero, limb = ir.Constant(_LOSSES, [0.0] * LANES), ir.Constant(_LOSSES, [2.0**LIMB_BITS] * LANES)
-    usable = builder.fcmp_ordered("<", loss, ir.Constant(_LOSSES, [LARGEST_LOSS] * LANES))
+    usable = builder.and_(
+        builder.fcmp_ordered(">=", loss, zero),
+        builder.fcmp_ordered("<", loss, ir.Constant(_LOSSES, [LARGEST_LOSS] * LANES)),
+    )
     more = builder.zext(builder.not_(usable), _LIMBS)
     store(builder, builder.add(load(builder, overflows, _LIMBS, 8), more), overflows, 8)
     floor = cgutils.get_or_insert_function(
@@ -149,13 +153,17 @@ def add_row_losses(
             at = [builder.add(start, builder.mul(j, I64(step))) for start, step in steps]
             return _row_scores(builder, at[0], at[1], unit, at[2])
 
-        zero = ir.Constant(_LOSSES, [0.0] * LANES)
+        zero, lowest = (ir.Constant(_LOSSES, [value] * LANES) for value in (0.0, -math.inf))
         correct = score(label)
         [slot] = accumulators(builder, 1, _LOSSES)
         with cgutils.for_range(builder, classes) as loop:
             margin = builder.fadd(builder.fsub(score(loop.index), correct), delta)
-            # what is no number is not `<= 0` either, and goes on into the sum
-            hinge = builder.select(builder.fcmp_ordered("<=", margin, zero), zero, margin)
+            # a margin that is not finite is added as it is: the sum is then not finite either
+            inactive = builder.and_(
+                builder.fcmp_ordered("<=", margin, zero),
+                builder.fcmp_ordered(">", margin, lowest),
+            )
+            hinge = builder.select(inactive, zero, margin)
             own = builder.icmp_signed("==", loop.index, label)
             hinge = builder.select(own, zero, hinge)
             builder.store(builder.fadd(builder.load(slot), hinge), slot)

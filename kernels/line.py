@@ -147,7 +147,7 @@ class SlopeSum:
     breakpoints: int = 0
     """How many lie in (0, a]."""
     overflows: int = 0
-    """Margins that are inf or NaN, or whose slope is no number below 2^80 in size."""
+    """Margins that are not finite, or whose slope is not finite or 2^80 or more in size."""
     rows: int = 0
     """How many rows were summed."""
 
@@ -162,7 +162,7 @@ class SlopeSum:
 
     @property
     def mean(self) -> float:
-        """The derivative of the mean loss; NaN where a margin's is no usable number.
+        """The derivative of the mean loss; nan if a margin overflows.
 
         Raises ValueError if no row was summed.
         """

@@ -35,6 +35,9 @@ LIMBS = loops.LOSS_LIMBS + 1
 
 No number of rows overflows it, as none does the others between two carries."""
 
+LARGEST_TERM = 2.0**1022
+"""The sum of two numbers of at most this size is finite."""
+
 _UNIT = float(2**loops.LIMB_BITS)
 _MASK = 2**loops.LIMB_BITS - 1
 
@@ -79,15 +82,18 @@ def _carry(limbs: Any) -> None:
 def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) -> None:
     """Add the rows' losses at each step size to `limbs` (K, LIMBS) int64.
 
-    Rows whose loss is not finite or at least 2^80 are counted in `overflows` (K,) instead.
+    Rows that overflow (see `kernels.partial`) are counted in `overflows` (K,) instead.
     """
     rows, sizes = margins.shape[1], whole_tiles(steps)
-    block_margins, block_slopes = np.empty((2, len(margins), BLOCK_ROWS))
+    largest_slope = largest_finite_slope(sizes)
+    block_margins = np.empty((len(margins), BLOCK_ROWS))
+    block_slopes = np.empty_like(block_margins)  # two arrays: Numba takes parts of one for strided
     for start in range(0, rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, rows)
         copy_block(margins[:, start:stop], -1.0, block_margins)
         copy_block(slopes[:, start:stop], 0.0, block_slopes)
-        add_block(block_margins, block_slopes, stop - start, sizes, limbs, overflows)
+        finite = within(block_margins, LARGEST_TERM) and within(block_slopes, largest_slope)
+        add_block(block_margins, block_slopes, stop - start, sizes, finite, limbs, overflows)
 
 
 @cached_njit()
@@ -108,24 +114,48 @@ def copy_block(values: Any, filling: float, out: Any) -> None:
 
 
 @cached_njit()
-def add_block(margins: Any, slopes: Any, rows: int, sizes: Any, limbs: Any, overflows: Any) -> None:
+def largest_finite_slope(steps: Any) -> Any:
+    """Return a size of slopes at which no step adds more than `LARGEST_TERM` to a margin."""
+    largest = 1.0
+    for step in steps:
+        largest = max(largest, abs(step))
+    return LARGEST_TERM / largest
+
+
+@cached_njit()
+def within(values: Any, largest: Any) -> Any:
+    """Whether all values (C - 1, BLOCK_ROWS) are numbers of at most this size."""
+    beyond = 0
+    for j in range(values.shape[0]):
+        for i in range(values.shape[1]):
+            beyond += not abs(values[j, i]) <= largest  # nan is not
+    return beyond == 0
+
+
+@cached_njit()
+def add_block(
+    margins: Any, slopes: Any, rows: int, sizes: Any, finite: Any, limbs: Any, overflows: Any
+) -> None:
     """Add the losses of `rows` rows, in arrays of `BLOCK_ROWS`, to those of each step size.
 
-    What fills the arrays adds no loss, and `sizes` are whole tiles of step sizes.
+    What fills the arrays adds no loss, and `sizes` are whole tiles of step sizes. `finite` says
+    that all margins are finite at all of them: the tile takes -inf for a margin without a loss.
     """
     sums = np.empty(2 * STEPS + 1, np.int64)
     for first in range(0, len(sizes), STEPS):
-        sum_losses_tile(
-            margins.ctypes.data,
-            slopes.ctypes.data,
-            BLOCK_ROWS * 8,
-            len(margins),
-            -(-rows // ROWS),
-            sizes.ctypes.data + 8 * first,
-            sums.ctypes.data,
-        )
+        if finite:
+            sum_losses_tile(
+                margins.ctypes.data,
+                slopes.ctypes.data,
+                BLOCK_ROWS * 8,
+                len(margins),
+                -(-rows // ROWS),
+                sizes.ctypes.data + 8 * first,
+                sums.ctypes.data,
+            )
+        plainly = not finite or sums[2 * STEPS] != 0
         for k in range(first, min(first + STEPS, len(limbs))):
-            if sums[2 * STEPS]:
+            if plainly:
                 overflows[k] += add_plainly(margins[:, :rows], slopes[:, :rows], sizes[k], limbs[k])
             else:
                 _add_parts(limbs[k], sums[2 * (k - first)], sums[2 * (k - first) + 1])
@@ -149,16 +179,17 @@ def add_plainly(margins: Any, slopes: Any, step: float, limbs: Any) -> Any:
     for j in range(len(margins)):
         for i in range(len(loss)):
             margin: Any = multiply_add(step, slopes[j, i], margins[j, i])
-            loss[i] += 0.0 if margin < 0.0 else margin  # this way about, no NaN is taken for 0
+            # a margin that is not finite is added as it is: the loss is then not finite either
+            loss[i] += 0.0 if -np.inf < margin < 0.0 else margin
     return _add_losses(loss, limbs)
 
 
 @cached_njit()
 def _add_losses(losses: Any, limbs: Any) -> Any:
-    """Add losses to limbs; return how many are not finite or at least 2^80."""
+    """Add losses to limbs; return how many overflow, see `kernels.partial`."""
     a = b = c = d = overflows = 0
     for i in range(len(losses)):
-        fits = losses[i] < loops.LARGEST_LOSS
+        fits = (losses[i] >= 0.0) & (losses[i] < loops.LARGEST_LOSS)
         overflows += not fits
         limb = _split(losses[i] if fits else 0.0)
         a, b, c, d = a + limb[0], b + limb[1], c + limb[2], d + limb[3]
@@ -177,8 +208,8 @@ def _add_limbs(limbs: Any, a: Any, b: Any, c: Any, d: Any) -> None:
 
 @njit(inline="always")
 def _usable(margin: Any, slope: Any) -> Any:
-    """Whether a margin counts in the sum of slopes; of minus infinity, 0 is all it adds."""
-    return (margin < np.inf) & (abs(slope) < loops.LARGEST_LOSS)
+    """Whether a margin counts in the sum of slopes; the others overflow."""
+    return (abs(margin) < np.inf) & (abs(slope) < loops.LARGEST_LOSS)
 
 
 @cached_njit(error_model="numpy")

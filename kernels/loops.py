@@ -28,7 +28,7 @@ limb takes `LIMB_ROWS` before it could overflow."""
 LIMB_ROWS = 2 ** (63 - LIMB_BITS)
 
 LARGEST_LOSS = 2.0 ** (LIMB_BITS * LOSS_LIMBS // 2)
-"""A row's loss has to be below this to count as a number."""
+"""A row's loss has to be below this to count as a number; see `kernels.partial`."""
 
 _LIMB = float(2**LIMB_BITS)
 _ROWS, _CLASSES, _COLUMNS = vector.TILE_ROWS, vector.TILE_CLASSES, vector.VECTOR_BYTES
@@ -126,7 +126,7 @@ def margins(row: Any, label: Any, offset: Any, delta: Any, k: Any) -> Any:
                 k[j] = 1
                 active += 1
                 loss += np.float64(margin)
-            elif not margin <= 0:  # not a number: let the loss say so
+            elif not margin > -np.inf:  # -inf or nan: the row overflows
                 loss = np.nan
     k[label] = -active
     return loss, best
@@ -154,8 +154,8 @@ def add_weights(factors: Any, weights: Any, out: Any) -> None:
 
 @cached_njit()
 def add_loss(loss: Any, limbs: Any) -> bool:
-    """Add one row's loss to the limbs; False if it is not finite or not below 2^80."""
-    if not loss < LARGEST_LOSS:
+    """Add one row's loss to the limbs; return False if it overflows, see `kernels.partial`."""
+    if not 0.0 <= loss < LARGEST_LOSS:
         return False
     rest = loss / _LIMB
     for limb in range(LOSS_LIMBS - 1, -1, -1):

@@ -4,6 +4,21 @@ It is the value that crosses the cluster, or its `LossSum` alone where no gradie
 Integers add up to the same total in any
 order and in any grouping, so the number of workers, the size of a shard and a worker's
 death cannot change a bit of the result; what is rounded is rounded once, in `finalize`.
+
+What a non-finite number means is decided here, for all kernels. A score that leaves the range
+of its type becomes inf, -inf or nan, and the margins taken from it have lost their sign. So:
+
+* A row overflows if any of its margins is not finite, whatever the sign, or if its loss is 2^80
+  or more. A finite margin below 0 adds nothing, however large it is.
+* A row that overflows is counted in `LossSum.overflows` and adds nothing to the sum of losses.
+  Its predicted class and its part of the gradient mean nothing.
+* The mean loss is inf if one row overflows. So is the objective, and also if the regulariser is
+  not finite (`regularised`).
+* Along a line and over a plane the margins are those at the point, as they are rounded there.
+  A sum of slopes never looks at a point: a margin overflows there if it is not finite at step
+  size 0, or if its slope is not finite or 2^80 or more in size (`kernels.line.SlopeSum`).
+* A finite difference that meets a margin that is not finite refuses
+  (`kernels.structured_difference.Differences.overflows`, `kernels.data_difference`).
 """
 
 import math
@@ -26,7 +41,7 @@ class LossSum:
     loss: int = 0
     """Sum of the rows' losses in units of 2^-80, without the rows that overflow."""
     overflows: int = 0
-    """Rows whose loss is not finite or at least 2^80."""
+    """Rows that overflow: a margin is not finite, or the loss is 2^80 or more."""
     rows: int = 0
     """How many rows were summed."""
 
@@ -48,13 +63,25 @@ class LossSum:
 
     @property
     def mean(self) -> float:
-        """The mean loss of a row; inf where a row's is no usable number.
+        """The mean loss of a row; inf if a row overflows.
 
         Raises ValueError if no row was summed.
         """
         if self.rows == 0:
             raise ValueError("the mean over no rows is not defined; sum at least one row")
         return math.inf if self.overflows else self.loss / (self.rows << LOSS_UNIT_BITS)
+
+
+def regularised(losses: LossSum, regulariser: float) -> float:
+    """Return the mean loss plus the regulariser; inf if a row overflows or it is not finite.
+
+    >>> regularised(LossSum(3 << 80, 0, 2), 1.0), regularised(LossSum(3 << 80, 0, 2), math.nan)
+    (2.5, inf)
+
+    Raises ValueError if no row was summed.
+    """
+    loss = losses.mean + regulariser
+    return loss if math.isfinite(loss) else math.inf
 
 
 class _Combinable(Protocol):
@@ -118,7 +145,7 @@ class Evaluation:
     """The objective at some weights, over some rows."""
 
     loss: float
-    """Mean hinge loss plus the regulariser; inf where a row's loss is no usable number."""
+    """Mean hinge loss plus the regulariser; inf if a row overflows."""
     gradient: NDArray[np.float64]
     """The subgradient (C, D + 1), the bias in the last column."""
     accuracy: float
@@ -145,7 +172,8 @@ def finalize(
 
     Raises ValueError if no row was summed.
     """
-    loss, rows = total.losses.mean, total.losses.rows
+    penalty = reg * squared_norm(W, bias=reg_bias) if reg else 0.0
+    loss, rows = regularised(total.losses, penalty), total.losses.rows
     gradient = np.empty(W.shape)
     pixels, bias = gradient[:, :-1], gradient[:, -1:]
     np.divide(total.indicators[:, None], rows, out=bias)
@@ -153,11 +181,8 @@ def finalize(
     pixels -= bias * mean
     if reg:
         columns = W.shape[1] if reg_bias else W.shape[1] - 1
-        loss += reg * squared_norm(W, bias=reg_bias)
         with np.errstate(over="ignore"):  # the loss says so
             gradient[:, :columns] += 2.0 * reg * W[:, :columns]
-    if total.losses.overflows:
-        loss = math.inf  # whatever the regulariser is: it may be no number
     return Evaluation(loss, gradient, total.correct / rows, rows)
 
 

@@ -78,7 +78,7 @@ class PlaneSum:
     limbs: NDArray[np.int64]
     """(M, K, LIMBS): in units of 2^-80, 40 bits a limb, without what overflows."""
     overflows: NDArray[np.int64]
-    """(M, K): rows whose loss is not finite or at least 2^80."""
+    """(M, K): rows that overflow; see `kernels.partial`."""
     rows: int
 
     def combine(self, other: Self) -> Self:
@@ -91,7 +91,7 @@ class PlaneSum:
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """The mean loss at each point (M, K), rounded once; inf where a row's is no usable number.
+        """The mean loss at each point (M, K), rounded once; inf where a row overflows.
 
         Raises ValueError if no row was summed.
         """

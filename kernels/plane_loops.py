@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from kernels.compilation import cached_njit
-from kernels.line_loops import BLOCK_ROWS, add_block, copy_block, whole_tiles
+from kernels.line_loops import (
+    BLOCK_ROWS,
+    LARGEST_TERM,
+    add_block,
+    copy_block,
+    largest_finite_slope,
+    whole_tiles,
+    within,
+)
 from kernels.vector import multiply_add
 
 
@@ -19,18 +27,24 @@ def losses(
 ) -> None:
     """Add the rows' losses at each point to `limbs` (M, K, LIMBS) int64.
 
-    The points are those of `b` (M,) and `a` (K,). Rows whose loss is not finite or at least
-    2^80 are counted in `overflows` (M, K) instead.
+    The points are those of `b` (M,) and `a` (K,). Rows that overflow (see `kernels.partial`)
+    are counted in `overflows` (M, K) instead.
     """
     rows, sizes = margins.shape[1], whole_tiles(a)
-    block_margins, block_slopes = np.empty((2, len(margins), BLOCK_ROWS))
+    largest_slope = largest_finite_slope(sizes)
+    block_margins = np.empty((len(margins), BLOCK_ROWS))
+    block_slopes = np.empty_like(block_margins)  # two arrays: Numba takes parts of one for strided
     for start in range(0, rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, rows)
         copy_block(first[:, start:stop], 0.0, block_slopes)
+        finite_slopes = within(block_slopes, largest_slope)
         for k in range(len(b)):
             copy_block(margins[:, start:stop], -1.0, block_margins)
             _move(block_margins, second[:, start:stop], b[k])
-            add_block(block_margins, block_slopes, stop - start, sizes, limbs[k], overflows[k])
+            finite = finite_slopes and within(block_margins, LARGEST_TERM)
+            add_block(
+                block_margins, block_slopes, stop - start, sizes, finite, limbs[k], overflows[k]
+            )
 
 
 @cached_njit()

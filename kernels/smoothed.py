@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from kernels import loops, smoothed_loops, vector
 from kernels.hinge import Scorer, check, padded
-from kernels.partial import LossSum, squared_norm
+from kernels.partial import LossSum, regularised, squared_norm
 
 _LARGEST_FACTOR = 127 * 256 + 127
 """The largest k that two signed bytes hold: k = 256 high + low."""
@@ -189,7 +189,7 @@ class SmoothedEvaluation:
     """The smoothed objective at some weights, and what it says of the true one's minimum."""
 
     loss: float
-    """Mean smoothed loss plus the regulariser; inf where a row's loss is no usable number."""
+    """Mean smoothed loss plus the regulariser; inf if a row overflows."""
     gradient: NDArray[np.float64]
     """The gradient of `loss` (C, D + 1), the bias in the last column."""
     hinge_loss: float
@@ -236,16 +236,11 @@ def finalize(
         gradient += 2.0 * reg * W
         regulariser = reg * squared_norm(W, bias=True)
     return SmoothedEvaluation(
-        loss=_objective(total.smoothed, regulariser),
+        loss=regularised(total.smoothed, regulariser),
         gradient=gradient,
-        hinge_loss=_objective(total.hinge, regulariser),
+        hinge_loss=regularised(total.hinge, regulariser),
         lower_bound=bound,
         smoothed_lower_bound=bound - 0.5 * mu * (total.squared_alphas / (rows * grid**2)),
         accuracy=total.correct / rows,
         rows=rows,
     )
-
-
-def _objective(losses: LossSum, regulariser: float) -> float:
-    """Return mean loss plus regulariser; inf where a loss is none, whatever the regulariser is."""
-    return math.inf if losses.overflows else losses.mean + regulariser

@@ -46,7 +46,7 @@ def alphas(
                 sums[1] += level * level
                 hinge += m
                 smoothed += max(0.0, alpha * (m - 0.5 * mu * alpha))  # below 0 by rounding only
-            elif not margin <= 0:  # not a number: let the losses say so
+            elif not margin > -np.inf:  # -inf or nan: the row overflows
                 smoothed = hinge = np.nan
     k[label] = -total
     sums[0] += total

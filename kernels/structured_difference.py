@@ -109,7 +109,7 @@ class Differences:
 
     @property
     def overflows(self) -> int:
-        """0 if all margins are usable numbers."""
+        """0 if all margins are finite, and all that are active are below 2^80 in size."""
         return sum(each.overflows for each in self.active)
 
 

@@ -82,6 +82,7 @@ def add_losses(
 ) -> None:
     """Add the losses of a group's trials over all rows to `limbs` and `overflows`.
 
+    A row that overflows for a trial (see `kernels.partial`) is counted for that trial alone.
     `scores` (n, C, LANES) int32 and `base` (n, C) float64 are in units.
     """
     for i in range(len(labels)):

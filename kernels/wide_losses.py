@@ -67,6 +67,7 @@ def _losses(
 ) -> None:
     """Add the losses of `images[rows]` to `limbs` (B, LOSS_LIMBS) and `overflows` (B,).
 
+    A row that overflows for some weights (see `kernels.partial`) is counted for those alone.
     `weights` (B C, padded, D) and `offsets` (B, C) are float64.
     """
     classes = offsets.shape[1]

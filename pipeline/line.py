@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from kernels.hinge import Scorer, fold
 from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
 from kernels.line_minimum import LineMinimum, Penalty, minimum, penalty
-from kernels.partial import LossSum, Sums, squared_norm
+from kernels.partial import LossSum, Sums, regularised, squared_norm
 from kernels.piecewise import PiecewiseLinear, piecewise_linear
 from kernels.updates import LineSearch
 from pipeline.objective import Objective, total
@@ -103,7 +103,7 @@ class LossAlongLine:
         """Return the loss at each of the step sizes (K,), the regulariser included."""
         sums = total(self.objective.over, line_losses, self._asked(steps))
         return [
-            summed.mean + self.regulariser(a)
+            regularised(summed, self.regulariser(a))
             for summed, a in zip(sums, np.asarray(steps).tolist(), strict=True)
         ]
 

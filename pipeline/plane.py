@@ -95,7 +95,8 @@ class LossOverPlane:
         if not self.objective.reg:
             return sums.means
         points = np.stack(np.broadcast_arrays(a[None, :], b[:, None], 1.0))
-        with np.errstate(over="ignore"):  # the loss says so
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss says so
             norms = (np.tensordot(self._coordinates, points, 1) ** 2).sum(axis=0)
             found: Floats = sums.means + self.objective.reg * norms
+        found[np.isnan(found)] = np.inf  # as `kernels.partial.regularised`
         return found

@@ -25,9 +25,9 @@ from prefect.settings import temporary_settings
 from flows import local_server, server_process
 from flows.errors import ServerError
 from flows.local_server import LocalServer
-from storage.locks import open_lock, try_lock
 from flows.process_identity import HostIdentity, ProcessIdentity
 from flows.server import prefect_server
+from storage.locks import open_lock, try_lock
 from tests.flows.test_process_identity import ELSEWHERE
 
 STATE = Path("hinge", f"server-{prefect.__version__}-{HostIdentity.current().digest}.json")

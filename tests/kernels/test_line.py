@@ -148,7 +148,9 @@ class Twin:
                 value = (
                     margin + step * gain if self.fault == "not fused" else fused(step, gain, margin)
                 )
-                loss += 0.0 if value < 0 else value
+                if self.fault == "-inf loses nothing" and value == -inf:
+                    value = 0.0
+                loss += max(value, 0.0) if math.isfinite(value) else nan
             if loss < 2.0**80:
                 total = total.combine(LossSum(floor(Fraction(loss) * UNIT)))
             elif self.fault != "overflows forgotten":
@@ -161,7 +163,7 @@ class Twin:
     def slope(self, line: Line, step: float) -> SlopeSum:
         total = SlopeSum(rows=line.rows)
         for margin, gain in self.margins(line):
-            if not (margin < inf and abs(gain) < 2.0**80):
+            if not self.usable(margin, gain):
                 total = total.combine(SlopeSum(overflows=1))
                 continue
             position = self.position(margin, gain)
@@ -183,7 +185,7 @@ class Twin:
     def breakpoints(self, line: Line, low: float, high: float) -> list[tuple[float, float]]:
         found = []
         for margin, gain in self.margins(line):
-            if margin < inf and abs(gain) < 2.0**80:
+            if self.usable(margin, gain):
                 position = self.position(margin, gain)
                 if low < position <= high or (self.fault == "[low" and position == low):
                     found.append((position, gain if self.fault == "signed jump" else abs(gain)))
@@ -193,10 +195,15 @@ class Twin:
     def margins(line: Line) -> list[tuple[float, float]]:
         return list(zip(line.margins.flat, line.slopes.flat, strict=True))
 
+    def usable(self, margin: float, gain: float) -> bool:
+        if self.fault == "-inf loses nothing" and margin == -inf:
+            return abs(gain) < 2.0**80
+        return math.isfinite(margin) and abs(gain) < 2.0**80
+
     @staticmethod
     def position(margin: float, gain: float) -> float:
         """The quotient, rounded by Python's integers; out of reach where there is none."""
-        if gain == 0 or margin == -inf:
+        if gain == 0 or not math.isfinite(margin):
             return inf if gain >= 0 else -inf
         quotient = Fraction(-margin) / Fraction(gain)
         try:
@@ -206,9 +213,11 @@ class Twin:
 
 
 def fused(a: float, b: float, c: float) -> float:
-    """`a * b + c`, rounded once."""
-    if not all(map(math.isfinite, (a, b, c))):
+    """`a * b + c`, rounded once: the product is exact, and finite if both factors are."""
+    if not (math.isfinite(a) and math.isfinite(b)):
         return a * b + c
+    if not math.isfinite(c):
+        return c
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     try:
         return float(exact)
@@ -222,7 +231,11 @@ def number(digits: int, exponent: int) -> float:
 
 INTEGERS = st.integers(-4, 4).map(float)
 FLOATS = st.builds(number, st.integers(-(2**53), 2**53), st.integers(-140, 20))
-EXTREMES = st.sampled_from([0.0, -0.0, 1e300, -1e300, 2.0**80, -(2.0**80), 5e-324, inf, -inf, nan])
+EXTREMES = st.sampled_from(
+    [size * sign for size in [0.0, 5e-324, 2.0**80, 1e300, 1.7e308, inf] for sign in (1, -1)]
+    + [nan]
+)
+"""Where float64 ends, and where the exact sums do."""
 
 
 @st.composite
@@ -236,7 +249,7 @@ def lines(draw: st.DrawFn, finite: bool = False) -> tuple[Line, list[float]]:
         positions = (-margins / gains).ravel()
     positions = positions[np.isfinite(positions)]
     near = np.concatenate([positions, np.nextafter(positions, inf), np.nextafter(positions, -inf)])
-    other = st.sampled_from([0.0, 1.0, -1.0, 1e-300, 1e300]) | FLOATS
+    other = st.sampled_from([0.0, 1.0, -1.0, 1e-300, 1e300, -1e300]) | FLOATS
     steps = draw(st.lists(st.sampled_from(near.tolist()) | other if len(near) else other))
     return Line(margins.copy(), gains.copy()), steps
 
@@ -261,6 +274,7 @@ class Compiled:
 
 @given(lines())
 @example((Line(np.array([[-1.0], [nan]]), np.array([[3.0], [1.0]])), [1 / 3, inf]))
+@example((Line(np.array([[-inf]]), np.array([[1e300]])), [1e300]))  # a product beyond all numbers
 def test_the_plain_twin_says_the_same(drawn: tuple[Line, list[float]]) -> None:
     line, steps = drawn
     assert_twins(Compiled, Twin(), line, [step for step in steps if math.isfinite(step)])
@@ -268,8 +282,8 @@ def test_the_plain_twin_says_the_same(drawn: tuple[Line, list[float]]) -> None:
 
 # 1/49 * 49 is not 1, so that the sign of 1/49 * 49 - 1 and the place of its 0 disagree.
 TELLING = Line(
-    np.array([[0.0, 1.0, -1.0, 1.0, 1.0, inf]]),
-    np.array([[-1.0, -1.0, 49.0, -49.0, -(2.0**-70) / 3, 1.0]]),
+    np.array([[0.0, 1.0, -1.0, 1.0, 1.0, inf, -inf]]),
+    np.array([[-1.0, -1.0, 49.0, -49.0, -(2.0**-70) / 3, 1.0, 1.0]]),
 )
 
 
@@ -281,6 +295,7 @@ def test_the_faultless_twin_passes() -> None:
     "fault",
     [
         "overflows forgotten",
+        "-inf loses nothing",
         "not fused",
         "left-hand",
         "inactive at a tie",
@@ -375,7 +390,8 @@ def test_limbs_cannot_overflow() -> None:
         (1.0, 2.0**82, 1, 1),
         (1.0, -(2.0**82), 0, 1),
         (inf, 1.0, 1, 1),
-        (-inf, -1.0, 0, 0),  # never lost anything, and never will
+        (-inf, -1.0, 1, 1),  # what became -inf has lost its sign
+        (-1.0, -1.7e308, 0, 1),  # very negative, but a number
         (-inf, inf, 1, 1),
         (nan, 1.0, 1, 1),
         (1.0, nan, 1, 1),

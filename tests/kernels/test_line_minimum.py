@@ -93,7 +93,8 @@ VALLEY = margins_and_gains((1, -1), (3, -2), (-1, 2))
         (margins_and_gains((5e-324, -1), (-1, 0.5)), NO_PENALTY, 5e-324, 2),
         (margins_and_gains((5e-324, -4), (-1, 0.5)), NO_PENALTY, 0.0, 1),  # rounded to 0
         (margins_and_gains((1e300, -1e-30)), NO_PENALTY, 0.0, 0),  # out of reach, and adds 0
-        (margins_and_gains((-math.inf, 1), (1, -1)), NO_PENALTY, 1.0, 1),
+        # the other margin is 0 beyond all numbers
+        (margins_and_gains((-1.7e308, 0.5), (1, -1)), NO_PENALTY, 1.0, 1),
     ],
 )
 def test_by_hand(line: Line, penalty: Penalty, step_size: float, on_ray: int, fetch: int) -> None:
@@ -254,7 +255,7 @@ def test_what_has_no_minimum_is_refused() -> None:
         Shards([margins_and_gains((1.7e308, -0.5))]).minimum()
     with pytest.raises(ValueError, match="sum at least one row"):
         Shards([margins_and_gains()]).minimum()
-    for bad in (math.nan, math.inf, 2.0**80):
+    for bad in (math.nan, math.inf, -math.inf, 2.0**80):
         with pytest.raises(ValueError, match=r"^1 margins"):
             Shards([margins_and_gains((1, bad), (1, -1))]).minimum()
     for bad_penalty in (Penalty(0.0, -1.0), Penalty(math.nan, 0.0), Penalty(0.0, math.inf)):

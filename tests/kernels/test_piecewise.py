@@ -297,15 +297,23 @@ def test_sums_of_many_floats_fail(many: Line) -> None:
 
 @pytest.mark.parametrize(
     ("margin", "gain"),
-    [(2.0**80, 0.0), (inf, 0.0), (nan, 0.0), (1.0, 2.0**80), (-1.0, -(2.0**80)), (-1.0, nan)],
+    [
+        (2.0**80, 0.0),
+        (inf, 0.0),
+        (-inf, 0.0),
+        (nan, 0.0),
+        (1.0, 2.0**80),
+        (-1.0, -(2.0**80)),
+        (-1.0, nan),
+    ],
 )
 def test_what_is_no_usable_number_is_refused(margin: float, gain: float) -> None:
     with pytest.raises(ValueError, match="no usable number"):
         whole(margins_and_gains((1, -1), (margin, gain)), 0.0, 2.0)
 
 
-def test_a_margin_that_never_counts_changes_nothing() -> None:
-    function = whole(margins_and_gains((1, -1), (-inf, 1)), 0.0, 2.0)
+def test_a_margin_that_is_0_beyond_all_numbers_changes_nothing() -> None:
+    function = whole(margins_and_gains((1, -1), (-1.7e308, 0.5)), 0.0, 2.0)
     assert function.positions.tolist() == [0.0, 1.0, 2.0]
     assert function.values.tolist() == [0.5, 0.0, 0.0]
     assert function.slopes.tolist() == [-0.5, 0.0]

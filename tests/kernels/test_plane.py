@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -184,10 +184,12 @@ class Twin:
         loss = 0.0
         for margin in row[::-1] if self.fault == "last class first" else row:
             value = self.margin(margin, a, b)
+            if self.fault == "-inf taken for 0" and value == -inf:
+                value = 0.0
             if self.fault == "NaN taken for 0":
                 loss += value if value > 0 else 0.0
             else:
-                loss += 0.0 if value < 0 else value
+                loss += max(value, 0.0) if isfinite(value) else nan
         return loss
 
     def margin(self, parts: list[float], a: float, b: float) -> float:
@@ -219,7 +221,9 @@ def assert_twins(twin: Twin, plane: Plane, a: list[float], b: list[float]) -> No
     assert sums(losses(plane, a, b)) == twin.sums(plane, a, b)
 
 
-POINTS = st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-300, 1e300]) | FLOATS, max_size=5)
+POINTS = st.lists(
+    st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-300, 1e300, -1e300]) | FLOATS, max_size=5
+)
 
 
 @st.composite
@@ -234,6 +238,10 @@ def planes(draw: st.DrawFn, elements: st.SearchStrategy[float], max_rows: int = 
 ELEMENTS = st.sampled_from([INTEGERS, FLOATS, INTEGERS | FLOATS | EXTREMES])
 
 
+# The product of slope and step is beyond all numbers, and the margin is -inf already: first along
+# one direction, then along the other, whose margin becomes -inf on the way.
+@example(plane=plane_of([[(-inf, 1e300, 0.0)]]), a=[1e300], b=[0.0])
+@example(plane=plane_of([[(-1.0, 1e300, -1e300)]]), a=[1e300], b=[1e300])
 @given(plane=ELEMENTS.flatmap(planes), a=POINTS, b=POINTS)
 def test_the_plain_twin_says_the_same(plane: Plane, a: list[float], b: list[float]) -> None:
     assert_twins(Twin(), plane, a, b)
@@ -283,6 +291,7 @@ LARGE = [
     [(2.0**80, 0.0, 0.0), (-1.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
     [(-1.0, 0.0, 0.0), (nan, 0.0, 0.0), (-1.0, 0.0, 0.0)],
     [(inf, 0.0, 0.0), (-inf, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+    [(2.0, 0.0, 0.0), (-inf, 0.0, 0.0), (-1.0, 0.0, 0.0)],
 ]
 USUAL = [[(2.0, 1.0, -1.0), (1.0, -3.0, 2.0), (0.0, 1.0, 2.0)]]
 TELLING = plane_of(USUAL * (BLOCK_ROWS - len(SMALL)) + SMALL + LARGE + USUAL)
@@ -309,6 +318,7 @@ def test_the_faultless_twin_passes() -> None:
         "2^80 summed",
         "overflows forgotten",
         "NaN taken for 0",
+        "-inf taken for 0",
         "the first row forgotten",
         "rows of the last block forgotten",
         "a step of the last tile taken for 0",
@@ -432,7 +442,9 @@ def test_a_mean_is_rounded_once() -> None:
         (1e307, -4e307, 2e307, 0),
         (1.7e308, -1.7e308, 1.7e308, 1),  # infinite on the way
         (inf, 1.0, 1.0, 1),
-        (-inf, -1.0, 1.0, 0),  # never lost anything, and never will
+        (-inf, -1.0, 1.0, 1),  # what became -inf has lost its sign
+        (-1.7e308, -1.7e308, -1.7e308, 1),  # -inf on the way
+        (-1.7e308, -1.0, 1.0, 0),
         (-inf, 1.0, inf, 1),
         (nan, 1.0, 1.0, 1),
         (1.0, nan, 1.0, 1),

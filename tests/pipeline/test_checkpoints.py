@@ -143,7 +143,10 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path: Path) -> 
     assert Trained.of(state) == Trained.of(some_state(state.step))
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 @given(
     kind=st.sampled_from(["gd", "samples", "epochs"]),
     stops=st.lists(st.integers(0, 15), max_size=3).map(sorted),

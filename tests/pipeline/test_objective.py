@@ -102,7 +102,10 @@ def test_summed_over_the_cluster(
     assert loss_and_bits(objective(W, rows)) == formula(dataset, W, rows, dtype)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 @given(rows=st.lists(st.integers(0, 1999), min_size=1, max_size=40))
 def test_any_rows_in_any_order(store: Store, W: NDArray[np.float64], rows: list[int]) -> None:
     dataset, picked = store(), np.array(rows)

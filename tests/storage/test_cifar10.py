@@ -31,7 +31,10 @@ def test_both_versions_give_every_row(official: Any) -> None:
         np.testing.assert_array_equal(labels, official.labels[split])
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 @given(bounds=st.tuples(st.integers(0, 70), st.integers(0, 70)).map(sorted))
 def test_any_range_is_that_slice_within_the_limit(official: Any, bounds: list[int]) -> None:
     source = open_directory(official.path, limit=70, records=20)

@@ -122,7 +122,10 @@ def test_damage_is_one_line(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 @given(position=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_a_changed_byte_gives_a_dict_or_a_data_error(
     tmp_path: Path, position: int, byte: int
