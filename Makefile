@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 test: lint  ## everything that must hold, except minutes-long tests and benchmarks
 	@echo '== pytest'
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 explore: $(INSTALLED)  ## the property tests on fresh examples; SEED=N repeats a run
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; \

@@ -7,16 +7,26 @@ from collections.abc import Sequence
 
 import click
 
-from flows.commands.check import check
-from flows.commands.info import info
-from flows.commands.ingest import ingest
-from flows.commands.landscape import landscape
-from flows.commands.reproduce import reproduce
-from flows.commands.search import search
-from flows.commands.show import show
-from flows.commands.sweep import sweep
-from flows.commands.train import train
-from flows.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, INPUT_ERRORS
+from flows.check.command import check
+from flows.check.step_command import check_step
+from flows.command_line.exit_status import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    INPUT_ERRORS,
+)
+from flows.grid.command import grid
+from flows.info.command import info
+from flows.ingest.command import ingest
+from flows.landscape.command import landscape
+from flows.landscape.panels_command import panels
+from flows.landscape.three_points_command import three_points
+from flows.reproduce.command import reproduce
+from flows.search.command import search
+from flows.show.command import show
+from flows.sweep.command import sweep
+from flows.train.command import train
 
 
 def main() -> None:
@@ -67,5 +77,8 @@ def hinge() -> None:
     """Optimise a multiclass SVM on CIFAR-10 with Dask, Zarr and Prefect."""
 
 
-for command in (ingest, info, train, search, sweep, check, landscape, show, reproduce):
+for command in (
+    *(ingest, info, train, search, sweep, grid, check, check_step),
+    *(landscape, panels, three_points, show, reproduce),
+):
     hinge.add_command(command)

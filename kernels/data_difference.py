@@ -5,13 +5,11 @@ Changing pixel d of row i by h moves each of its margins by `h (W_jd - W_yd)`. A
 crossed kinks make of it is known exactly.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.compilation import cached_njit
-from kernels.difference_loops import block_margins, departure, hinge
+from kernels.compiled.differences import block_margins
+from kernels.compiled.pixel_differences import add_differences
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT, Comparison
 from kernels.hinge import data_gradient, fold, scores
@@ -19,7 +17,7 @@ from kernels.hinge import data_gradient, fold, scores
 Floats = NDArray[np.float64]
 
 
-def compare_data_gradient(
+def compare_pixel_gradient(
     W: Floats,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
@@ -47,7 +45,9 @@ def compare_data_gradient(
     crossings = np.zeros(images.shape, np.int64)
     sizes = np.zeros(len(labels))
     centred = scheme is Scheme.CENTRED
-    _differences(margins, labels, pixels, step, reach, centred, numerical, kinks, crossings, sizes)
+    add_differences(
+        margins, labels, pixels, step, reach, centred, numerical, kinks, crossings, sizes
+    )
     distance = step * scheme.width
     numerical /= distance
     kinks /= distance
@@ -75,49 +75,3 @@ def _rounded(sizes: Floats) -> Floats:
 def _largest_slope(pixels: Floats) -> float:
     """Return the most that a pixel may change a margin by."""
     return float(np.ptp(pixels, axis=0).max(initial=0.0))
-
-
-@cached_njit()
-def _differences(
-    margins: Any,
-    labels: Any,
-    pixels: Any,
-    step: Any,
-    reach: Any,
-    centred: Any,
-    numerical: Any,
-    kinks: Any,
-    crossings: Any,
-    sizes: Any,
-) -> None:
-    """Add the hinges' differences to `numerical`, and what kinks make of them to `kinks`.
-
-    All but the margins (n, C) and `pixels`, the weights (C, D), are (n, D) or (n,).
-    """
-    for i in range(len(labels)):
-        own = pixels[labels[i]]
-        for j in range(margins.shape[1]):
-            margin = margins[i, j]
-            if margin + reach <= 0:
-                continue  # both hinges are 0
-            sizes[i] += abs(margin)
-            row, weights = numerical[i], pixels[j]
-            for d in range(pixels.shape[1]):
-                move = step * (weights[d] - own[d])
-                back = margin - move if centred else margin
-                row[d] += hinge(margin + move) - hinge(back)
-            if margin <= reach:
-                _cross(margin, weights, own, step, centred, kinks[i], crossings[i])
-
-
-@cached_njit()
-def _cross(
-    margin: Any, weights: Any, own: Any, step: Any, centred: Any, kinks: Any, crossings: Any
-) -> None:
-    """Count the columns in which one margin crosses its kink, and add what that makes."""
-    for d in range(len(weights)):
-        move = step * (weights[d] - own[d])
-        moved, back = margin + move, margin - move if centred else margin
-        if (moved > 0) != (back > 0):
-            crossings[d] += 1
-            kinks[d] += departure(margin, moved, back)

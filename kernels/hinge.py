@@ -8,7 +8,7 @@ float64 with the bias last, `mean` (D,) float64. Pixels keep their scale of 0 to
 At a kink (m = 0) the subgradient is the one with indicator 0.
 
 `loss_and_gradient` is the short way in. The pipeline takes its two steps apart: `fold` the
-mean into the weights once, then `hinge_partial` of each shard's bytes.
+mean into the weights once, then `sum_rows` of each shard's bytes.
 
 J. Weston and C. Watkins, "Support Vector Machines for Multi-Class Pattern Recognition",
 ESANN 1999.
@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from kernels import loops, vector
-from kernels.partial import LossSum, Partial, finalize, squared_norm
+from kernels.compiled import gradient as loops
+from kernels.exact_sum import LARGEST_LOSS, LIMB_ROWS, LOSS_LIMBS, LossSum
+from kernels.partial import Partial, finalize, squared_norm
+from kernels.simd import tiles as vector
 
 MAX_CLASSES = 128
 """The factor of a row's own class is -(C - 1) at the lowest, and is kept in int8."""
@@ -73,13 +75,13 @@ def scores(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.floating]:
             f"weights of {columns} pixels need images (n, {columns}) of uint8 or "
             f"{weights.dtype}, not {images.shape} of {images.dtype}"
         )
-    weights, images = padded(weights, images)
+    weights, images = pad(weights, images)
     out = np.empty((len(images), len(scorer.offset)), weights.dtype)
     loops.scores(images, np.arange(len(images)), weights, scorer.offset, out)
     return out
 
 
-def hinge_partial(
+def sum_rows(
     scorer: Scorer,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
@@ -99,9 +101,9 @@ def hinge_partial(
     Raises ValueError for a label without weights, rows outside the images, or arrays whose
     shapes or types do not fit.
     """
-    check(scorer.weights, images, labels)
+    check_arrays(scorer.weights, images, labels)
     check_bytes(images, labels)
-    rows = picked(rows, len(images))
+    rows = pick_rows(rows, len(images))
     if predictions is None:
         predictions = np.empty(len(rows), np.uint8)
     elif predictions.dtype != np.uint8 or predictions.shape != rows.shape:
@@ -109,20 +111,20 @@ def hinge_partial(
             f"predictions of {len(rows)} rows must be ({len(rows)},) uint8, "
             f"not {predictions.shape} {predictions.dtype}"
         )
-    weights, images = padded(scorer.weights, images)
+    weights, images = pad(scorer.weights, images)
     parts = []
     for part in _safe_runs(len(rows), len(scorer.offset)):
         sums = _Sums.zero(weights)
         inputs = (images, labels, rows[part], weights, scorer.offset)
         settings = (weights.dtype.type(delta), tiles and vector.BYTE_DOT_PRODUCT)
-        correct, overflows = loops.partial(*inputs, *settings, *sums, predictions[part])
-        parts.append(sums.partial(scorer.weights.shape, len(rows[part]), correct, overflows))
+        correct, overflows = loops.add_rows(*inputs, *settings, *sums, predictions[part])
+        parts.append(sums.to_partial(scorer.weights.shape, len(rows[part]), correct, overflows))
     return reduce(Partial.combine, parts)
 
 
 def _safe_runs(rows: int, classes: int) -> list[slice]:
     """Cut rows into runs whose sums fit int32 and the limbs, whatever their pixels."""
-    longest = min((2**31 - 1) // (255 * (classes - 1)), loops.LIMB_ROWS)
+    longest = min((2**31 - 1) // (255 * (classes - 1)), LIMB_ROWS)
     return [slice(start, start + longest) for start in range(0, max(1, rows), longest)]
 
 
@@ -138,10 +140,12 @@ class _Sums(NamedTuple):
         return cls(
             np.zeros(weights.shape, np.int32),
             np.zeros(len(weights), np.int64),
-            np.zeros(loops.LOSS_LIMBS, np.int64),
+            np.zeros(LOSS_LIMBS, np.int64),
         )
 
-    def partial(self, shape: tuple[int, ...], rows: int, correct: int, overflows: int) -> Partial:
+    def to_partial(
+        self, shape: tuple[int, ...], rows: int, correct: int, overflows: int
+    ) -> Partial:
         """Return the sums without the padding, the limbs joined to one integer."""
         classes, columns = shape
         losses = LossSum.of_limbs(self.limbs, overflows, rows)
@@ -177,15 +181,15 @@ def loss_and_gradient(
     if not len(pixels):
         raise ValueError("the mean over no rows is not defined; give at least one image")
     if pixels.dtype == np.uint8:
-        total = hinge_partial(fold(W, centre, dtype), pixels, classes.astype(np.uint8), delta=delta)
+        total = sum_rows(fold(W, centre, dtype), pixels, classes.astype(np.uint8), delta=delta)
         value = finalize(total, W, centre, reg=reg)
         return value.loss, value.gradient
     centred = np.column_stack([pixels - centre, np.ones(len(pixels))])
     with np.errstate(over="ignore", invalid="ignore"):  # the loss says so
-        losses, factors = _examples(centred @ W.T, classes, delta)
+        losses, factors = _losses_and_factors(centred @ W.T, classes, delta)
         gradient = factors.T.astype(np.float64) @ centred / len(pixels)
         gradient[:, :-1] += 2.0 * reg * W[:, :-1]
-    if not np.all(losses < loops.LARGEST_LOSS):
+    if not np.all(losses < LARGEST_LOSS):
         return math.inf, gradient
     return math.fsum(losses) / len(pixels) + reg * squared_norm(W), gradient
 
@@ -207,18 +211,18 @@ def data_gradient(
     W, pixels, classes, centre = _inputs(W, images, labels, mean)
     if pixels.dtype != np.uint8:
         pixels = pixels.astype(np.float64)
-    _, factors = _examples(scores(fold(W, centre, np.float64), pixels), classes, delta)
+    _, factors = _losses_and_factors(scores(fold(W, centre, np.float64), pixels), classes, delta)
     gradient = np.zeros((len(classes), W.shape[1] - 1))
     loops.add_weights(factors, np.ascontiguousarray(W[:, :-1]), gradient)
     return gradient
 
 
-def _examples(
+def _losses_and_factors(
     scores: NDArray[np.floating], labels: NDArray[Any], delta: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """Return each row's loss (n,) and its factors k (n, C)."""
     losses, factors = np.empty(len(labels)), np.empty(scores.shape, np.int8)
-    loops.examples(scores, labels.astype(np.uint8), float(delta), losses, factors)
+    loops.losses_and_factors(scores, labels.astype(np.uint8), float(delta), losses, factors)
     return losses, factors
 
 
@@ -231,14 +235,14 @@ def _inputs(
         raise ValueError(f"W must be (C, D + 1), not of shape {weights.shape}")
     columns = weights.shape[1] - 1
     pixels = pixels.reshape(len(pixels), math.prod(pixels.shape[1:]))
-    check(weights[:, :-1], pixels, classes)
+    check_arrays(weights[:, :-1], pixels, classes)
     centre = np.zeros(columns) if mean is None else np.ravel(mean).astype(np.float64)
     if len(centre) != columns:
         raise ValueError(f"the mean has {len(centre)} pixels, the images have {columns}")
     return np.ascontiguousarray(weights), pixels, classes, centre
 
 
-def padded(
+def pad(
     weights: NDArray[np.floating], images: NDArray[Any]
 ) -> tuple[NDArray[np.floating], NDArray[Any]]:
     """Fill classes and columns with zeros to whole tiles, and rows to one after the other.
@@ -256,7 +260,7 @@ def padded(
     return np.ascontiguousarray(weights), np.ascontiguousarray(images)
 
 
-def picked(rows: NDArray[np.int64] | None, number: int) -> NDArray[np.int64]:
+def pick_rows(rows: NDArray[np.int64] | None, number: int) -> NDArray[np.int64]:
     """Return which rows to take of so many: all for None. Raise ValueError for others."""
     if rows is None:
         return np.arange(number)
@@ -273,7 +277,7 @@ def check_bytes(images: NDArray[Any], labels: NDArray[Any]) -> None:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
 
 
-def check(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
+def check_arrays(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
     """Raise ValueError unless the three fit together."""
     classes, columns = weights.shape
     if not 2 <= classes <= MAX_CLASSES:

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kernels import line_loops
+from kernels.compiled import lines as line_loops
+from kernels.exact_sum import LOSS_UNIT_BITS, LossSum
 from kernels.hinge import Scorer, scores
-from kernels.partial import LOSS_UNIT_BITS, LossSum
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Line:
         return self.margins.nbytes + self.slopes.nbytes
 
 
-def along(
+def margins_along_line(
     scorer: Scorer,
     direction: Scorer,
     images: NDArray[np.uint8],
@@ -81,7 +81,8 @@ def along(
 
     >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
     >>> falling = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
-    >>> line = along(weights, falling, np.array([[3]], np.uint8), np.array([0], np.uint8))
+    >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
+    >>> line = margins_along_line(weights, falling, images, labels)
     >>> line.margins.tolist(), line.slopes.tolist()
     ([[-2.0], [4.0]], [[0.0], [-3.0]])
     >>> [total.mean for total in losses(line, [0.0, 1.0, 2.0])]
@@ -124,7 +125,7 @@ def differences(
 def losses(line: Line, steps: ArrayLike) -> tuple[LossSum, ...]:
     """Return the rows' loss at each of the step sizes (K,), without the regulariser.
 
-    At 0 it is, to the bit, what `hinge.hinge_partial` sums with float64 scores.
+    At 0 it is, to the bit, what `kernels.hinge.sum_rows` sums with float64 scores.
 
     Raises ValueError for step sizes that are not finite.
     """

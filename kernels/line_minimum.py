@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.exact_sum import LOSS_UNIT_BITS
 from kernels.line import SlopeSum
-from kernels.partial import LOSS_UNIT_BITS
 
 Floats = NDArray[np.float64]
 SlopesAt = Callable[[Floats], Sequence[SlopeSum]]

@@ -1,9 +1,9 @@
 """`Partial`: what a block of rows adds to the loss and its gradient, as exact integers.
 
 It is the value that crosses the cluster, or its `LossSum` alone where no gradient is wanted.
-Integers add up to the same total in any
-order and in any grouping, so the number of workers, the size of a shard and a worker's
-death cannot change a bit of the result; what is rounded is rounded once, in `finalize`.
+Integers add up to the same total in any order and in any grouping, so the number of workers, the
+size of a shard and a worker's death cannot change a bit of the result. What is rounded is rounded
+once, in `finalize`.
 
 What a non-finite number means is decided here, for all kernels. A score that leaves the range
 of its type becomes inf, -inf or nan, and the margins taken from it have lost their sign. So:
@@ -23,86 +23,13 @@ of its type becomes inf, -inf or nan, and the margins taken from it have lost th
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import loops
-
-LOSS_UNIT_BITS = loops.LIMB_BITS * (loops.LOSS_LIMBS // 2)
-"""Losses are summed in units of 2^-80."""
-
-
-@dataclass(frozen=True)
-class LossSum:
-    """The losses of a set of rows, summed; `LossSum()` and `combine` make them a monoid."""
-
-    loss: int = 0
-    """Sum of the rows' losses in units of 2^-80, without the rows that overflow."""
-    overflows: int = 0
-    """Rows that overflow: a margin is not finite, or the loss is 2^80 or more."""
-    rows: int = 0
-    """How many rows were summed."""
-
-    @classmethod
-    def of_limbs(cls, limbs: NDArray[np.int64], overflows: int, rows: int) -> Self:
-        """Join the limbs (`loops.LOSS_LIMBS`, or more,) of a compiled sum, the lowest first."""
-        loss = sum(int(limb) << (i * loops.LIMB_BITS) for i, limb in enumerate(limbs))
-        return cls(loss, int(overflows), rows)
-
-    def combine(self, other: "LossSum") -> "LossSum":
-        """Return the sum over both sets of rows.
-
-        >>> LossSum(3, 0, 1).combine(LossSum(4, 1, 2))
-        LossSum(loss=7, overflows=1, rows=3)
-        """
-        return LossSum(
-            self.loss + other.loss, self.overflows + other.overflows, self.rows + other.rows
-        )
-
-    @property
-    def mean(self) -> float:
-        """The mean loss of a row; inf if a row overflows.
-
-        Raises ValueError if no row was summed.
-        """
-        if self.rows == 0:
-            raise ValueError("the mean over no rows is not defined; sum at least one row")
-        return math.inf if self.overflows else self.loss / (self.rows << LOSS_UNIT_BITS)
-
-
-def regularised(losses: LossSum, regulariser: float) -> float:
-    """Return the mean loss plus the regulariser; inf if a row overflows or it is not finite.
-
-    >>> regularised(LossSum(3 << 80, 0, 2), 1.0), regularised(LossSum(3 << 80, 0, 2), math.nan)
-    (2.5, inf)
-
-    Raises ValueError if no row was summed.
-    """
-    loss = losses.mean + regulariser
-    return loss if math.isfinite(loss) else math.inf
-
-
-class _Combinable(Protocol):
-    def combine(self, other: Self, /) -> Self: ...
-
-
-T = TypeVar("T", bound=_Combinable)
-
-
-class Sums(tuple[T, ...]):
-    """Several sums over the same rows, side by side: one for each of some weights, say."""
-
-    __slots__ = ()
-
-    def combine(self, other: "Sums[T]", /) -> "Sums[T]":
-        """Return the sums over both sets of rows.
-
-        >>> Sums([LossSum(3, 0, 1), LossSum(5, 0, 1)]).combine(Sums([LossSum(1, 0, 2)] * 2))[1]
-        LossSum(loss=6, overflows=0, rows=3)
-        """
-        return Sums(a.combine(b) for a, b in zip(self, other, strict=True))
+from kernels.compiled import gradient as loops
+from kernels.exact_sum import LossSum
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +111,18 @@ def finalize(
         with np.errstate(over="ignore"):  # the loss says so
             gradient[:, :columns] += 2.0 * reg * W[:, :columns]
     return Evaluation(loss, gradient, total.correct / rows, rows)
+
+
+def regularised(losses: LossSum, regulariser: float) -> float:
+    """Return the mean loss plus the regulariser; inf if a row overflows or it is not finite.
+
+    >>> regularised(LossSum(3 << 80, 0, 2), 1.0), regularised(LossSum(3 << 80, 0, 2), math.nan)
+    (2.5, inf)
+
+    Raises ValueError if no row was summed.
+    """
+    loss = losses.mean + regulariser
+    return loss if math.isfinite(loss) else math.inf
 
 
 def squared_norm(W: NDArray[np.float64], *, bias: bool = False) -> float:

@@ -13,8 +13,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.exact_sum import LOSS_UNIT_BITS, LossSum
 from kernels.line import SlopeSum
-from kernels.partial import LOSS_UNIT_BITS, LossSum
 
 Floats = NDArray[np.float64]
 

@@ -17,11 +17,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kernels import line_loops, plane_loops
+from kernels.compiled import lines as line_loops
+from kernels.compiled import planes as plane_loops
+from kernels.exact_sum import LIMB_BITS, LOSS_UNIT_BITS
 from kernels.hinge import Scorer
-from kernels.line import Line, along, check_steps, differences
-from kernels.loops import LIMB_BITS
-from kernels.partial import LOSS_UNIT_BITS
+from kernels.line import Line, check_steps, differences, margins_along_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Plane:
         return self.line.__sizeof__() + self.second.nbytes
 
 
-def over(
+def margins_over_plane(
     scorer: Scorer,
     first: Scorer,
     second: Scorer,
@@ -52,17 +52,18 @@ def over(
 ) -> Plane:
     """Return the plane at the weights of `scorer`, in the directions of two others'.
 
-    As of `kernels.line.along`, and it takes three passes over the images.
+    As of `kernels.line.margins_along_line`, and it takes three passes over the images.
 
     >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
     >>> first = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
     >>> second = Scorer(np.array([[1.0], [0.0], [0.0]]), np.zeros(3))
-    >>> plane = over(weights, first, second, np.array([[3]], np.uint8), np.array([0], np.uint8))
+    >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
+    >>> plane = margins_over_plane(weights, first, second, images, labels)
     >>> losses(plane, [0.0, 1.0, 2.0], [0.0, -1.0]).means
     array([[4., 1., 0.],
            [8., 5., 2.]])
     """
-    line = along(scorer, first, images, labels, delta=delta)
+    line = margins_along_line(scorer, first, images, labels, delta=delta)
     if second.weights.shape != scorer.weights.shape:
         raise ValueError(
             f"weights {scorer.weights.shape} need a second direction of their shape, "

@@ -33,14 +33,16 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import loops, smoothed_loops, vector
-from kernels.hinge import Scorer, check, padded
-from kernels.partial import LossSum, regularised, squared_norm
+from kernels.compiled import smoothed_hinge as smoothed_loops
+from kernels.exact_sum import LIMB_ROWS, LOSS_LIMBS, LossSum
+from kernels.hinge import Scorer, check_arrays, pad
+from kernels.partial import regularised, squared_norm
+from kernels.simd import tiles as vector
 
 _LARGEST_FACTOR = 127 * 256 + 127
 """The largest k that two signed bytes hold: k = 256 high + low."""
 
-_LONGEST_RUN = min((2**31 - 1) // (255 * 128), loops.LIMB_ROWS)
+_LONGEST_RUN = min((2**31 - 1) // (255 * 128), LIMB_ROWS)
 """Rows whose digits' sums fit int32, whatever their pixels; it is more than a shard has."""
 
 
@@ -96,7 +98,7 @@ class SmoothedPartial:
         )
 
 
-def smoothed_partial(
+def sum_smoothed_rows(
     scorer: Scorer,
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
@@ -107,14 +109,14 @@ def smoothed_partial(
 ) -> SmoothedPartial:
     """Sum the smoothed and the true hinge loss, the alphas and their gradient over rows.
 
-    Margins are taken in the scorer's type, as `hinge.hinge_partial` takes them.
+    Margins are taken in the scorer's type, as `kernels.hinge.sum_rows` takes them.
     `tiles=False` sums the gradient without the processor's dot product of bytes: the same
     integers, slower.
 
     >>> from kernels.hinge import fold
     >>> W = np.array([[1.0, 0.0], [0.75, 0.0]])  # two classes, one pixel, and the bias
     >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
-    >>> total = smoothed_partial(fold(W), images, labels, mu=0.5)
+    >>> total = sum_smoothed_rows(fold(W), images, labels, mu=0.5)
     >>> total.alphas / levels(2), total.hinge.mean, total.smoothed.mean  # its margin is 0.25
     (0.5, 0.25, 0.0625)
 
@@ -123,10 +125,10 @@ def smoothed_partial(
     """
     if not 0 < mu < math.inf:
         raise ValueError(f"mu must be above 0 and finite, not {mu}")
-    check(scorer.weights, images, labels)
+    check_arrays(scorer.weights, images, labels)
     if images.dtype != np.uint8 or labels.dtype != np.uint8:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
-    weights, images = padded(scorer.weights, images)
+    weights, images = pad(scorer.weights, images)
     grid, tiles = levels(len(scorer.offset)), tiles and vector.BYTE_DOT_PRODUCT
     settings = (weights.dtype.type(delta), float(mu), grid, tiles)
     parts = []
@@ -134,8 +136,8 @@ def smoothed_partial(
         rows = np.arange(start, min(start + _LONGEST_RUN, len(images)))
         sums = _Sums.zero(weights, tiles)
         inputs = (images, labels, rows, weights, scorer.offset)
-        counts = smoothed_loops.smoothed_partial(*inputs, *settings, *sums)
-        parts.append(sums.partial(scorer.weights.shape, len(rows), counts))
+        counts = smoothed_loops.add_smoothed_rows(*inputs, *settings, *sums)
+        parts.append(sums.to_partial(scorer.weights.shape, len(rows), counts))
     return reduce(SmoothedPartial.combine, parts)
 
 
@@ -158,11 +160,11 @@ class _Sums(NamedTuple):
             np.zeros((2 * classes if tiles else 0, columns), np.int32),
             np.zeros(classes, np.int64),
             np.zeros(2, np.int64),
-            np.zeros(loops.LOSS_LIMBS, np.int64),
-            np.zeros(loops.LOSS_LIMBS, np.int64),
+            np.zeros(LOSS_LIMBS, np.int64),
+            np.zeros(LOSS_LIMBS, np.int64),
         )
 
-    def partial(
+    def to_partial(
         self, shape: tuple[int, ...], rows: int, counts: tuple[int, int, int]
     ) -> SmoothedPartial:
         """Return the sums without the padding, the digits and the limbs joined."""

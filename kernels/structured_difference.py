@@ -26,13 +26,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import difference_loops as compiled
-from kernels.difference_lanes import TILE_CLASSES
+from kernels.compiled import differences as compiled
+from kernels.exact_sum import LIMB_ROWS, LOSS_LIMBS, LOSS_UNIT_BITS, LossSum, Sums
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import ROUNDOFF_UNIT
-from kernels.hinge import Scorer, check, check_bytes, padded, picked
-from kernels.loops import LIMB_ROWS, LOSS_LIMBS
-from kernels.partial import LOSS_UNIT_BITS, LossSum, Sums
+from kernels.hinge import Scorer, check_arrays, check_bytes, pad, pick_rows
+from kernels.simd.difference_tiles import TILE_CLASSES
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -99,8 +98,8 @@ class Differences:
     def combine(self, other: "Differences") -> Self:
         """Return the sums over both sets of rows."""
         return type(self)(
-            _carried(self.differences + other.differences),
-            _carried(self.departures + other.departures),
+            _carry(self.differences + other.differences),
+            _carry(self.departures + other.departures),
             self.crossings + other.crossings,
             self.undecided + other.undecided,
             self.active.combine(other.active),
@@ -129,9 +128,9 @@ def differences(
     Raises ValueError for a step that is not positive, or arrays that do not fit together.
     """
     _check_probe(probe)
-    check(probe.scorer.weights, images, labels)
+    check_arrays(probe.scorer.weights, images, labels)
     check_bytes(images, labels)
-    rows = picked(rows, len(images))
+    rows = pick_rows(rows, len(images))
     runs = range(0, max(1, len(rows)), LIMB_ROWS // len(probe.scorer.offset))
     return reduce(
         Differences.combine,
@@ -163,7 +162,7 @@ def _run(
     tiles: bool,
 ) -> Differences:
     """Add up so few rows that no sum overflows."""
-    weights, images = padded(probe.scorer.weights, images)
+    weights, images = pad(probe.scorer.weights, images)
     classes, columns = probe.scorer.weights.shape
     tiles_of_classes = -(-classes // TILE_CLASSES) * TILE_CLASSES
     sums = np.zeros((2, tiles_of_classes, images.shape[1] + _BIAS_LANES), np.int64)
@@ -189,8 +188,8 @@ def _run(
     )
     used = [*range(columns), sums.shape[2] - 1]
     return Differences(
-        _carried(sums[:, :classes, used]),
-        _carried(departures[:, :classes]),
+        _carry(sums[:, :classes, used]),
+        _carry(departures[:, :classes]),
         crossings[:classes],
         undecided[:classes],
         active,
@@ -198,7 +197,7 @@ def _run(
     )
 
 
-def _carried(limbs: Integers) -> Integers:
+def _carry(limbs: Integers) -> Integers:
     """Return the same numbers with their lower limbs in 0..2^32 - 1: in the one way there is."""
     low, high = limbs
     return np.stack([low & (2**compiled.LIMB_BITS - 1), high + (low >> compiled.LIMB_BITS)])

@@ -3,7 +3,7 @@
 Scores are linear in the weights, so that a block of trials is one product of the images
 with all their weights side by side. The weights are 16-bit fixed-point numbers
 (`kernels.fixed_point`): the product is exact, and a trial's loss is to the last bit that of
-`hinge_partial` with float64 scores at the same weights, whatever trials it is taken with.
+`kernels.hinge.sum_rows` with float64 scores at the same weights, whatever trials it is taken with.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import lanes, trial_loops
+from kernels.compiled import trial_scores as trial_loops
+from kernels.exact_sum import LIMB_ROWS, LOSS_LIMBS, LossSum, Sums
 from kernels.fixed_point import FixedPoint
 from kernels.hinge import fold
-from kernels.loops import LIMB_ROWS, LOSS_LIMBS
-from kernels.partial import LossSum, Sums
-from kernels.vector import VECTOR_BYTES
+from kernels.simd import trial_tiles
+from kernels.simd.tiles import VECTOR_BYTES
 
-LANES = lanes.LANES
+LANES = trial_tiles.LANES
 """Trials in a group; other numbers of them are filled up to whole groups."""
 
 Scores = NDArray[np.int32]
@@ -52,14 +52,14 @@ def pack(weights: FixedPoint, mean: NDArray[np.float64] | None = None) -> Trials
     # on white where weights are positive and black elsewhere, and the other way round
     if trials and 255 * np.max([size + total, size - total]) // 2 >= 2**31:
         raise ValueError("scores of these weights on bytes may not fit 32 bits; take a larger unit")
-    fill = (-trials % LANES, -classes % lanes.TILE_CLASSES, columns % 2)
+    fill = (-trials % LANES, -classes % trial_tiles.TILE_CLASSES, columns % 2)
     units = np.pad(pixels, [(0, more) for more in fill])
     groups, panels, pairs = (
         units.shape[0] // LANES,
-        units.shape[1] // lanes.TILE_CLASSES,
+        units.shape[1] // trial_tiles.TILE_CLASSES,
         units.shape[2] // 2,
     )
-    units = units.reshape(groups, LANES, panels, lanes.TILE_CLASSES, pairs, 2)
+    units = units.reshape(groups, LANES, panels, trial_tiles.TILE_CLASSES, pairs, 2)
     offsets = np.zeros((groups * LANES, classes))
     all_classes = weights.weights.reshape(trials * classes, columns + 1)
     offsets[:trials] = fold(all_classes, mean, np.float64).offset.reshape(trials, classes)

@@ -1,77 +1,63 @@
-"""The objective: the loss and its gradient over the training rows, wherever they lie.
+"""The objective: the loss and its gradient over the training rows. Start reading here.
 
-The path of the data, whole: the weights are folded with the mean image into a `Scorer`;
-every shard sums its rows' losses and integer gradients into a `Partial`; the partials are
-combined, in any order, to the same bits; `finalize` turns them into the mean loss and its
-gradient. Where the shards are (this process, the actors of `pipeline.actors`, the tasks of
-`pipeline.evaluation`) is the business of an `OverShards` alone.
+The path of the data, whole:
+
+1. `fold` joins the weights and the mean image into a `Scorer`.
+2. `sum_hinge` runs on every shard. It sums the losses and the integer gradients of the shard's
+   rows into a `Partial`.
+3. `sum_over_shards` combines the partials. They are integers, so any order gives the same bits.
+4. `finalize` turns the total into the mean loss and its gradient.
+
+Where the shards are is known to a `MapShards` only (`pipeline.cluster.map_shards`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Protocol, Self, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.hinge import fold
-from kernels.partial import Evaluation, finalize
-from pipeline.shards import Pass, Rows, Shard, partial
+from kernels.hinge import Scorer, fold, sum_rows
+from kernels.partial import Evaluation, Partial, finalize
+from pipeline.cluster.map_shards import MapShards, shown_as, sum_over_shards
+from pipeline.cluster.shards import Block, Shard, sum_over_blocks
+from pipeline.inputs.examples import Rows
 
 
-class Summable(Protocol):
-    """What comes from shards: it can be combined in any order, to the same bits."""
+class HingeRequest(NamedTuple):
+    """The inputs of `sum_hinge`."""
 
-    def combine(self, other: Self, /) -> Self:
-        """Return the sum of both."""
-        ...
-
-
-I = TypeVar("I")  # noqa: E741
-S = TypeVar("S", bound=Summable)
+    scorer: Scorer
+    rows: Rows | None = None
+    """Row numbers in the split; None for all rows."""
 
 
-class OverShards(Protocol):
-    """Goes over all shards of a split."""
+@shown_as("hinge-evaluation")
+def sum_hinge(shard: Shard, request: HingeRequest) -> Partial:
+    """Sum the loss and its gradient over the requested rows that the shard holds."""
 
-    def __call__(self, function: Callable[[Shard, I], S], inputs: I, /) -> Iterable[S]:
-        """Call `function(shard, inputs)` for every shard; return sums that make up the total.
+    def sum_block(block: Block) -> Partial:
+        return sum_rows(request.scorer, block.images, block.labels, rows=block.rows)
 
-        `function` is found by its name in a module, and keeps nothing but in `shard.memory`.
-        """
-        ...
-
-
-def total(over: OverShards, function: Callable[[Shard, I], S], inputs: I) -> S:
-    """Return the sum of `function(shard, inputs)` over all shards."""
-    return reduce(lambda a, b: a.combine(b), over(function, inputs))
-
-
-def here(shards: Sequence[Shard]) -> OverShards:
-    """Go over shards in this process, one after another."""
-
-    def over(function: Callable[[Shard, I], S], inputs: I, /) -> list[S]:
-        return [function(shard, inputs) for shard in shards]
-
-    return over
+    return sum_over_blocks(shard, request.rows, sum_block)
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The regularised mean hinge loss, as a function of the weights."""
+    """The regularised mean hinge loss as a function of the weights."""
 
-    over: OverShards
+    map_shards: MapShards
     mean: NDArray[np.float64]
     """The mean training image (D,)."""
     reg: float = 0.0
-    """The loss has `reg * ||W without bias||^2` added."""
+    """The loss includes `reg * ||W without bias||^2`."""
     dtype: str = "float32"
-    """The type scores are taken in; sums and weights are exact or float64 in any case."""
+    """The type of the scores. Sums are exact and weights float64 in any case."""
     reg_bias: bool = False
-    """Whether the regulariser takes the bias as well."""
+    """Whether the regulariser includes the bias."""
 
     def __call__(self, W: NDArray[np.float64], rows: Rows | None = None) -> Evaluation:
-        """Evaluate at `W` (C, D + 1) over `rows`, or over all."""
-        sums = total(self.over, partial, Pass(fold(W, self.mean, self.dtype), rows))
-        return finalize(sums, W, self.mean, reg=self.reg, reg_bias=self.reg_bias)
+        """Evaluate at `W` (C, D + 1) over `rows`, or over all rows."""
+        request = HingeRequest(fold(W, self.mean, self.dtype), rows)
+        total = sum_over_shards(self.map_shards, sum_hinge, request)
+        return finalize(total, W, self.mean, reg=self.reg, reg_bias=self.reg_bias)

@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,9 +142,11 @@ class Claim:
                 continue
 
     def _give_up(self) -> None:
-        held = Holder.read(self.location.claim)
-        if held is not None and held.nonce == self.holder.nonce:
-            self.location.claim.remove()
+        """Remove the claim; if that fails, as on a bad network, it expires with its lease."""
+        with suppress(Exception):
+            held = Holder.read(self.location.claim)
+            if held is not None and held.nonce == self.holder.nonce:
+                self.location.claim.remove()
 
 
 @contextmanager
@@ -158,6 +160,10 @@ def claim_store(
     Raises:
         DataError: another ingest holds it, or no claim can be written there.
     """
+    if location.is_bucket:
+        raise DataError(
+            f"{location} is a whole bucket; name a store in it, such as {location}/cifar10.zarr"
+        )
     claim = Claim(location, Holder.this_process())
     with ExitStack() as stack:
         try:

@@ -1,5 +1,6 @@
 """A finished store, opened for reading."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -10,7 +11,16 @@ from storage.arrays import StoredArray
 from storage.errors import DataError
 from storage.location import Location
 from storage.manifest import Manifest, read_manifest
-from storage.schema import FORMAT_VERSION, IMAGE_SHAPE, PIXELS, Bytes, Layout, Split, check_range
+from storage.schema import (
+    FORMAT_VERSION,
+    IMAGE_SHAPE,
+    PIXELS,
+    SPLITS,
+    Bytes,
+    Layout,
+    Split,
+    check_range,
+)
 
 
 @dataclass(frozen=True)
@@ -88,24 +98,45 @@ class Dataset:
         labels = self._array(split, "labels").read_rows(distinct)
         return images[place], labels[place]
 
-    def describe(self) -> dict[str, object]:
-        """Return what a person or a run's record would want to know of the data, as JSON."""
-        splits: tuple[Split, Split] = ("train", "test")
-        return {
-            "url": self.url,
-            "name": self.name,
-            "source": self.source,
-            "fingerprint": self.fingerprint,
-            "format_version": FORMAT_VERSION,
-            "classes": list(self.classes),
-            "rows": {split: self.rows(split) for split in splits},
-            "shards": {split: len(self.shards(split)) for split in splits},
-            "shard_rows": self.layout.shard_rows,
-            "chunk_rows": self.layout.chunk_rows,
-        }
+    def summary(self) -> "DatasetSummary":
+        """Return what a person or a run's record wants to know of the data."""
+        return DatasetSummary(
+            url=self.url,
+            name=self.name,
+            source=self.source,
+            fingerprint=self.fingerprint,
+            format_version=FORMAT_VERSION,
+            classes=self.classes,
+            rows={split: self.rows(split) for split in SPLITS},
+            shards={split: len(self.shards(split)) for split in SPLITS},
+            shard_rows=self.layout.shard_rows,
+            chunk_rows=self.layout.chunk_rows,
+        )
 
     def _array(self, split: Split, name: str) -> StoredArray:
         return _open_array(self.url, f"{split}/{name}", self.fingerprint, self.layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """What a person or a run's record wants to know of a store, as plain values."""
+
+    url: str
+    name: str
+    source: str
+    fingerprint: str
+    format_version: int
+    classes: tuple[str, ...]
+    rows: Mapping[str, int]
+    """Images of each split."""
+    shards: Mapping[str, int]
+    """Stored shards of each split."""
+    shard_rows: int
+    chunk_rows: int
+
+    def in_words(self) -> str:
+        """Say which data it is, in one line."""
+        return f"{self.source}, {self.rows['train']:,} + {self.rows['test']:,} images"
 
 
 # The fingerprint and the layout are in the key so that a store replaced by another is reopened.

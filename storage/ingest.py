@@ -64,7 +64,7 @@ class ShardSummary:
 
 
 @dataclass(frozen=True)
-class StoredShard:
+class ReadBackShard:
     """What a shard of the store holds, as read back from it."""
 
     shard: ShardTask
@@ -199,7 +199,7 @@ def _is_equal(stored: Bytes | None, rows: Bytes) -> bool:
     return stored is not None and np.array_equal(stored, rows)
 
 
-def read_back(plan: IngestPlan, shard: ShardTask) -> StoredShard:
+def read_back(plan: IngestPlan, shard: ShardTask) -> ReadBackShard:
     """Read a written shard from the unfinished store and digest its rows.
 
     Call it when all shards are written, on any worker that sees the store.
@@ -208,12 +208,12 @@ def read_back(plan: IngestPlan, shard: ShardTask) -> StoredShard:
         array.read_if_whole(shard.start, shard.stop) for array in _open_arrays(plan, shard)
     )
     if images is None or labels is None:
-        return StoredShard(shard, b"")
-    return StoredShard(shard, row_digests(images.reshape(-1, PIXELS), labels))
+        return ReadBackShard(shard, b"")
+    return ReadBackShard(shard, row_digests(images.reshape(-1, PIXELS), labels))
 
 
 def finish(
-    plan: IngestPlan, summaries: Iterable[ShardSummary], stored: Iterable[StoredShard]
+    plan: IngestPlan, summaries: Iterable[ShardSummary], stored: Iterable[ReadBackShard]
 ) -> Dataset:
     """Write the mean and the fingerprint, publish the store and open it.
 
@@ -250,7 +250,7 @@ def finish(
 
 
 def _check_stored(
-    plan: IngestPlan, summaries: list[ShardSummary], stored: list[StoredShard]
+    plan: IngestPlan, summaries: list[ShardSummary], stored: list[ReadBackShard]
 ) -> None:
     for summary, held in zip(summaries, stored, strict=True):
         if summary.digests != held.digests:

@@ -11,6 +11,9 @@ from zarr.storage import FsspecStore, LocalStore
 
 from storage.errors import DataError
 
+_WITH_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
+"""Protocols whose URLs begin with a bucket or a container."""
+
 
 @dataclass(frozen=True)
 class Location:
@@ -54,6 +57,12 @@ class Location:
             return self
         path = Path(self.url)
         return Location(str(path.with_name(f".{path.name}.partial")), is_local=True)
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the URL names a whole bucket of an object store, and nothing in it."""
+        protocol, _, path = self.url.partition("://")
+        return protocol in _WITH_BUCKETS and "/" not in path
 
     @property
     def claim(self) -> "Location":

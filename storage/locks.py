@@ -5,6 +5,7 @@ They end with the process that holds them, however it goes, so that none can be 
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -38,8 +39,9 @@ def try_lock_path(path: Path) -> int | None:
         if not try_lock(descriptor):
             os.close(descriptor)
             return None
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
-            return descriptor
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
         os.close(descriptor)
 
 

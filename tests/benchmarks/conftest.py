@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 @pytest.fixture(scope="session")
 def client() -> Iterator["Client"]:
-    from pipeline.cluster import connect
+    from pipeline.cluster.connect import connect
 
     with connect(workers=WORKERS) as client:
         yield client
@@ -30,7 +30,7 @@ def client() -> Iterator["Client"]:
 @pytest.fixture(scope="session")
 def dataset(client: "Client", tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
     """As many made images as CIFAR-10 has, in a store."""
-    from pipeline.ingest import ingest
+    from pipeline.ingest.write_shards import ingest
     from storage.ingest import plan_ingest
     from storage.sources import open_source
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.hinge import fold, hinge_partial
+from kernels.hinge import fold, sum_rows
 from kernels.partial import finalize
 
 THREADS = 2
@@ -39,7 +39,7 @@ def compiled(rows: int) -> Objective:
 
     def objective() -> tuple[float, NDArray[np.floating]]:
         scorer = fold(W, mean)
-        first, second = threads.map(lambda p: hinge_partial(scorer, images[p], labels[p]), parts)
+        first, second = threads.map(lambda p: sum_rows(scorer, images[p], labels[p]), parts)
         value = finalize(first.combine(second), W, mean)
         return value.loss, value.gradient
 

@@ -1,4 +1,4 @@
-"""The gradient check of everything against the loss as a black box, a coordinate after another."""
+"""The structured differences in all coordinates, against one evaluation per moved weight."""
 
 import subprocess
 import sysconfig
@@ -14,8 +14,8 @@ from distributed import Client
 from kernels.finite_difference import Scheme, numerical_gradient
 from kernels.hinge import fold
 from kernels.structured_difference import Differences, Probe, differences, quotient
-from pipeline import black_box
-from pipeline.placement import Placements
+from pipeline.check import black_box
+from pipeline.cluster.placement import PlacedDataset
 from storage.dataset import Dataset
 from tests.benchmarks.conftest import WORKERS, Say
 from tests.benchmarks.paired import seconds
@@ -30,7 +30,7 @@ SAMPLE = 4
 def test_all_coordinates_over_all_images(
     client: Client, dataset: Dataset, benchmark: Any, say: Say
 ) -> None:
-    """Of the black box a sample of coordinates is taken, and its time scaled to all of them."""
+    """The black box is timed on a sample of coordinates, and its time scaled to all."""
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     W = np.random.default_rng(0).normal(0, 1e-3, (10, 3_073))
     probe = Probe(fold(W, dataset.mean, np.float64), dataset.mean, STEP)
@@ -70,19 +70,19 @@ def test_all_coordinates_over_all_images(
 
 
 def _wide(client: Client, dataset: Dataset, W: Any) -> Any:
-    """Return the black box of the pipeline, in wide products on the workers."""
-    placed = Placements(client, dataset).shards("train")
-    common = black_box.Common(W, dataset.mean, STEP, Scheme.CENTRED)
+    """Return the pipeline's black box, which takes wide products on the workers."""
+    placed = PlacedDataset(client, dataset).shards("train")
+    inputs = black_box.BlackBoxInputs(W, dataset.mean, STEP, Scheme.CENTRED)
 
     def quotients(coordinates: Any) -> Any:
         blocks = black_box.plan_blocks(coordinates)
-        return np.concatenate([*black_box.differences(client, placed, common, blocks)])
+        return np.concatenate([*black_box.difference_quotients(client, placed, inputs, blocks)])
 
     return quotients
 
 
 def test_the_whole_command(dataset: Dataset, benchmark: Any, say: Say, tmp_path: Path) -> None:
-    """Cluster, server, all images, record and pictures; the first run compiles."""
+    """Cluster, server, all images, record and pictures. The first run compiles and is not timed."""
     hinge = Path(sysconfig.get_path("scripts")) / "hinge"
     command = [str(hinge), "check", "--store", dataset.url, "--runs", str(tmp_path / "runs")]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kernels.hinge import fold, hinge_partial
-from kernels.partial import LossSum
-from kernels.plane import PlaneSum, losses, over
+from kernels.exact_sum import LossSum
+from kernels.hinge import fold, sum_rows
+from kernels.plane import PlaneSum, losses, margins_over_plane
 from storage.dataset import Dataset
 from tests.benchmarks.conftest import WORKERS, Say
 from tests.benchmarks.paired import seconds
@@ -34,7 +34,7 @@ def test_a_plane(dataset: Dataset, benchmark: Any, say: Say) -> None:
     threads = ThreadPoolExecutor(WORKERS)
     planes = list(
         threads.map(
-            lambda h: over(first, second, third, images[h], labels[h]),
+            lambda h: margins_over_plane(first, second, third, images[h], labels[h]),
             halves,
         )
     )
@@ -46,7 +46,7 @@ def test_a_plane(dataset: Dataset, benchmark: Any, say: Say) -> None:
 
     def evaluated(W: NDArray[np.float64]) -> float:
         scorer = fold(W, dataset.mean, np.float64)
-        parts = threads.map(lambda h: hinge_partial(scorer, images[h], labels[h]).losses, halves)
+        parts = threads.map(lambda h: sum_rows(scorer, images[h], labels[h]).losses, halves)
         return reduce(LossSum.combine, parts).mean
 
     found = over_plane().means

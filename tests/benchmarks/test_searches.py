@@ -10,12 +10,12 @@ import pytest
 from distributed import Client
 
 from kernels.hinge import fold, scores
-from kernels.line import along, losses
-from pipeline.actors import Actors
-from pipeline.local_search import GROUP, LocalSearch, SearchState, local_search
+from kernels.line import losses, margins_along_line
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.placement import PlacedDataset
 from pipeline.objective import Objective
-from pipeline.placement import Placements
-from pipeline.random_search import RandomSearch, plan_blocks, search
+from pipeline.search.local_search import GROUP_SIZE, LocalSearch, SearchState, local_search
+from pipeline.search.random_search import RandomSearch, plan_blocks, random_search
 from storage.dataset import Dataset
 from tests.benchmarks.conftest import WORKERS, Say
 from tests.benchmarks.paired import paired, seconds
@@ -28,7 +28,7 @@ ROUNDS = 5
 
 def test_random_search(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
     """Rates of whole searches, drawing and scheduling included; products alone for the peak."""
-    parameters, placements = RandomSearch(TRIALS, 1e-4), Placements(client, dataset)
+    parameters, placed_dataset = RandomSearch(TRIALS, 1e-4), PlacedDataset(client, dataset)
     blocks = plan_blocks(TRIALS, BLOCK)
     rng = np.random.default_rng(0)
     A, B = (rng.random(shape, np.float32) for shape in ((6_000, 3_072), (3_072, 10 * BLOCK)))
@@ -36,7 +36,9 @@ def test_random_search(client: Client, dataset: Dataset, benchmark: Any, say: Sa
     drawn = [parameters.weights(trial, 10) for trial in range(8)]
 
     def searched() -> list[float]:
-        return [x for block in search(placements, parameters, blocks) for x in block.losses]
+        return [
+            x for block in random_search(placed_dataset, parameters, blocks) for x in block.losses
+        ]
 
     found = searched()
     assert found[:8] == pytest.approx([loss(W) for W in drawn], rel=1e-4)
@@ -63,11 +65,11 @@ def test_random_search(client: Client, dataset: Dataset, benchmark: Any, say: Sa
 def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
     """Tries a second, against the same loop with a whole evaluation a try, two ways."""
     groups = 6
-    parameters = LocalSearch(trials=100 * GROUP)
+    parameters = LocalSearch(trials=100 * GROUP_SIZE)
     start = SearchState.start(parameters, 10)
     loss = loss_in_memory(dataset)
     drawn = [start.W + step for step in parameters.steps(0, 10).weights[:6]]
-    with Actors(Placements(client, dataset)) as actors:
+    with Actors(PlacedDataset(client, dataset)) as actors:
         whole = Objective(actors, dataset.mean, 0.0, "float64")
 
         def searched() -> SearchState:
@@ -79,7 +81,7 @@ def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say
         assert state.losses[0] == pytest.approx(loss(drawn[0]), rel=1e-4)
         ratios, own_ratios, rates = [], [], []
         for _ in range(ROUNDS):
-            rates.append(groups * GROUP / seconds(searched))
+            rates.append(groups * GROUP_SIZE / seconds(searched))
             plain = len(drawn) / seconds(lambda: [loss(W) for W in drawn])
             own = len(drawn) / seconds(lambda: [whole(W) for W in drawn])
             ratios.append(rates[-1] / plain)
@@ -88,9 +90,9 @@ def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say
     times, own_times = median(ratios), median(own_ratios)
     benchmark.extra_info.update(times_plain=times, times_own=own_times)
     say(
-        f"local search on {WORKERS} workers, {len(state.accepted)} of {groups * GROUP} accepted: "
-        f"{median(rates):.1f} tries a second, {times:.1f} times NumPy's loop (goal 5), "
-        f"{own_times:.1f} times the loop over this pipeline's float64 objective"
+        f"local search on {WORKERS} workers, {len(state.accepted)} of {groups * GROUP_SIZE} "
+        f"accepted: {median(rates):.1f} trials per second, {times:.1f} times NumPy's loop "
+        f"(goal 5), {own_times:.1f} times the loop over this pipeline's float64 objective"
     )
     assert times >= 5
 
@@ -105,7 +107,10 @@ def test_ten_step_sizes(dataset: Dataset, benchmark: Any, say: Say) -> None:
 
     def swept() -> None:
         list(
-            threads.map(lambda h: losses(along(first, second, images[h], labels[h]), steps), halves)
+            threads.map(
+                lambda h: losses(margins_along_line(first, second, images[h], labels[h]), steps),
+                halves,
+            )
         )
 
     def passes() -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from kernels.hinge import fold, hinge_partial
-from pipeline.actors import Actors
-from pipeline.descent import DescentState
+from kernels.hinge import fold, sum_rows
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.placement import PlacedDataset
 from pipeline.objective import Objective
-from pipeline.parameters import Method, Placement, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.training import prepare, train
+from pipeline.training.descent import DescentState
+from pipeline.training.parameters import MiniBatches, StepPlacement
+from pipeline.training.steps import prepare_steps, train
 from storage.dataset import Dataset
 from tests.benchmarks.conftest import WORKERS, Say
 from tests.benchmarks.paired import paired
@@ -28,9 +28,9 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
 
     def kernel() -> None:
         scorer = fold(W, dataset.mean)
-        list(threads.map(lambda half: hinge_partial(scorer, images[half], labels[half]), halves))
+        list(threads.map(lambda half: sum_rows(scorer, images[half], labels[half]), halves))
 
-    with Actors(Placements(client, dataset)) as partials:
+    with Actors(PlacedDataset(client, dataset)) as partials:
         objective = Objective(partials, dataset.mean)
         times = paired(lambda: objective(W), kernel, rounds=40)
         benchmark.pedantic(objective, args=(W,), rounds=10)
@@ -44,25 +44,25 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
 
 @pytest.mark.parametrize(
     ("placement", "steps", "goal"),
-    [(Placement.ALL_WORKERS, 1000, 250), (Placement.ONE_WORKER, 6000, 2000)],
+    [(StepPlacement.ALL_WORKERS, 1000, 250), (StepPlacement.ONE_WORKER, 6000, 2000)],
 )
 def test_mini_batches(
     client: Client,
     dataset: Dataset,
     benchmark: Any,
     say: Say,
-    placement: Placement,
+    placement: StepPlacement,
     steps: int,
     goal: int,
 ) -> None:
-    parameters = TrainingParameters(
-        method=Method.MINIBATCH, steps=steps, batch_size=256, placement=placement
-    )
-    with prepare(Placements(client, dataset), parameters, lambda _step, _loss: None) as stretch:
-        state = train(stretch, parameters.start(10), 100)  # reads caches, warms up
+    parameters = MiniBatches(steps=steps, batch_size=256, placement=placement)
+    with prepare_steps(
+        PlacedDataset(client, dataset), parameters, lambda _step, _loss: None
+    ) as take_steps:
+        state = train(take_steps, parameters.start(10), 100)  # reads caches, warms up
 
         def run() -> DescentState:
-            return train(stretch, state_at_start(state), steps)
+            return train(take_steps, state_at_start(state), steps)
 
         rates = []
         for _ in range(5):

@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from prefect.context import SettingsContext, get_settings_context
 from prefect.settings import temporary_settings
 
 from flows.cli import run_command
-from flows.server import starting_server
+from flows.services.prefect_server import starting_server
 
 HINGE = Path(sysconfig.get_path("scripts")) / "hinge"
 
 CLUSTER = """
 import sys
-from pipeline.cluster import connect
+from pipeline.cluster.connect import connect
 with connect(workers=2) as client:
     print(client.scheduler.address, flush=True)
     sys.stdin.read()
@@ -179,3 +180,17 @@ def store(ingested: Finished) -> Path:
     """A store of 600 and 120 synthetic images, in 4 and 1 shards."""
     assert ingested.status == 0, ingested.err
     return Path(ingested.result["data"]["url"])
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved; their PNGs are written as well."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def noting(figure: Figure, path: Path) -> None:
+        save(figure, path)
+        saved.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", noting)
+    return saved

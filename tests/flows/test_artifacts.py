@@ -13,9 +13,9 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from flows import artifacts
-from flows.server import prefect_server
-from flows.tables import Table, header_and_rows
+from flows.runs import artifacts
+from flows.runs.tables import Table, header_and_rows
+from flows.services.prefect_server import prefect_server
 from tests.flows.conftest import User
 
 

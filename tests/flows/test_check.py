@@ -1,4 +1,4 @@
-"""`hinge check`: what it finds, what it leaves, and that the numbers are those of the formulas."""
+"""`hinge check` and `hinge check-step`: what they find and leave; numbers agree with formulas."""
 
 import csv
 import hashlib
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from prefect.client.orchestration import get_client
 
-from flows.check import gradient_task
-from flows.record import Run
+from flows.check.flow import compute_gradient
+from flows.runs.directory import RunDirectory
 from kernels.partial import Evaluation
-from pipeline import black_box
+from pipeline.check import black_box
 from storage.dataset import open_dataset
 from storage.schema import CLASSES
 from tests.flows.conftest import Command, Finished, User
@@ -33,9 +33,18 @@ PICTURES = ("errors", "histogram", "crossings")
 @pytest.fixture
 def check(user: User, hinge: Command, store: Path) -> Any:
     """Check over the small store."""
+    return runner("check", user, hinge, store)
 
+
+@pytest.fixture
+def check_step(user: User, hinge: Command, store: Path) -> Any:
+    """Study steps over the small store."""
+    return runner("check-step", user, hinge, store)
+
+
+def runner(command: str, user: User, hinge: Command, store: Path) -> Any:
     def run(*given: object, status: int = 0) -> Finished:
-        finished = hinge("check", "--store", store, "--scheduler", user.scheduler, *given)
+        finished = hinge(command, "--store", store, "--scheduler", user.scheduler, *given)
         assert finished.status == status, finished.err
         return finished
 
@@ -135,7 +144,7 @@ def test_a_check_finds_nothing_wrong_and_leaves_its_tables_and_pictures(
     assert not (path / "journal.sqlite").exists()
 
 
-def test_a_person_reads_what_was_found_and_a_finished_run_is_told_again(
+def test_a_person_reads_the_findings_and_a_finished_run_is_shown_again(
     check: Any, tmp_path: Path
 ) -> None:
     finished = check("--coordinates", 50, "--examples", "first:40")
@@ -176,7 +185,7 @@ def test_the_weights_of_a_run(
 
 
 @pytest.mark.slow
-def test_a_finished_check_is_told_again_without_the_run_that_it_was_at(
+def test_a_finished_check_is_shown_again_without_the_run_whose_weights_it_checked(
     check: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
     """As a finished sweep is."""
@@ -224,18 +233,18 @@ def test_the_gradient_in_the_pixels(check: Any, store: Path, tmp_path: Path) -> 
     assert not (path / "coordinates.csv").exists()
 
 
-def test_a_wrong_gradient_is_said_to_be_wrong_and_where(
+def test_a_wrong_gradient_is_found_wrong_where_it_is(
     check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (6, 2 * 1024 + 5 * 32 + 7)
 
     def off(*given: Any) -> Evaluation:
-        value: Evaluation = gradient_task(*given)
+        value: Evaluation = compute_gradient(*given)
         gradient = value.gradient.copy()
         gradient[place] *= 1.001
         return replace(value, gradient=gradient)
 
-    monkeypatch.setattr("flows.check.gradient_task", off)
+    monkeypatch.setattr("flows.check.flow.compute_gradient", off)
     finished = check("--examples", 100, status=1)
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
@@ -264,7 +273,7 @@ def test_the_black_box_agrees(check: Any, store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_plan_is_said_and_nothing_is_started(
+def test_an_estimate_is_shown_and_nothing_is_started(
     user: User, hinge: Command, store: Path, tmp_path: Path, elsewhere: bool
 ) -> None:
     where = ("--scheduler", user.scheduler) if elsewhere else ("--workers", 3)
@@ -272,18 +281,18 @@ def test_a_plan_is_said_and_nothing_is_started(
     finished = hinge(*given, *where)
     assert (finished.status, finished.err) == (0, "")
     assert "80 of the loss" in finished.out
-    planned = hinge(*given, *where, "--scheme", "forward", "--json").result
-    assert planned["evaluations"] == 41
-    assert planned["tasks"] == 4 * (planned["shards"] + 1)
-    assert planned["threads"] == (2 if elsewhere else 3)
-    assert planned["seconds"] > 0
+    estimate = hinge(*given, *where, "--scheme", "forward", "--json").result
+    assert estimate["evaluations"] == 41
+    assert estimate["tasks"] == 4 * (estimate["shards"] + 1)
+    assert estimate["threads"] == (2 if elsewhere else 3)
+    assert estimate["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_steps_are_compared_in_both_schemes(check: Any, tmp_path: Path) -> None:
+def test_steps_are_compared_in_both_schemes(check_step: Any, tmp_path: Path) -> None:
     given = ("--steps", "1e-2:1e-8", "--points-per-decade", 1, "--examples", 100)
-    finished = check("--json", *given, "--seed", 5)
+    finished = check_step("--json", *given, "--seed", 5)
     result, [path] = finished.result, (tmp_path / "runs").iterdir()
     assert json.loads((path / "result.json").read_text()) == result
     rows = table(path / "steps.csv")
@@ -300,12 +309,13 @@ def test_steps_are_compared_in_both_schemes(check: Any, tmp_path: Path) -> None:
         assert all(each["error_after_kinks"] <= each["rounding_bound"] * 1.01 for each in own)
     with Image.open(path / "steps.png") as picture:
         assert picture.format == "PNG"
-    again = check("--json", "--resume", path.name)
+    again = check_step("--json", "--resume", path.name)
     assert (again.result, again.err) == (result, "")
-    kept = {name: result[name] for name in ("run", "command", "parameters", "data", "started")}
-    Run(path).write_record(kept | {"status": "interrupted"})
+    kept = ("run", "command", "parameters", "data", "started", "versions", "machine")
+    interrupted = {name: result[name] for name in kept} | {"status": "interrupted"}
+    RunDirectory(path).write_document(interrupted)
     (path / "steps.csv").unlink()
-    resumed = check("--json", "--resume", path.name).result
+    resumed = check_step("--json", "--resume", path.name).result
     assert (resumed["steps"], resumed["best_step"]) == (result["steps"], result["best_step"])
     assert table(path / "steps.csv") == rows
 
@@ -314,24 +324,24 @@ def test_steps_are_compared_in_both_schemes(check: Any, tmp_path: Path) -> None:
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The blocks of coordinates that this process has evaluated.
 
-    With an empty one put before them it is interrupted after the next.
+    If a test puts an empty block first, the check is interrupted after the next one.
     """
     taken: list[list[int]] = []
-    whole = black_box.differences
+    whole = black_box.difference_quotients
 
-    def noted(client: Any, placed: Any, common: Any, given: Any) -> Any:
-        for block, values in zip(given, whole(client, placed, common, given), strict=True):
-            if taken[:1] == [[]] and len(taken) == 2:  # the mark of what is to be ended
+    def noted(client: Any, placed: Any, inputs: Any, given: Any) -> Any:
+        for block, values in zip(given, whole(client, placed, inputs, given), strict=True):
+            if taken[:1] == [[]] and len(taken) == 2:
                 raise KeyboardInterrupt
             taken.append(block.tolist())
             yield values
 
-    monkeypatch.setattr(black_box, "differences", noted)
+    monkeypatch.setattr(black_box, "difference_quotients", noted)
     return taken
 
 
 @pytest.mark.slow
-def test_a_black_box_that_was_ended_on_its_way_goes_on_to_the_same_results(
+def test_an_interrupted_black_box_resumes_to_the_same_results(
     check: Any, blocks: list[list[int]], tmp_path: Path
 ) -> None:
     given = ("--method", "black-box", "--coordinates", 40, "--examples", 60, "--reg", 3)
@@ -371,7 +381,7 @@ def test_a_check_is_a_flow_run_with_its_tasks_tables_and_pictures(
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
         assert (flow_run.name, flow_run.state.type) == ("gradient check on synthetic", "COMPLETED")
-        tasks = ["gradient", "differences", "black box", "keep results"]
+        tasks = ["gradient", "differences", "black box", "save results"]
         assert task_runs_of(client, flow_run, 4) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
     pictures = {f"gradient-check-{name}" for name in PICTURES}

@@ -1,4 +1,4 @@
-"""The pictures of a gradient check: what is drawn where, and of what is not known."""
+"""The pictures of a gradient check: what is drawn where, also where a value is unknown."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from flows.check_figures import (
-    draw_crossings,
-    draw_error_images,
-    draw_histogram,
-    draw_step_errors,
-)
+from flows.check.figures import draw_crossings, draw_error_images, draw_histogram
+from flows.check.step_figures import draw_step_errors
 from kernels.gradient_verdict import ERROR_DECADES
-from tests.flows.test_sweep_figures import figures, words
-
-__all__ = ["figures"]  # a fixture
+from tests.flows.test_sweep_figures import words
 
 Floats = NDArray[np.float64]
 NAMES = ("cat", "dog")
@@ -25,7 +19,7 @@ STEPS = np.geomspace(1e-3, 1e-9, 7)
 
 
 def images_of(figure: Figure) -> list[Any]:
-    """The images that are shown as one, a masked array each; three pixels are between two."""
+    """Return the images that are joined to one picture, as masked arrays; gaps are three pixels."""
     [shown] = [image.get_array() for axes in figure.axes for image in axes.get_images()]
     whole: Any = shown
     down, across = (range(0, size, 32 + 3) for size in whole.shape)
@@ -101,12 +95,12 @@ def curves(errors: Floats) -> tuple[dict[str, Floats], dict[str, Floats]]:
     return dict.fromkeys(names, errors), dict.fromkeys(lines, errors)
 
 
-def test_steps_are_drawn_with_theory_and_the_chosen_one(
+def test_steps_are_drawn_with_theory_and_the_marked_step(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     errors, lines = curves(np.sqrt(STEPS))
     errors["forward"] = STEPS * 7
-    draw_step_errors(tmp_path / "s.png", STEPS, errors, lines, chosen=1e-5, title="a run")
+    draw_step_errors(tmp_path / "s.png", STEPS, errors, lines, mark=1e-5, title="a run")
     [figure] = figures
     [axes] = figure.axes
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -124,17 +118,15 @@ def test_any_steps_can_be_drawn(
     tmp_path: Path, figures: list[Figure], values: list[float], number: int
 ) -> None:
     errors, lines = curves(np.array(values[:number]))
-    lines["bound"] = np.full(number, 1e-11)  # what is rounded is never nothing
-    draw_step_errors(tmp_path / "s.png", STEPS[:number], errors, lines, chosen=1e-5, title="a run")
+    lines["bound"] = np.full(number, 1e-11)  # a bound on rounding is never 0
+    draw_step_errors(tmp_path / "s.png", STEPS[:number], errors, lines, mark=1e-5, title="a run")
     assert (tmp_path / "s.png").stat().st_size > 5000
 
 
-def test_a_single_step_that_is_the_chosen_one_can_be_drawn(
+def test_a_single_step_that_is_the_marked_one_can_be_drawn(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     """As `--steps 1e-5:1e-5` has it."""
     errors, lines = curves(np.array([1e-9]))
-    draw_step_errors(
-        tmp_path / "s.png", np.array([1e-5]), errors, lines, chosen=1e-5, title="a run"
-    )
+    draw_step_errors(tmp_path / "s.png", np.array([1e-5]), errors, lines, mark=1e-5, title="a run")
     assert (tmp_path / "s.png").stat().st_size > 5000

@@ -1,4 +1,4 @@
-"""A check that cannot be made: one clear line, status 2, and nothing left behind."""
+"""A check that cannot be done: one clear line, status 2, and nothing left behind."""
 
 import json
 import math
@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.record import Run
+from flows.runs.directory import RunDirectory
 from tests.flows.conftest import Command, User
 from tests.flows.test_refusals import late, left, refused
 
 BLACK_BOX = ["--method", "black-box"]
 DATA = ["--gradient", "data"]
 MINIBATCH = ["--gradient", "minibatch"]
-STEPS = ["--steps", "1e-3:1e-5"]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,6 @@ STEPS = ["--steps", "1e-3:1e-5"]
     [
         (["--step", "0"], ["the step", "positive", "0.0"]),
         (["--reg", "1", "--step", "1e-30"], ["a step of 1e-30 is lost"]),
-        (["--reg", "1", "--steps", "1e-3:1e-30"], ["a step of 1e-30 is lost"]),
         (["--step", "-1"], ["the step", "positive", "-1.0"]),
         (["--step", "nan"], ["the step", "positive", "nan"]),
         (["--step", "inf"], ["the step", "positive", "inf"]),
@@ -63,33 +61,17 @@ STEPS = ["--steps", "1e-3:1e-5"]
         (["--seed", "-1"], ["--seed"]),
         (["--seed", str(2**64)], ["seed"]),
         (["--workers", "0"], ["--workers"]),
-        (["--steps", "1e-11:1e-3"], ["LARGEST:SMALLEST", "'1e-11:1e-3'"]),
-        (["--steps", "x"], ["LARGEST:SMALLEST", "'x'"]),
-        (["--steps", "1e-3:0"], ["LARGEST:SMALLEST", "'1e-3:0'"]),
-        (["--steps", "1e308:1e-308"], ["positive numbers that fall"]),
-        ([*STEPS, "--step", "1e-5"], ["--step", "study of steps"]),
-        ([*STEPS, *BLACK_BOX], ["--method", "study of steps"]),
-        ([*STEPS, "--scheme", "forward"], ["--scheme", "study of steps"]),
-        ([*STEPS, "--coordinates", "5"], ["--coordinates", "study of steps"]),
-        ([*STEPS, "--plan"], ["--plan", "study of steps"]),
-        ([*STEPS, *DATA], ["--gradient", "study of steps"]),
-        ([*STEPS, "--points-per-decade", "0"], ["at least 1 point", "0"]),
-        ([*STEPS, "--points-per-decade", "500"], ["1,001 steps", "too many", "200"]),
-        ([*STEPS, "--points-per-decade", str(10**15)], ["too many"]),
-        ([*STEPS, "--examples", "601"], ["601 of 600 examples"]),
-        ([*STEPS, "--at", "nonsense"], ["no run 'nonsense'"]),
-        (["--points-per-decade", "3"], ["--points-per-decade", "--steps"]),
         (["--resume", "x"], ["no run 'x'"]),
         (["--resume", "x", "--step", "1e-5"], ["--step", "resumed"]),
-        (["--resume", "x", *STEPS], ["--steps", "resumed"]),
         (["--resume", "x", "--plan"], ["--plan", "resumed"]),
+        (["--steps", "1e-3:1e-5"], ["--steps"]),  # an option of `hinge check-step`
         ([*BLACK_BOX, "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
         ([*BLACK_BOX, "--plan", "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
         ([*BLACK_BOX, "--plan", "--examples", "601"], ["601 of 600 examples"]),
     ],
     ids=lambda given: " ".join(given)[:60],
 )
-def test_what_cannot_be_checked_is_said_at_once(
+def test_a_check_that_cannot_be_done_is_refused_at_once(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -104,22 +86,69 @@ def test_what_cannot_be_checked_is_said_at_once(
     assert left(store) == before
 
 
-@pytest.mark.parametrize("more", [[], BLACK_BOX, STEPS], ids=["check", "black box", "steps"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--reg", "1", "--steps", "1e-3:1e-30"], ["a step of 1e-30 is lost"]),
+        (["--steps", "1e-11:1e-3"], ["LARGEST:SMALLEST", "'1e-11:1e-3'"]),
+        (["--steps", "x"], ["LARGEST:SMALLEST", "'x'"]),
+        (["--steps", "1e-3:0"], ["LARGEST:SMALLEST", "'1e-3:0'"]),
+        (["--steps", "1e308:1e-308"], ["positive numbers that fall"]),
+        (["--points-per-decade", "0"], ["points per decade", "at least 1", "0"]),
+        (["--points-per-decade", "500"], ["4,001 steps", "too many", "200"]),
+        (["--points-per-decade", str(10**15)], ["too many"]),
+        (["--step", "0"], ["the step", "positive", "0.0"]),
+        (["--examples", "601"], ["601 of 600 examples"]),
+        (["--at", "nonsense"], ["no run 'nonsense'"]),
+        (["--reg", "-1"], ["regulariser", "-1"]),
+        (["--seed", str(2**64)], ["seed"]),
+        (["--dtype", "float16"], ["--dtype", "float16", "float32"]),
+        (["--resume", "x"], ["no run 'x'"]),
+        (["--resume", "x", "--steps", "1e-3:1e-5"], ["--steps", "resumed"]),
+        (["--resume", "x", "--step", "1e-5"], ["--step", "resumed"]),
+        # options of `hinge check` that a study of steps has no use for
+        (["--method", "black-box"], ["--method"]),
+        (["--scheme", "forward"], ["--scheme"]),
+        (["--coordinates", "5"], ["--coordinates"]),
+        (["--gradient", "data"], ["--gradient"]),
+        (["--batch-size", "5"], ["--batch-size"]),
+        (["--plan"], ["--plan"]),
+    ],
+    ids=lambda given: " ".join(given)[:60],
+)
+def test_a_study_of_steps_that_cannot_be_done_is_refused_at_once(
+    hinge: Command,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = left(store)
+    refused(hinge("check-step", "--store", store, *given), *words)
+    assert left(tmp_path) == set()
+    assert left(store) == before
+
+
+@pytest.mark.parametrize(
+    "command", [["check"], ["check", *BLACK_BOX], ["check-step"]], ids=" ".join
+)
 @pytest.mark.parametrize("store_of", ["nothing.zarr", None])
 def test_no_store_to_check_on(
-    hinge: Command, tmp_path: Path, more: list[str], store_of: str | None
+    hinge: Command, tmp_path: Path, command: list[str], store_of: str | None
 ) -> None:
     if store_of is None:
-        refused(hinge("check", *more), "--store", "hinge check --help")
+        refused(hinge(*command), "--store", f"hinge {command[0]} --help")
     else:
-        refused(hinge("check", "--store", tmp_path / store_of, *more), store_of, "ingest")
+        refused(hinge(*command, "--store", tmp_path / store_of), store_of, "ingest")
     assert left(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
     ("W", "words"),
     [
-        (None, ["no weights to go by"]),
+        (None, ["has no weights"]),
         (np.zeros((3, 3073)), ["(3, 3073)", "(10, 3073)"]),
         (np.full((10, 3073), math.nan), ["finite"]),
     ],
@@ -129,21 +158,22 @@ def test_weights_that_cannot_be_checked_at(
 ) -> None:
     run = tmp_path / "runs" / "train-other"
     run.mkdir(parents=True)
-    Run(run).write_record({"run": run.name, "command": "train", "status": "done"})
+    RunDirectory(run).write_document({"run": run.name, "command": "train", "status": "done"})
     if W is not None:
         np.save(run / "weights.npy", W)
     refused(hinge("check", "--store", store, "--at", run.name), "train-other", *words)
     assert left(run.parent) == {run.name}
 
 
-@pytest.mark.parametrize("command", ["sweep", "check", "check --steps"])
-def test_a_record_that_no_check_can_be_gone_on_with_from(
-    hinge: Command, store: Path, tmp_path: Path, command: str
+@pytest.mark.parametrize("resumed", ["check", "check-step"])
+@pytest.mark.parametrize("command", ["sweep", "check", "check --steps", "check-step"])
+def test_a_record_that_is_damaged_or_of_another_command_is_not_resumed(
+    hinge: Command, store: Path, tmp_path: Path, command: str, resumed: str
 ) -> None:
     run = tmp_path / "runs" / "other"
     run.mkdir(parents=True)
-    Run(run).write_record({"run": run.name, "command": command, "status": "running"})
-    refused(hinge("check", "--store", store, "--resume", run.name), "other")
+    RunDirectory(run).write_document({"run": run.name, "command": command, "status": "running"})
+    refused(hinge(resumed, "--store", store, "--resume", run.name), "other")
     assert left(run) == {"result.json"}
 
 

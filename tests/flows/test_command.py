@@ -14,10 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows import defaults
 from flows.cli import hinge as command_group
+from flows.command_line import defaults
+from flows.runs.lifecycle import RunKind
 from kernels import reference
-from pipeline.parameters import Method, TrainingParameters
+from pipeline.inputs.weights import InitialWeights
+from pipeline.training.parameters import METHODS, StepParameters
 from storage.dataset import Dataset, open_dataset
 from storage.schema import CLASSES, SPLITS, Split
 from tests.flows.conftest import Command, Finished, User, end
@@ -157,7 +159,6 @@ def test_json_is_one_object_and_the_record_is_the_same(program: Trained) -> None
         "seed": 5,
         "dtype": "float32",
         "tolerance": 0.0,
-        "gap": 1e-3,
         "placement": "auto",
     }
     assert program.record["status"] == "done"
@@ -281,6 +282,28 @@ def test_placement_and_cluster_change_no_bit(
         assert run.result["loss"] == program.record["loss"]
 
 
+def test_a_command_plans_its_run_once(
+    user: User, hinge: Command, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also its first weights are drawn once."""
+    planned, plan = list[str](), RunKind.plan
+    drawn, draw = list[int](), InitialWeights.weights
+
+    def counted(kind: RunKind[Any, Any, Any], *given: Any, **options: Any) -> Any:
+        planned.append(kind.command)
+        return plan(kind, *given, **options)
+
+    def counted_draw(init: InitialWeights, classes: int, seed: int) -> Any:
+        drawn.append(seed)
+        return draw(init, classes, seed)
+
+    monkeypatch.setattr(RunKind, "plan", counted)
+    monkeypatch.setattr(InitialWeights, "weights", counted_draw)
+    given = ("train", "--store", store, "--steps", 2, "--seed", 7, "--scheduler", user.scheduler)
+    assert hinge(*given).status == 0
+    assert (planned, drawn) == (["train"], [7])
+
+
 def test_epochs_are_counted_in_steps(user: User, hinge: Command, store: Path) -> None:
     run = hinge(
         *("train", "--store", store, "--epochs", 2, "--method", "minibatch"),
@@ -310,12 +333,20 @@ def test_help_imports_nothing_heavy(given: list[str]) -> None:
 
 def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
     options = command_group.commands["train"].make_context("train", ["--store", "any"]).params
-    fields = asdict(TrainingParameters(steps=1))
-    shared = options.keys() & fields.keys() - {"steps"}
-    assert shared == fields.keys() - {"steps"}
-    assert {name: options[name] for name in shared} == {name: fields[name] for name in shared}
-    assert defaults.STEPS.keys() == set(Method)
-    assert defaults.CHECKPOINT_EVERY.keys() == {method for method in Method if method.by_steps}
+    assert options["steps"] is None
+    for method, kind in METHODS.items():
+        fields = asdict(kind())
+        assert fields.pop("method") == method
+        assert fields.pop("steps") == defaults.STEPS[method]
+        if method == "smoothed":  # a person is asked to choose a regulariser
+            assert (fields.pop("reg"), fields.pop("reg_bias")) == (1e3, True)
+        assert {name: options[name] for name in fields} == fields
+        if issubclass(kind, StepParameters):
+            assert defaults.CHECKPOINT_EVERY[method] == kind.CHECKPOINT_EVERY
+        else:
+            assert method not in defaults.CHECKPOINT_EVERY
+    assert options["checkpoint_every"] is None
+    assert defaults.STEPS.keys() == METHODS.keys()
 
 
 def test_help_of_train_names_every_option_of_the_issue(hinge: Command) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.comparisons import compare, sorted_out
-from flows.findings import WINDOW, Findings, images_to_descend, read_column
+from flows.reproduce.claims import examine_claims
+from flows.reproduce.comparisons import comparable, not_comparable
+from flows.reproduce.measurements import WINDOW, Duplicates, Measurements, read_column
+from flows.runs.record import plain
+from tests.flows.experiments_by_hand import STEP_ERROR, TRIAL, documents, experiments
 
 NOTES_SWEEP = [2.200652, 2.200057, 2.194116, 2.135493, 1.647802, 2.844355, 25.558142, 254.086573,
                2539.370888, 25392.214036]  # fmt: skip
-
-
-def axis() -> dict[str, Any]:
-    return {"low": -1.0, "high": 1.0}
 
 
 def good() -> dict[str, Any]:
@@ -26,21 +25,19 @@ def good() -> dict[str, Any]:
         for exponent, loss in zip(range(-10, 0), NOTES_SWEEP, strict=True)
     ]
     trials = [
-        {"step_size": size, "loss": loss}
+        TRIAL | {"step_size": size, "loss": loss}
         for size, loss in [(1e-6, 5.0), (1e-8, 7.0), (1e-7, 4.0), (1e-5, 90.0), (1e-9, 8.0)]
     ]
     steps = [
-        {"scheme": scheme, "step": step, "error": error}
+        STEP_ERROR | {"scheme": scheme, "step": step, "error": error}
         for step, factor in [(1e-4, 10.0), (1e-5, 1.0)]
         for scheme, error in [("centred", 1e-6 * factor), ("forward", 3e-6 * factor)]
     ]
-    bowl = {"axes": [axis(), axis()], "minimum_at": [0.2, -0.9]}
-    verdicts = {"pass": 30_000, "kink": 730, "roundoff": 0, "wrong": 0}
     return {
-        "records": {
+        "records": documents({
             "panels": {
                 "line": {"breakpoints": 5, "max_difference": 1e-15},
-                "planes": {"100 examples": bowl},
+                "planes": {"100 examples": {"minimum_at": [0.2, -0.9]}},
             },
             "line": {"breakpoints": 4_321, "slope_at_ends": [-2.0, 3.0], "slopes_rise": True},
             "random search": {"test_accuracy": 0.1555},
@@ -48,21 +45,37 @@ def good() -> dict[str, Any]:
             "gradient check": {
                 "coordinates": 30_730,
                 "parameters": {"step": 1e-5},
-                "verdicts": verdicts,
+                "verdicts": {"pass": 30_000, "kink": 730, "roundoff": 0, "wrong": 0},
                 "max_error_after_kinks": 3e-9,
             },
             "differences": {"steps": steps},
             "sweep": {"initial_loss": 2.200718, "losses": sweep, "best_step_size": 1e-6},
             "gradient descent": {"test_accuracy": 0.37, "steps": 200},
             "step sizes": {"trials": trials},
-            "duplicates": {"copies": 1_200, "unique": 1_000, "same_bits": True},
+        }),
+        "duplicates": {
+            "unique": 1_000,
+            "copies": 1_200,
+            "rows": 1_200_000,
+            "loss": 9.0,
+            "same_bits": True,
+            "seconds_unique": 0.1,
+            "seconds_copied": 9.0,
+            "seconds": 9.5,
         },
         "random_losses": np.array([8.1, 9.9, 9.0]),
-        "descent": np.linspace(9.0, 5.0, 201),
-        "batches": np.linspace(9.0, 4.0, 3_000),
+        "descent_losses": np.linspace(9.0, 5.0, 201),
+        "batch_losses": np.linspace(9.0, 4.0, 3_000),
         "rows": 50_000,
         "batch_size": 256,
-    }
+    }  # fmt: skip
+
+
+def measured(found: dict[str, Any]) -> Measurements:
+    """The same as typed values."""
+    others = {name: value for name, value in found.items() if name != "records"}
+    others["duplicates"] = Duplicates(**found["duplicates"])
+    return Measurements(experiments=experiments(found["records"]), **others)
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -79,7 +92,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 def failing(found: dict[str, Any]) -> set[str]:
-    return {each.name for each in compare(Findings(**found)) if not each.agrees}
+    return {each.name for each in examine_claims(measured(found)) if not each.agrees}
 
 
 NAMES = [
@@ -109,10 +122,10 @@ STRAIGHT, BOWL, CONVEX, LOSSES, RANDOM, LOCAL, BETTER, EVALUATIONS, PASSES, CENT
 
 
 def test_what_is_as_in_the_notes_agrees() -> None:
-    comparisons = compare(Findings(**good()))
-    assert [each.name for each in comparisons] == NAMES
+    claims = examine_claims(measured(good()))
+    assert [each.name for each in claims] == NAMES
     assert failing(good()) == set()
-    said = {each.name: (each.ours, each.notes) for each in comparisons}
+    said = {each.name: (each.ours, each.notes) for each in claims}
     assert said[STRAIGHT] == ("6 pieces, off the evaluated points by 1.0e-15", "piecewise linear")
     assert said[LOSSES] == ("8.100000 to 9.900000", "8.605604 to 9.401632")
     assert said[RANDOM] == ("15.55%", "15.55%")
@@ -124,7 +137,7 @@ def test_what_is_as_in_the_notes_agrees() -> None:
     assert said[TENTH] == ("10.02", "10.02")
     assert said[TEN_TIMES] == ("9.9994", "9.9994")
     assert said[SIZES][0] == "of 1e-09 to 1e-05, 1e-07 comes lowest"
-    assert all(each.how for each in comparisons)
+    assert all(each.how for each in claims)
 
 
 FAULTS: list[tuple[str, Any, set[str]]] = [
@@ -162,9 +175,9 @@ FAULTS: list[tuple[str, Any, set[str]]] = [
     ("gradient descent/test_accuracy", 0.214, {FOLLOWING}),
     ("step sizes/trials/3/loss", 3.0, {SIZES}),  # the largest
     ("step sizes/trials/4/loss", 3.0, {SIZES}),  # the smallest
-    ("/batches", np.linspace(9.0, 5.2, 3_000), {BATCHES}),
+    ("/batch_losses", np.linspace(9.0, 5.2, 3_000), {BATCHES}),
     ("/rows", 30, {BATCHES}),
-    ("duplicates/same_bits", False, {COPIES}),
+    ("/duplicates/same_bits", False, {COPIES}),
 ]
 
 
@@ -182,45 +195,48 @@ def test_every_comparison_can_fail() -> None:
 def test_a_sweep_that_never_lowers_the_loss_is_told_so() -> None:
     found = good()
     found["records"]["sweep"]["initial_loss"] = 1.5
-    said = {each.name: each.ours for each in compare(Findings(**found))}
+    said = {each.name: each.ours for each in examine_claims(measured(found))}
     assert said[LOWER] == "none"
 
 
 def test_other_images_are_not_compared_with_the_notes() -> None:
-    sweep, comparisons = good()["records"]["sweep"], compare(Findings(**good()))
-    kept, cannot = sorted_out(comparisons, real=True, sweep=sweep)
-    assert [each["name"] for each in kept] == NAMES
-    assert {frozenset(each) for each in kept} == {
-        frozenset({"name", "ours", "notes", "agrees", "how"})
-    }
-    [initial] = cannot
-    assert initial["name"] == "sweep: the loss before the step"
-    assert (initial["ours"], initial["notes"]) == ("2.200718", "2.200718")
+    values = measured(good())
+    claims, sweep = examine_claims(values), values.experiments.sweep.record.result
+    kept = comparable(claims, notes_images=True)
+    assert [each.name for each in kept] == NAMES
+    assert [*plain(kept)[0]] == ["name", "ours", "notes", "agrees", "how"]
+    assert [(each.ours, each.how) for each in kept] == [(each.ours, each.how) for each in claims]
+    [initial] = not_comparable(claims, sweep, notes_images=True)
+    assert initial.name == "sweep: the loss before the step"
+    assert (initial.ours, initial.notes) == ("2.200718", "2.200718")
 
-    kept, cannot = sorted_out(comparisons, real=False, sweep=sweep)
+    kept = comparable(claims, notes_images=False)
     laws = [STRAIGHT, CONVEX, EVALUATIONS, PASSES, COPIES]
-    assert [each["name"] for each in kept] == laws
-    named = [each["name"] for each in cannot]
-    assert named == [*(name for name in NAMES if name not in laws), initial["name"]]
-    assert {each["why"] for each in cannot[:-1]} == {"these are not all of the notes' images"}
-    assert {frozenset(each) for each in cannot} == {frozenset({"name", "ours", "notes", "why"})}
+    assert [each.name for each in kept] == laws
+    cannot = not_comparable(claims, sweep, notes_images=False)
+    named = [each.name for each in cannot]
+    assert named == [*(name for name in NAMES if name not in laws), initial.name]
+    assert {each.why for each in cannot[:-1]} == {"these are not all of the notes' images"}
+    assert cannot[-1] == initial
+    assert [*plain(cannot)[0]] == ["name", "ours", "notes", "why"]
 
 
-def descents(descent: list[float], batches: list[float], rows: int = 1_000) -> Findings:
-    return Findings({}, np.zeros(1), np.array(descent), np.array(batches), rows, 10)
+def descents(descent: list[float], batches: list[float], rows: int = 1_000) -> Measurements:
+    found = good() | {"descent_losses": np.array(descent), "batch_losses": np.array(batches)}
+    return measured(found | {"rows": rows, "batch_size": 10})
 
 
 def test_the_images_to_descend_are_counted() -> None:
     """The last 50 batches' mean is as low as 5 once all of them are: after 60 + 50."""
     falls = [9.0] * 60 + [5.0] * 100
     assert WINDOW == 50
-    assert images_to_descend(descents([9.0, 7.0, 5.0], falls)) == (2 * 1_000, 110 * 10)
-    assert images_to_descend(descents([9.0], [9.0] * 50)) == (0, 50 * 10)
+    assert descents([9.0, 7.0, 5.0], falls).images_to_descend == (2 * 1_000, 110 * 10)
+    assert descents([9.0], [9.0] * 50).images_to_descend == (0, 50 * 10)
     # 49 batches are no mean yet, however low
-    assert images_to_descend(descents([9.0, 5.0], [4.0] * 49)) == (1_000, 0)
-    assert images_to_descend(descents([9.0, 4.9], falls)) == (1_000, 0)
+    assert descents([9.0, 5.0], [4.0] * 49).images_to_descend == (1_000, 0)
+    assert descents([9.0, 4.9], falls).images_to_descend == (1_000, 0)
     # 41 of 50 at 5, nine at 9: the mean is 5.72, and with 42 it is 5.64
-    assert images_to_descend(descents([9.0, 5.7], falls)) == (1_000, (60 + 42) * 10)
+    assert descents([9.0, 5.7], falls).images_to_descend == (1_000, (60 + 42) * 10)
 
 
 def test_a_column_is_read_by_its_name(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flows.console import Console, to_json
+from flows.services.console import Console, to_json
 
 PROGRESS = """
-from flows.console import Console
+from flows.services.console import Console
 with Console().progress("train", 40) as advance:
     for step in range(1, 41):
         advance(step, f"loss {step}")

@@ -10,14 +10,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.figures import (
-    draw_histogram,
-    draw_local_search,
-    draw_loss_curve,
-    draw_passes,
-    draw_trials,
-)
-from pipeline.random_search import improvements
+from flows.search.figures import draw_histogram, draw_local_search, draw_trials
+from flows.train.figures import draw_loss_curve, draw_passes
+from pipeline.search.random_search import improvements
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.settings import temporary_settings
+from prefect.utilities.callables import parameter_schema
 
-from flows.figures import draw_loss_curve
-from flows.ingest import ingest_flow
-from flows.train import plan_training, train_flow
-from pipeline.errors import PipelineError
-from pipeline.parameters import Method, TrainingParameters
+from flows.check.flow import check_flow
+from flows.check.step_flow import check_step_flow
+from flows.grid.flow import grid_flow
+from flows.ingest.flow import ingest_flow
+from flows.landscape.flow import landscape_flow
+from flows.landscape.panels_flow import panels_flow
+from flows.reproduce.flow import reproduce_flow
+from flows.runs.record import ClusterSummary
+from flows.search.flow import search_local_flow, search_random_flow
+from flows.sweep.flow import sweep_flow
+from flows.train.figures import draw_loss_curve
+from flows.train.flow import TRAIN, train_flow
+from pipeline.inputs.errors import PipelineError
+from pipeline.training.parameters import METHODS, GradientDescent, Method, MiniBatches
 from storage.errors import DataError
 from tests.flows.conftest import Command, User, until
 
@@ -84,7 +95,7 @@ def test_a_command_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
     assert flow_run.state.type == "COMPLETED"
     assert flow_run.parameters["parameters"]["steps"] == 3
     assert task_runs_of(prefect, flow_run, 4) == dict.fromkeys(
-        ["train", "evaluate on train", "evaluate on test", "keep results"], "COMPLETED"
+        ["train", "evaluate on train", "evaluate on test", "save results"], "COMPLETED"
     )
     shown = artifacts_of(prefect, flow_run)
     assert shown.keys() == {"training", "loss"}
@@ -127,7 +138,7 @@ def test_the_picture_and_the_table_of_a_diverged_run_say_so(
         titles.append(title)
         draw_loss_curve(*given, title=title, **more)
 
-    monkeypatch.setattr("flows.train_results.draw_loss_curve", noted)
+    monkeypatch.setattr("flows.train.results.draw_loss_curve", noted)
     given = ("train", "--store", store, "--steps", 30, "--scheduler", user.scheduler)
     assert hinge(*given, "--step-size", "1e300").status == 1
     [title] = titles
@@ -176,13 +187,13 @@ def test_a_flow_runs_without_a_command_and_with_parameters_as_the_api_sends_them
         runs=str(tmp_path / "scheduled"),
         scheduler=user.scheduler,
     )
-    assert record["status"] == "done"
-    assert record["parameters"]["method"] == "minibatch"
+    assert record.status == "done"
+    assert record.parameters == MiniBatches(steps=5, batch_size=32, init="normal:1e-3")
     typed = hinge(
         *("train", "--store", store, "--method", "minibatch", "--steps", 5, "--batch-size", 32),
         *("--init", "normal:1e-3", "--scheduler", user.scheduler, "--json"),
     )
-    assert typed.result["weights_sha256"] == record["weights_sha256"]
+    assert typed.result["weights_sha256"] == record.result.weights_sha256
     assert flow_run_of(prefect, tmp_path / "scheduled").state.type == "COMPLETED"
     assert open_client() is before  # the flow closed the one it opened
 
@@ -198,11 +209,19 @@ def open_client() -> Client | None:
 
 @pytest.mark.slow
 def test_a_flow_starts_a_cluster_of_its_own(store: Path, tmp_path: Path, prefect: Any) -> None:
-    record = train_flow(str(store), TrainingParameters(steps=2), runs=str(tmp_path), workers=1)
-    assert record["cluster"] == {"workers": 1, "threads": 1, "placement": "all-workers"}
+    record = train_flow(str(store), GradientDescent(steps=2), runs=str(tmp_path), workers=1)
+    assert record.cluster == ClusterSummary(workers=1, threads=1, placement="all-workers")
 
 
-@pytest.mark.parametrize("parameters", [{"steps": 0}, {"steps": 5, "method": "adam"}, {}])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"method": "gd", "steps": 0},
+        {"method": "gd", "batch_size": 32},
+        {"method": "smoothed", "reg": 0},
+        {"method": "adam", "steps": 5},
+    ],
+)
 def test_the_api_refuses_parameters_that_are_none(
     store: Path, tmp_path: Path, prefect: Any, parameters: Any
 ) -> None:
@@ -211,7 +230,35 @@ def test_the_api_refuses_parameters_that_are_none(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_flows_raise_what_a_caller_can_mend(store: Path, tmp_path: Path, prefect: Any) -> None:
+@pytest.mark.parametrize(
+    "called",
+    [
+        check_flow,
+        check_step_flow,
+        grid_flow,
+        landscape_flow,
+        panels_flow,
+        reproduce_flow,
+        search_local_flow,
+        search_random_flow,
+        sweep_flow,
+        train_flow,
+    ],
+    ids=lambda called: str(called.name),
+)
+def test_the_api_may_send_null_for_what_it_leaves_to_the_flow(called: Any) -> None:
+    sent = dict.fromkeys(["resume", "workers", "scheduler"])
+    taken = called.validate_parameters({"store": "a.zarr", **sent})
+    assert [taken[name] for name in sent] == ["", 0, ""]
+
+
+def test_parameters_without_a_method_are_those_of_gradient_descent() -> None:
+    """As the API had it before methods had classes of their own."""
+    taken = train_flow.validate_parameters({"store": "a.zarr", "parameters": {"steps": 5}})
+    assert taken["parameters"] == GradientDescent(steps=5)
+
+
+def test_the_flows_raise_what_a_caller_can_fix(store: Path, tmp_path: Path, prefect: Any) -> None:
     with pytest.raises(DataError, match="no store"):
         train_flow(str(tmp_path / "nothing.zarr"), runs=str(tmp_path / "runs"))
     with pytest.raises(PipelineError, match="no run"):
@@ -221,27 +268,71 @@ def test_the_flows_raise_what_a_caller_can_mend(store: Path, tmp_path: Path, pre
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_to_go_on_with_has_the_parameters_it_was_given(
+def test_a_resumed_run_has_the_parameters_it_was_given(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
     """The enumerations too, by which the pipeline tells one method from another."""
     given = ("train", "--store", store, "--steps", 2, "--scheduler", user.scheduler, "--json")
     run = hinge(*given).result["run"]
-    plan = plan_training(str(store), tmp_path / "runs", TrainingParameters(steps=9), run)
-    assert plan.parameters == TrainingParameters(steps=2)
+    plan = TRAIN.plan(str(store), tmp_path / "runs", GradientDescent(steps=9), run)
+    assert plan.parameters == GradientDescent(steps=2)
     assert plan.parameters.method is Method.GD
+
+
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    # what a person sees of each method in Prefect: its class, and some defaults and bounds
+    "gd": ("GradientDescent", {"steps": 200, "step_size": 1e-7, "placement": "auto"}),
+    "minibatch": ("MiniBatches", {"steps": 3000, "batch_size": 256, "step_size": 1e-7}),
+    "lbfgs": ("LBFGS", {"steps": 30, "tolerance": 0.0, "reg": 0.0}),
+    "smoothed": ("SmoothedHinge", {"steps": 200, "gap": 1e-3, "reg": 1e3, "reg_bias": True}),
+}
+NUMBERS = {"integer", "number"}
+
+
+def alternatives(field: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = field.get("anyOf", [field])
+    return found
+
+
+def test_prefect_has_a_form_for_every_method() -> None:
+    schema = parameter_schema(train_flow.fn)
+    methods = schema.properties["parameters"]["discriminator"]["mapping"]
+    assert methods == {method: f"#/definitions/{name}" for method, (name, _) in FORMS.items()}
+    for method, (name, defaults) in FORMS.items():
+        form = schema.definitions[name]
+        fields = form["properties"]
+        assert form["description"]
+        assert not form["additionalProperties"]
+        assert "required" not in form
+        assert fields.keys() == {field.name for field in dataclass_fields(METHODS[method])}
+        assert fields["method"]["const"] == method
+        assert {field: fields[field]["default"] for field in defaults} == defaults
+        for field, shown in fields.items():
+            described = (
+                schema.definitions[shown["$ref"].split("/")[-1]] if "$ref" in shown else shown
+            )
+            assert "default" in shown, (method, field)
+            assert field == "method" or described["description"], (method, field)
+            for each in alternatives(shown):
+                if each.get("type") in NUMBERS:
+                    assert each.keys() & {"minimum", "exclusiveMinimum"}, (method, field)
+    assert schema.properties["parameters"]["default"]["method"] == "gd"
+    assert schema.properties["checkpoint_every"]["default"] == "auto"
+    assert alternatives(schema.properties["checkpoint_every"])[0]["minimum"] == 0
+    assert schema.required == ["store"]
+    assert all(shown["description"] for shown in schema.properties.values())
 
 
 SERVE = """
 import sys
-from flows.search import search_random_flow
+from flows.search.flow import search_random_flow
 search_random_flow.serve(name=sys.argv[1], print_starting_message=False)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 1])
-def test_a_scheduled_run_that_is_cancelled_says_so_and_can_be_gone_on_with(
+def test_a_scheduled_run_that_is_cancelled_says_so_and_can_be_resumed(
     user: User, hinge: Command, store: Path, tmp_path: Path, prefect: Any, workers: int | None
 ) -> None:
     """A run of a deployment, on a cluster that is there and on one of its own."""

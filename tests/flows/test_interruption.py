@@ -1,4 +1,4 @@
-"""A run that is killed, or interrupted from the keyboard, goes on to the same bits."""
+"""A run that is killed, or interrupted from the keyboard, resumes to the same bits."""
 
 import json
 import os
@@ -12,9 +12,9 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from kernels.updates import gradient_descent
-from pipeline import checkpoints
-from pipeline.descent import DescentState
-from pipeline.parameters import TrainingParameters
+from pipeline.training import checkpoints
+from pipeline.training.descent import DescentState
+from pipeline.training.parameters import GradientDescent
 from tests.flows.conftest import Command, User, until
 from tests.flows.test_console import read_terminal
 
@@ -45,7 +45,7 @@ def record_of(run: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_a_killed_run_leaves_no_worker_and_goes_on_to_the_same_bits(
+def test_a_killed_run_leaves_no_worker_and_resumes_to_the_same_bits(
     user: User, hinge: Command, store: Path, method: str, tmp_path: Path
 ) -> None:
     driver = user.start(*train(store, method), "--workers", 2, cwd=tmp_path)
@@ -94,10 +94,10 @@ def test_a_resumed_run_begins_where_its_checkpoint_is(
     given = ("train", "--store", store, "--scheduler", user.scheduler, "--json")
     first = hinge(*given, "--steps", 4, "--checkpoint-every", 2).result
     run = tmp_path / "runs" / first["run"]
-    # A checkpoint of its own making: whoever goes on from it can reach nothing else.
+    # A made-up checkpoint: a run that resumes from it can reach nothing else.
     losses = np.array([9.0, 8.0, 7.0])
     W = np.random.default_rng(0).normal(scale=1e-3, size=(10, 3073))
-    parameters = TrainingParameters(steps=4)
+    parameters = GradientDescent(steps=4)
     optimiser = parameters.optimiser()
     checkpoints.save(run / "checkpoint.npz", DescentState(3, W, optimiser.init(W), losses))
     (run / "result.json").write_text(json.dumps(record_of(run) | {"status": "running"}))
@@ -111,7 +111,7 @@ def test_a_resumed_run_begins_where_its_checkpoint_is(
 
 
 @pytest.mark.slow
-def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_go_on(
+def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_resume(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
     ours, theirs = pty.openpty()
@@ -136,7 +136,7 @@ def test_the_keyboard_interrupts_a_run_in_one_line_that_says_how_to_go_on(
     assert "loss " in shown  # a bar was there while it went
     last = shown.strip().splitlines()[-1]
     assert last == (
-        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` goes on"
+        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` resumes it"
     )
     assert record_of(run)["status"] == "interrupted"
 
@@ -170,7 +170,7 @@ def test_a_run_is_one_process_s_until_it_is_told_to_end_and_then_another_s(
     assert out == ""
     assert "Traceback" not in err
     assert err.splitlines()[-1] == (
-        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` goes on"
+        f"hinge: interrupted; `hinge train --store {store} --resume runs/{run.name}` resumes it"
     )
     assert record_of(run)["status"] == "interrupted"
 

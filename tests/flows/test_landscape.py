@@ -5,7 +5,7 @@ import math
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from PIL import Image
 from prefect.client.orchestration import get_client
 
 from flows.cli import run_command
-from flows.landscape_results import results
-from flows.record import Run
-from flows.slices import LineSlice
+from flows.landscape.results import ExactMinimum, Kink, LineResult, summarise_line
+from flows.landscape.slices import LineSlice
+from flows.runs.directory import RunDirectory
+from flows.runs.lifecycle import RunKind
+from flows.runs.record import plain
 from kernels.piecewise import PiecewiseLinear
-from pipeline.landscape import Axis
+from pipeline.landscape.axes import Axis
+from pipeline.training.parameters import LBFGS, GradientDescent
 from storage.dataset import open_dataset
 from tests.flows.conftest import Command, Finished, User
 from tests.flows.test_command import loss_in_numpy, read
@@ -43,6 +46,18 @@ def landscape(user: User, hinge: Command, store: Path) -> Any:
 
     def run(*given: object) -> Finished:
         finished = hinge("landscape", "--store", store, "--scheduler", user.scheduler, *given)
+        assert finished.status == 0, finished.err
+        return finished
+
+    return run
+
+
+@pytest.fixture
+def panels(user: User, hinge: Command, store: Path) -> Any:
+    """Draw the panels of the small store."""
+
+    def run(*given: object) -> Finished:
+        finished = hinge("panels", "--store", store, "--scheduler", user.scheduler, *given)
         assert finished.status == 0, finished.err
         return finished
 
@@ -201,26 +216,26 @@ def test_a_line_over_all_images_is_convex_and_known_whole(
         assert lowest <= loss_in_numpy(W + at * weights[1], *data) * (1 + 1e-12)
 
 
-def by_hand(slopes: list[float], losses: list[float], regulariser: float = 0.0) -> dict[str, Any]:
-    """What is said of a line whose hinge loss is 2, 1 and 2 at -1, 0 and 1."""
+def by_hand(slopes: list[float], losses: list[float], regulariser: float = 0.0) -> LineResult:
+    """The result of a line whose hinge loss is 2, 1 and 2 at -1, 0 and 1."""
     function = PiecewiseLinear(
         np.array([-1.0, 0.0, 1.0]), np.array([2.0, 1.0, 2.0]), np.array(slopes)
     )
     W = np.zeros((10, 3073))
     axis = Axis(W + 1, "by hand", -1.0, 1.0, 3)
     line = LineSlice(axis, np.array(losses), np.full(3, regulariser), function, 1, {})
-    return results(line, W)
+    return summarise_line(line, W)
 
 
-def test_a_slope_that_falls_and_a_point_that_is_off_are_told() -> None:
+def test_a_slope_that_falls_and_a_point_that_is_off_are_in_the_result() -> None:
     good = by_hand([-1.0, 1.0], [2.0, 1.0, 2.0])
-    assert (good["slopes_rise"], good["max_difference"]) == (True, 0.0)
-    assert good["kinks"] == [{"a": 0.0, "hinge_loss": 1.0, "slope_after": 1.0}]
-    assert (good["minimum_at"], good["exact_minimum"]) == ([0.0], {"a": 0.0, "hinge_loss": 1.0})
-    assert by_hand([1.0, -1.0], [2.0, 1.0, 2.0])["slopes_rise"] is False
-    assert by_hand([-1.0, 1.0], [2.0, 1.5, 2.0])["max_difference"] == 0.5 / 1.5
-    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=3.0)["max_difference"] == 0.0
-    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0)["max_difference"] > 0.3
+    assert (good.slopes_rise, good.max_difference) == (True, 0.0)
+    assert good.kinks == (Kink(a=0.0, hinge_loss=1.0, slope_after=1.0),)
+    assert (good.minimum_at, good.exact_minimum) == ((0.0,), ExactMinimum(a=0.0, hinge_loss=1.0))
+    assert by_hand([1.0, -1.0], [2.0, 1.0, 2.0]).slopes_rise is False
+    assert by_hand([-1.0, 1.0], [2.0, 1.5, 2.0]).max_difference == 0.5 / 1.5
+    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=3.0).max_difference == 0.0
+    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0).max_difference > 0.3
 
 
 @pytest.mark.slow
@@ -302,9 +317,9 @@ def test_the_plane_of_two_runs_around_a_third(
     runs.mkdir()
     for record in (trained.gd, trained.batches):
         (runs / record["run"]).symlink_to(trained.path(record))
-    Run(third := runs / "third").path.mkdir()
-    Run(third).write_record({"run": "third"})
-    Run(third).write_weights(W)
+    RunDirectory(third := runs / "third").path.mkdir()
+    RunDirectory(third).write_document({"run": "third"})
+    RunDirectory(third).write_weights(W)
     names = f"{trained.gd['run']}, {trained.batches['run']}"
     given = ("--around", "third", "--directions", names, "--points", 3, "--extent", 1)
     result = landscape("--json", *given, "--reg", 20).result
@@ -370,8 +385,8 @@ def test_a_path_that_leads_elsewhere_than_the_run_came_to(
 ) -> None:
     run = tmp_path / "runs" / "train-elsewhere"
     run.mkdir(parents=True)
-    Run(run).write_record(trained.gd | {"weights_sha256": "0" * 64})
-    Run(run).write_weights(np.zeros((10, 3073)))
+    RunDirectory(run).write_document(trained.gd | {"weights_sha256": "0" * 64})
+    RunDirectory(run).write_weights(np.zeros((10, 3073)))
     given = ("landscape", "--store", store, "--scheduler", user.scheduler, "--points", 3)
     late(hinge(*given, "--path", run.name), "train-elsewhere cannot be taken again")
 
@@ -380,13 +395,12 @@ def test_a_path_that_leads_elsewhere_than_the_run_came_to(
 
 
 @pytest.mark.slow
-def test_the_panels_are_four_slices_of_the_formula(
-    landscape: Any, data: Data, tmp_path: Path
-) -> None:
-    result = landscape("--json", "--panels", "--points", 3, "--seed", 2).result
+def test_the_panels_are_four_slices_of_the_formula(panels: Any, data: Data, tmp_path: Path) -> None:
+    result = panels("--json", "--points", 3, "--seed", 2).result
     [path] = (tmp_path / "runs").iterdir()
     assert left(path) == {"panels.npz", "panels.png", "result.json", ".lock"}
-    assert result["command"] == "landscape --panels"
+    assert result["command"] == "panels"
+    assert result["values"] == "panels.npz"
     arrays = arrays_of(tmp_path / "runs", result)
     W = normal(2)
     weights, a = (W, *(direction(2, number, W) for number in range(2))), np.array([-1.0, 0.0, 1.0])
@@ -417,11 +431,13 @@ def three_losses(w0: float) -> list[float]:
 
 
 def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Path) -> None:
-    finished = hinge("landscape", "--three-points", "--json")
+    finished = hinge("three-points", "--json")
     assert (finished.status, finished.err) == (0, "")
     result = finished.result
     [path] = (tmp_path / "runs").iterdir()
     assert left(path) == {"three-points.png", "result.json"}
+    assert (result["run"], result["command"]) == (path.name, "three-points")
+    assert path.name.startswith("three-points-")
     assert json.loads((path / "result.json").read_text()) == result
     assert (result["points"], result["weights"]) == ([2.0, -1.0, 4.0], [0.0, 0.5, -0.25])
     # x_0 = 2:  w_1 x_0 - w_0 x_0 + 1 = 2 - 2 w_0, w_2 x_0 - w_0 x_0 + 1 = 0.5 - 2 w_0
@@ -442,7 +458,7 @@ def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Pat
         assert picture.size == (1200, 630)
 
 
-# -- what is said, and going on
+# -- what is printed, and resuming
 
 
 def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_path: Path) -> None:
@@ -471,17 +487,11 @@ def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_pa
 @pytest.mark.parametrize(
     ("given", "module", "name", "examples"),
     [
-        (["--dims", 1, "--points", 3, "--seed", 4], "landscape", "loss", lambda data: data),
-        pytest.param(
-            ["--panels", "--points", 3, "--seed", 4],
-            "panels",
-            "line",
-            lambda data: sampled(data, 1, 4),
-            marks=pytest.mark.slow,
-        ),
+        (["landscape", "--dims", 1], "flow", "loss", lambda data: data),
+        (["panels"], "panels_flow", "line", lambda data: sampled(data, 1, 4)),
     ],
 )
-def test_an_interrupted_slice_says_what_goes_on_with_it(
+def test_an_interrupted_slice_says_how_to_resume_it(
     user: User,
     hinge: Command,
     store: Path,
@@ -498,14 +508,15 @@ def test_an_interrupted_slice_says_what_goes_on_with_it(
 
     scheduler = ("--scheduler", user.scheduler)
     with monkeypatch.context() as patched:
-        patched.setattr(f"flows.{module}.keep_task", interrupt)
-        finished = hinge("landscape", "--store", store, *given, *scheduler)
+        patched.setattr(f"flows.landscape.{module}.save_results", interrupt)
+        finished = hinge(*given, "--store", store, "--points", 3, "--seed", 4, *scheduler)
     assert (finished.status, finished.out) == (130, ""), finished.err
     [run] = (tmp_path / "runs").iterdir()
     assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
     assert left(run) == {"result.json", ".lock"}
     told = finished.err.splitlines()[-1]
-    assert told.startswith("hinge: interrupted; `hinge landscape ")
+    assert told.startswith(f"hinge: interrupted; `hinge {given[0]} ")
+    assert told.endswith("` resumes it")
     program, *typed = shlex.split(told.split("`")[1])
     assert program == "hinge"
     resumed = hinge(*typed, *scheduler, "--json")
@@ -519,6 +530,26 @@ def test_an_interrupted_slice_says_what_goes_on_with_it(
     assert again.result == resumed.result
 
 
+@pytest.mark.parametrize("command", ["landscape", "panels"])
+def test_a_command_plans_its_run_once(
+    user: User, hinge: Command, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    planned, plan = list[str](), RunKind.plan
+
+    def counting(kind: Any, *given: Any, **options: Any) -> Any:
+        planned.append(kind.command)
+        return plan(kind, *given, **options)
+
+    monkeypatch.setattr(RunKind, "plan", counting)
+    given = ("--store", store, "--scheduler", user.scheduler, "--points", 3, "--json")
+    finished = hinge(command, *given)
+    assert finished.status == 0, finished.err
+    assert planned == [command]
+    again = hinge(command, "--store", store, "--resume", finished.result["run"], "--json")
+    assert again.result == finished.result
+    assert planned == [command] * 2
+
+
 @pytest.mark.slow
 def test_a_slice_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
     landscape: Any, user: User, tmp_path: Path
@@ -527,7 +558,7 @@ def test_a_slice_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
         assert (flow_run.name, flow_run.state.type) == ("landscape on synthetic", "COMPLETED")
-        tasks = ["directions", "plane", "keep results"]
+        tasks = ["directions", "plane", "save results"]
         assert task_runs_of(client, flow_run, 3) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
     assert shown.keys() == {"landscape", "landscape-loss"}
@@ -544,99 +575,124 @@ def test_a_slice_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
 def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs to be named: of this data and of other, ended and not, with weights and without."""
     monkeypatch.chdir(tmp_path)
-    runs, data = tmp_path / "runs", open_dataset(str(store)).describe()
+    runs, data = tmp_path / "runs", plain(open_dataset(str(store)).summary())
+    header = {
+        "command": "train",
+        "status": "done",
+        "data": data,
+        "started": "2026-11-26T18:25:04+00:00",
+        "versions": {"hinge": "0.1.0"},
+        "machine": {"system": "Linux", "processor": "x86_64", "cores": 2},
+        "parameters": asdict(GradientDescent(steps=5)),
+    }
 
     def keep(name: str, W: Floats | None, **record: Any) -> None:
-        run = Run(runs / name)
+        run = RunDirectory(runs / name)
         run.path.mkdir(parents=True)
-        run.write_record({"run": name, "command": "train", "data": data, **record})
+        run.write_document({**header, "run": name, **record})
         if W is not None:
             run.write_weights(W)
 
     W, ended = normal(0), {"weights_sha256": "0" * 64}
     keep("train-kept", W, **ended)
     keep("train-shape", np.zeros((3, 3073)), **ended)
-    keep("train-begun", None)
+    keep("train-begun", None, status="interrupted")
     keep("train-foreign", W, data=data | {"fingerprint": "0" * 64}, **ended)
     keep("train-old", W, parameters={"steps": 5}, **ended)
     keep("search-best", W, command="search random", **ended)
-    keep("panels-old", None, command="landscape --panels", status="interrupted", started="")
+    keep("train-short", W, parameters=asdict(GradientDescent(steps=1)), **ended)
+    keep("train-brief", W, parameters=asdict(LBFGS(steps=1)), **ended)
+    keep("panels-old", None, command="landscape --panels", status="interrupted")
     return runs
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--store STORE --points 1", ["2 to 2,000 points", "not 1"]),
-        ("--store STORE --points 0", ["2 to 2,000 points", "not 0"]),
-        ("--store STORE --points 2001", ["2,000", "2,001"]),
-        ("--store STORE --points 100001 --dims 1", ["100,000", "100,001"]),
-        ("--store STORE --points many", ["--points", "many"]),
-        ("--store STORE --extent nan", ["extent", "nan"]),
-        ("--store STORE --extent -1", ["extent", "-1"]),
-        ("--store STORE --extent 0", ["extent", "positive", "not 0"]),
-        ("--store STORE --extent inf", ["extent", "inf"]),
-        ("--store STORE --extent 1e16", ["1e+15"]),
-        ("--store STORE --dims 3", ["1 or 2 dimensions", "3"]),
-        ("--store STORE --dims 0", ["1 or 2 dimensions", "0"]),
-        ("--store STORE --examples 0", ["at least 1", "'0'"]),
-        ("--store STORE --examples first:0", ["at least 1", "first:0"]),
-        ("--store STORE --examples -5", ["examples", "-5"]),
-        ("--store STORE --examples few", ["examples", "few"]),
-        ("--store STORE --examples 601", ["601 of 600"]),
-        ("--store STORE --examples first:601", ["601 of 600"]),
-        ("--store STORE --around train-1970", ["no run 'train-1970'"]),
-        ("--store STORE --around normal:-1", ["normal:-1"]),
-        ("--store STORE --around train-shape", ["(3, 3073)", "(10, 3073)"]),
-        ("--store STORE --around train-begun", ["train-begun", "no weights"]),
-        ("--store STORE --directions train-1970,random", ["no run 'train-1970'"]),
-        ("--store STORE --directions train-shape,random", ["(3, 3073)", "(10, 3073)"]),
-        ("--store STORE --directions train-begun,random", ["train-begun", "no weights"]),
-        ("--store STORE --directions train-kept,train-kept", ["differ"]),
-        ("--store STORE --directions gradient,gradient", ["differ"]),
-        ("--store STORE --directions train-kept", ["2 of these", "'train-kept'"]),
-        ("--store STORE --directions random,random,random", ["2 of these", "random,random,"]),
-        ("--store STORE --directions train-kept, ", ["2 of these"]),
+        ("landscape --store STORE --points 1", ["2 to 2,000 points", "not 1"]),
+        ("landscape --store STORE --points 0", ["2 to 2,000 points", "not 0"]),
+        ("landscape --store STORE --points 2001", ["2,000", "2,001"]),
+        ("landscape --store STORE --points 100001 --dims 1", ["100,000", "100,001"]),
+        ("landscape --store STORE --points many", ["--points", "many"]),
+        ("landscape --store STORE --extent nan", ["extent", "nan"]),
+        ("landscape --store STORE --extent -1", ["extent", "-1"]),
+        ("landscape --store STORE --extent 0", ["extent", "positive", "not 0"]),
+        ("landscape --store STORE --extent inf", ["extent", "inf"]),
+        ("landscape --store STORE --extent 1e16", ["1e+15"]),
+        ("landscape --store STORE --dims 3", ["1 or 2 dimensions", "3"]),
+        ("landscape --store STORE --dims 0", ["1 or 2 dimensions", "0"]),
+        ("landscape --store STORE --examples 0", ["at least 1", "'0'"]),
+        ("landscape --store STORE --examples first:0", ["at least 1", "first:0"]),
+        ("landscape --store STORE --examples -5", ["examples", "-5"]),
+        ("landscape --store STORE --examples few", ["examples", "few"]),
+        ("landscape --store STORE --examples 601", ["601 of 600"]),
+        ("landscape --store STORE --examples first:601", ["601 of 600"]),
+        ("landscape --store STORE --around train-1970", ["no run 'train-1970'"]),
+        ("landscape --store STORE --around normal:-1", ["normal:-1"]),
+        ("landscape --store STORE --around train-shape", ["(3, 3073)", "(10, 3073)"]),
+        ("landscape --store STORE --around train-begun", ["train-begun", "no weights"]),
+        ("landscape --store STORE --directions train-1970,random", ["no run 'train-1970'"]),
+        ("landscape --store STORE --directions train-shape,random", ["(3, 3073)", "(10, 3073)"]),
+        ("landscape --store STORE --directions train-begun,random", ["train-begun", "no weights"]),
+        ("landscape --store STORE --directions train-kept,train-kept", ["differ"]),
+        ("landscape --store STORE --directions gradient,gradient", ["differ"]),
+        ("landscape --store STORE --directions train-kept", ["2 of these", "'train-kept'"]),
         (
-            "--store STORE --around train-kept --directions train-kept,random",
+            "landscape --store STORE --directions random,random,random",
+            ["2 of these", "random,random,"],
+        ),
+        ("landscape --store STORE --directions train-kept, ", ["2 of these"]),
+        (
+            "landscape --store STORE --around train-kept --directions train-kept,random",
             ["the weights that are"],
         ),
-        ("--store STORE --dims 1 --directions random,gradient", ["1 of these"]),
-        ("--store STORE --reg -1", ["regulariser", "-1"]),
-        ("--store STORE --reg nan", ["regulariser", "nan"]),
-        ("--store STORE --reg inf", ["regulariser", "inf"]),
-        (f"--store STORE --seed {2**64}", ["seed", str(2**64)]),
-        ("--store STORE --seed -1", ["--seed", "-1"]),
-        ("--store STORE --path train-1970", ["no run 'train-1970'"]),
-        ("--store STORE --path search-best", ["search-best", "hinge train"]),
-        ("--store STORE --path train-begun", ["train-begun", "ended"]),
-        ("--store STORE --path train-foreign", ["train-foreign", "other data"]),
-        ("--store STORE --path train-old", ["train-old", "parameters"]),
-        ("--store STORE --path train-kept --directions gradient", ["--directions"]),
-        ("--store STORE --path train-kept --dims 1", ["--dims"]),
-        ("--store STORE --path train-kept --around zeros", ["--around"]),
-        ("--store STORE --path train-kept --reg 1", ["--reg"]),
-        ("--store STORE --panels --dims 2", ["--dims"]),
-        ("--store STORE --panels --examples 5", ["--examples"]),
-        ("--store STORE --panels --directions gradient", ["--directions"]),
-        ("--store STORE --panels --path train-kept", ["--path"]),
-        ("--store STORE --panels --points 1", ["not 1"]),
-        ("--store STORE --panels --extent nan", ["extent", "nan"]),
-        ("--store STORE --panels --around train-shape", ["(3, 3073)"]),
-        (f"--store STORE --panels --seed {2**64}", ["seed"]),
-        ("--three-points --store STORE", ["--store"]),
-        ("--three-points --panels", ["--panels"]),
-        ("--three-points --seed 1", ["--seed"]),
-        ("--three-points --points 5", ["--points"]),
-        ("--three-points --resume train-kept", ["--resume"]),
-        ("", ["--store", "hinge landscape --help"]),
-        ("--panels", ["--store"]),
-        ("--store nothing.zarr", ["nothing.zarr", "ingest"]),
-        ("--store STORE --resume landscape-1970", ["no run 'landscape-1970'"]),
-        ("--store STORE --resume train-kept --points 5", ["--points", "resumed"]),
-        ("--store STORE --resume search-best", ["search-best"]),
-        ("--store STORE --resume panels-old", ["no run of `hinge landscape`", "--panels"]),
-        ("--store STORE --workers 1 --scheduler tcp://127.0.0.1:9", ["--workers", "--scheduler"]),
+        ("landscape --store STORE --dims 1 --directions random,gradient", ["1 of these"]),
+        ("landscape --store STORE --reg -1", ["regulariser", "-1"]),
+        ("landscape --store STORE --reg nan", ["regulariser", "nan"]),
+        ("landscape --store STORE --reg inf", ["regulariser", "inf"]),
+        (f"landscape --store STORE --seed {2**64}", ["seed", str(2**64)]),
+        ("landscape --store STORE --seed -1", ["--seed", "-1"]),
+        ("landscape --store STORE --path train-1970", ["no run 'train-1970'"]),
+        ("landscape --store STORE --path search-best", ["search-best", "hinge train"]),
+        ("landscape --store STORE --path train-begun", ["train-begun", "finished"]),
+        ("landscape --store STORE --path train-foreign", ["train-foreign", "other data"]),
+        ("landscape --store STORE --path train-old", ["train-old", "parameters"]),
+        ("landscape --store STORE --path train-short", ["train-short", "one step"]),
+        ("landscape --store STORE --path train-brief", ["train-brief", "one step"]),
+        ("landscape --store STORE --path train-shape", ["(3, 3073)", "(10, 3073)"]),
+        ("landscape --store STORE --path train-kept --directions gradient", ["--directions"]),
+        ("landscape --store STORE --path train-kept --dims 1", ["--dims"]),
+        ("landscape --store STORE --path train-kept --around zeros", ["--around"]),
+        ("landscape --store STORE --path train-kept --reg 1", ["--reg"]),
+        ("panels --store STORE --dims 2", ["--dims"]),
+        ("panels --store STORE --examples 5", ["--examples"]),
+        ("panels --store STORE --directions gradient", ["--directions"]),
+        ("panels --store STORE --path train-kept", ["--path"]),
+        ("panels --store STORE --points 1", ["not 1"]),
+        ("panels --store STORE --points 2001", ["2,000", "2,001"]),
+        ("panels --store STORE --extent nan", ["extent", "nan"]),
+        ("panels --store STORE --around train-shape", ["(3, 3073)"]),
+        (f"panels --store STORE --seed {2**64}", ["seed"]),
+        ("three-points --store STORE", ["--store"]),
+        ("landscape --store STORE --panels", ["--panels"]),
+        ("landscape --three-points", ["--three-points"]),
+        ("three-points --seed 1", ["--seed"]),
+        ("three-points --points 5", ["--points"]),
+        ("three-points --resume train-kept", ["--resume"]),
+        ("landscape", ["--store", "hinge landscape --help"]),
+        ("panels", ["--store", "hinge panels --help"]),
+        ("landscape --store nothing.zarr", ["nothing.zarr", "ingest"]),
+        ("landscape --store STORE --resume landscape-1970", ["no run 'landscape-1970'"]),
+        ("landscape --store STORE --resume train-kept --points 5", ["--points", "resumed"]),
+        ("landscape --store STORE --resume search-best", ["search-best"]),
+        (
+            "landscape --store STORE --resume panels-old",
+            ["not a run of `hinge landscape`", "`hinge panels`"],
+        ),
+        (
+            "landscape --store STORE --workers 1 --scheduler tcp://127.0.0.1:9",
+            ["--workers", "--scheduler"],
+        ),
     ],
     ids=str,
 )
@@ -645,7 +701,7 @@ def test_what_is_wrong_in_what_is_typed(
 ) -> None:
     runs = {name: left(kept / name) for name in left(kept)}
     typed = [str(store) if word == "STORE" else word for word in given.split(" ") if word]
-    refused(hinge("landscape", *typed), *words)
+    refused(hinge(*typed), *words)
     assert {name: left(kept / name) for name in left(kept)} == runs
     assert os.listdir() == ["runs"]  # noqa: PTH208 (names)
 
@@ -653,15 +709,15 @@ def test_what_is_wrong_in_what_is_typed(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--around", "normal:1e200"], "no finite number"),
+        (["--around", "normal:1e200"], "not finite"),
         pytest.param(
             ["--around", "normal:1e200", "--directions", "gradient"],
-            "no finite number",
+            "not finite",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             ["--around", "normal:1e3", "--reg", "1e308"],
-            "no finite number",
+            "not finite",
             marks=pytest.mark.slow,
         ),
     ],
@@ -686,7 +742,7 @@ def test_what_comes_out_on_the_way_is_one_line(
         (lambda record: record["parameters"].update(extent=math.inf), ["parameters"]),
     ],
 )
-def test_a_record_that_no_slice_can_be_gone_on_with_from(
+def test_a_record_that_no_slice_can_be_resumed_from(
     hinge: Command,
     store: Path,
     kept: Path,

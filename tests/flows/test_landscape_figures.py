@@ -12,15 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.figures import BLUE, ORANGE
-from flows.landscape_figures import draw_line, draw_panels, draw_plane
-from flows.slices import LineSlice, PlaneSlice
-from flows.three_points import draw as draw_three_points
+from flows.landscape.figures import draw_line, draw_panels, draw_plane
+from flows.landscape.slices import LineSlice, PlaneSlice
+from flows.landscape.three_points import loss_functions
+from flows.landscape.three_points_figures import draw_three_points
+from flows.style import BLUE, ORANGE
 from kernels.piecewise import PiecewiseLinear
-from pipeline.landscape import Axis
-from tests.flows.test_sweep_figures import figures, words
-
-__all__ = ["figures"]  # a fixture
+from pipeline.landscape.axes import Axis
+from tests.flows.test_sweep_figures import words
 
 Floats = NDArray[np.float64]
 
@@ -296,7 +295,7 @@ def test_panels_of_nothing_to_see_can_be_drawn(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_points_are_drawn_with_their_mean(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_three_points(tmp_path / "t.png")
+    draw_three_points(tmp_path / "t.png", loss_functions())
     assert size(tmp_path / "t.png") == (1200, 630)
     left, right = figures[0].axes
     labels = ["$L_0$", "$L_1$", "$L_2$", "mean of the three", "lowest: 3.833 at 0.25"]

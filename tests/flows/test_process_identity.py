@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.process_identity import HostIdentity, ProcessIdentity
+from flows.services.process_identity import HostIdentity, ProcessIdentity
 
 ELSEWHERE: dict[str, Callable[[ProcessIdentity], ProcessIdentity]] = {
     "another machine": lambda one: replace(one, host=replace(one.host, name="other")),

@@ -12,47 +12,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.record import Run, check_runs, circumstances, now, weights_sha256
-from pipeline.errors import PipelineError
+from flows.runs.directory import RunDirectory, check_runs
+from flows.runs.environment import package_versions, this_machine, timestamp
+from flows.runs.weights import weights_sha256
+from pipeline.inputs.errors import PipelineError
 
 
 def test_runs_of_one_second_have_names_of_their_own(tmp_path: Path) -> None:
-    runs = [Run.create(tmp_path / "a" / "runs", "train") for _ in range(50)]
+    runs = [RunDirectory.create(tmp_path / "a" / "runs", "train") for _ in range(50)]
     assert len({run.id for run in runs}) == 50
     assert all(run.path.is_dir() for run in runs)
     assert all(re.fullmatch(r"train-\d{8}-\d{6}-[0-9a-f]{4,}", run.id) for run in runs)
 
 
 def test_a_run_is_found_by_its_name_and_by_its_path(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "runs", "train")
-    run.write_record({"run": run.id})
-    assert Run.find(tmp_path / "runs", run.id) == run
-    assert Run.find(tmp_path / "elsewhere", str(run.path)) == run
+    run = RunDirectory.create(tmp_path / "runs", "train")
+    run.write_document({"run": run.id})
+    assert RunDirectory.find(tmp_path / "runs", run.id) == run
+    assert RunDirectory.find(tmp_path / "elsewhere", str(run.path)) == run
 
 
 @pytest.mark.parametrize("name", ["train-19700101-000000-0000", "", ".", "..", "half"])
 def test_what_is_no_run_is_not_found(tmp_path: Path, name: str) -> None:
     (tmp_path / "half").mkdir()  # a directory without a record
     with pytest.raises(PipelineError, match=r"^no run .*"):
-        Run.find(tmp_path, name)
+        RunDirectory.find(tmp_path, name)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "train")
-    run.write_record({"loss": math.inf, "steps": 3, "nested": {"nan": [math.nan, 0.1, None]}})
-    assert run.record == {"loss": None, "steps": 3, "nested": {"nan": [None, 0.1, None]}}
+    run = RunDirectory.create(tmp_path, "train")
+    run.write_document({"loss": math.inf, "steps": 3, "nested": {"nan": [math.nan, 0.1, None]}})
+    assert run.read_document() == {"loss": None, "steps": 3, "nested": {"nan": [None, 0.1, None]}}
     assert os.listdir(run.path) == ["result.json"]  # noqa: PTH208 (nothing else lies there)
 
 
 def test_a_reader_sees_a_whole_record_or_the_one_before(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "train")
+    run = RunDirectory.create(tmp_path, "train")
     large = ["x" * 100] * 20_000  # 2 MB: many writes to the file
-    run.write_record({"number": 0, "content": large})
+    run.write_document({"number": 0, "content": large})
     done = threading.Event()
 
     def write() -> None:
         for number in range(1, 15):
-            run.write_record({"number": number, "content": large})
+            run.write_document({"number": number, "content": large})
         done.set()
 
     writer = threading.Thread(target=write)
@@ -67,19 +69,19 @@ def test_a_reader_sees_a_whole_record_or_the_one_before(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "train")
-    run.write_record({"steps": 3})
+    run = RunDirectory.create(tmp_path, "train")
+    run.write_document({"steps": 3})
     with pytest.raises(TypeError):
-        run.write_record({"steps": 4, "what": object()})
-    assert run.record == {"steps": 3}
+        run.write_document({"steps": 4, "what": object()})
+    assert run.read_document() == {"steps": 3}
 
 
 @pytest.mark.parametrize("content", ["", '{"run": "train', "[1]", "3", "\x00\xff"])
 def test_a_damaged_record_is_one_line_that_names_the_run(tmp_path: Path, content: str) -> None:
-    run = Run.create(tmp_path, "train")
+    run = RunDirectory.create(tmp_path, "train")
     (run.path / "result.json").write_text(content)
     with pytest.raises(PipelineError, match=rf"^the record of run {run.id} cannot be read: .+"):
-        _ = run.record
+        run.read_document()
 
 
 def test_a_place_that_cannot_hold_runs_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -88,13 +90,13 @@ def test_a_place_that_cannot_hold_runs_is_refused_and_left_as_it_is(tmp_path: Pa
         with pytest.raises(PipelineError, match=r"^runs cannot be kept in .*--runs"):
             check_runs(place)
         with pytest.raises(PipelineError, match=r"^runs cannot be kept in .*--runs"):
-            Run.create(place, "train")
+            RunDirectory.create(place, "train")
     check_runs(tmp_path / "not" / "yet" / "there")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_weights_and_losses_are_read_back_by_others(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "train")
+    run = RunDirectory.create(tmp_path, "train")
     W = np.random.default_rng(0).normal(size=(10, 3073))
     losses = np.array([9.0, 0.1 + 0.2, math.inf, math.nan])
     run.write_weights(W)
@@ -108,7 +110,7 @@ def test_weights_and_losses_are_read_back_by_others(tmp_path: Path) -> None:
 
 
 def test_a_table_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "search random")
+    run = RunDirectory.create(tmp_path, "search random")
     assert run.id.startswith("search-random-")
     trials = [{"trial": number, "loss": np.float64(0.1 + number)} for number in range(3)]
     run.write_table("trials.csv", trials)
@@ -137,8 +139,9 @@ def test_the_hash_is_of_the_float64_bytes_row_by_row() -> None:
     assert weights_sha256(np.nextafter(W, 9)) != expected
 
 
-def test_circumstances_name_what_made_a_result() -> None:
-    found = circumstances()
-    assert found["versions"]["numpy"] == np.__version__
-    assert {"hinge", "python", "numba", "dask", "zarr", "prefect"} <= found["versions"].keys()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", now())
+def test_versions_machine_and_time_of_a_result() -> None:
+    versions = package_versions()
+    assert versions["numpy"] == np.__version__
+    assert {"hinge", "python", "numba", "dask", "zarr", "prefect"} <= versions.keys()
+    assert this_machine().cores == os.cpu_count()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", timestamp())

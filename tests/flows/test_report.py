@@ -1,19 +1,35 @@
 """The page of a reproduction: one file that loads nothing, whole, and true to what it was given."""
 
 import copy
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
+import numpy as np
 import pytest
 from PIL import Image
 
-from flows import notes
-from flows.report import Report, write_report
-from flows.reproduce_results import PICTURES
+from flows.reproduce import notes
+from flows.reproduce.comparisons import Comparison, NotComparable
+from flows.reproduce.flow import REPRODUCE
+from flows.reproduce.measurements import Duplicates, Measurements
+from flows.reproduce.page import PageContents, write_page
+from flows.reproduce.results import pictures_of
+from flows.runs.directory import RunDirectory
+from flows.runs.record import RunRecord
+from pipeline.reproduce.parameters import Reproduction
+from tests.flows.experiments_by_hand import documents, experiments
+
+PICTURES = (
+    *("panels", "line", "trials", "tries", "errors", "differences", "steps", "descent"),
+    *("curves", "passes", "path"),
+)
+"""The page's pictures that the experiments drew."""
 
 DRAWN_FOR_THE_PAGE = ("three-points", "convergence", "weights", "examples", "confusion")
 WITHOUT_AN_END = {"meta", "link", "img", "br", "hr", "input", "col", "wbr"}
@@ -128,21 +144,12 @@ def test_what_is_wrong_with_a_page_is_found(wrong: str) -> None:
 # -- a page by hand
 
 
-@dataclass(frozen=True)
-class Part:
-    """An experiment that nobody took."""
-
-    record: dict[str, Any]
-    command: str = "hinge something --store s.zarr"
-    seconds: float = 12.34
-
-
 def records() -> dict[str, dict[str, Any]]:
-    """What the page needs of the records; no two numbers are equal."""
+    """What the page shows of the records; no two numbers are equal."""
     sweep = [{"step_size": size, "loss": loss + 0.5} for size, loss in notes.SWEEP.items()]
     verdicts = {"pass": 30_101, "kink": 617, "roundoff": 8, "wrong": 4}
     return {
-        "panels": {},
+        "panels": {"line": {"breakpoints": 5}},
         "line": {"breakpoints": 98_765, "slope_at_ends": [-4.56, 7.89]},
         "random search": {
             "trials": 1_001,
@@ -160,7 +167,7 @@ def records() -> dict[str, dict[str, Any]]:
         "numerical gradient": {
             "parameters": {"step": 2e-5},
             "coordinates": 17,
-            "timings": {"black_box": 3.3},
+            "timings": {"black_box": 3.2765},
             "max_difference_to_structured": 2.2e-12,
         },
         "gradient check": {
@@ -170,7 +177,6 @@ def records() -> dict[str, dict[str, Any]]:
             "max_error_after_kinks": 4.4e-9,
             "timings": {"differences": 0.7},
         },
-        "differences": {},
         "sweep": {
             "parameters": {"init": "uniform:2e-3"},
             "losses": sweep,
@@ -185,53 +191,53 @@ def records() -> dict[str, dict[str, Any]]:
             "test_accuracy": 0.3741,
         },
         "step sizes": {"parameters": {"steps": 505}, "best": {"step_size": 2e-7}},
-        "mini-batches": {},
         "regularised": {"parameters": {"reg": 2.5e4}, "steps": 3_004, "test_accuracy": 0.4012},
         "l-bfgs": {"test_accuracy": 0.4123, "passes": 77},
         "path": {"path": {"explained": [0.625, 0.25]}},
     }
 
 
-def comparison(name: str, *, agrees: bool) -> dict[str, Any]:
-    return {"name": name, "ours": "1.11", "notes": "2.22", "agrees": agrees, "how": "equal"}
-
-
-def words() -> dict[str, Any]:
+def duplicates() -> dict[str, Any]:
     return {
-        "name": "CIFAR-10",
-        "real": True,
-        "part_of": False,
-        "all_images": 50_000,
-        "resumed": False,
+        "unique": 1_000,
+        "copies": 1_200,
+        "rows": 1_200_000,
+        "loss": 9.0,
+        "same_bits": True,
+        "seconds_unique": 0.01,
+        "seconds_copied": 9.09,
+        "seconds": 9.9,
+    }
+
+
+def reproduction() -> dict[str, Any]:
+    """The record of the reproduction itself."""
+    return {
         "run": "reproduce-by-hand",
-        "seed": 13,
-        "command": "hinge reproduce --store s.zarr --seed 13",
-        "three_points": ["2", "-1", "4"],
-        "one": {"breakpoints": 5},
-        "copies": {
-            "unique": 1_000,
-            "copies": 1_200,
-            "rows": 1_200_000,
-            "same_bits": True,
-            "seconds_unique": 0.01,
-            "seconds_copied": 9.09,
-            "seconds": 9.9,
-        },
-        "batch_size": 256,
-        "full_images": 10_000_000,
-        "few_images": 204_800,
-        "box_minutes": 98.7,
-        "seconds": 111.0,
+        "command": "reproduce",
+        "status": "running",
+        "parameters": {"seed": 13},
         "data": {
+            "url": "s.zarr",
+            "name": "cifar10",
             "source": "CIFAR-10, binary version",
-            "rows": {"train": 50_000, "test": 10_000},
             "fingerprint": "f" * 64,
+            "format_version": 1,
+            "classes": ["cat", "dog"],
+            "rows": {"train": 50_000, "test": 10_000},
+            "shards": {"train": 10, "test": 2},
+            "shard_rows": 5_000,
+            "chunk_rows": 250,
         },
-        "cluster": {"workers": 2, "threads": 2},
-        "machine": {"cores": 2, "processor": "abacus", "system": "Linux"},
+        "cluster": {"workers": 2, "threads": 3},
+        "machine": {"cores": 4, "processor": "abacus", "system": "Linux"},
         "versions": {"python": "3.11.7", "numpy": "2.4.6"},
         "started": "2026-01-01T00:00:00+00:00",
     }
+
+
+def comparison(name: str, *, agrees: bool) -> Comparison:
+    return Comparison(name=name, ours="1.11", notes="2.22", agrees=agrees, how="equal")
 
 
 @dataclass
@@ -239,28 +245,62 @@ class Given:
     """What a page is made of, to be spoiled."""
 
     records: dict[str, Any] = field(default_factory=records)
-    words: dict[str, Any] = field(default_factory=words)
+    duplicates: dict[str, Any] = field(default_factory=duplicates)
+    record: dict[str, Any] = field(default_factory=reproduction)
+    command: str = "hinge reproduce --store s.zarr --seed 13"
     commands: dict[str, str] = field(default_factory=dict)
-    comparisons: list[dict[str, Any]] = field(default_factory=lambda: [
+    rows: int = 50_000
+    batch_size: int = 256
+    batch_losses: tuple[float, ...] = (9.0,) * 750 + (4.0,) * 50
+    """As low as the other descent after 800 batches, when all of the last 50 are."""
+    seconds: float = 111.0
+    resumed: bool = False
+    comparisons: list[Comparison] = field(default_factory=lambda: [
         comparison("what agrees", agrees=True), comparison("what differs", agrees=False)
     ])  # fmt: skip
 
     def write(self, directory: Path) -> Page:
         """Write the page, and read it."""
-        write_report(directory / "index.html", self.report(directory))
+        write_page(directory / "index.html", self.contents(directory))
         return Page.of((directory / "index.html").read_text(encoding="utf-8"))
 
-    def report(self, directory: Path) -> Report:
+    def contents(self, directory: Path) -> PageContents:
         pictures = {}
         for number, name in enumerate([*PICTURES, *DRAWN_FOR_THE_PAGE]):
             pictures[name] = directory / f"{name}.png"
             Image.new("RGB", (1, 1), (number, 0, 0)).save(pictures[name])
-        taken = {
-            name: Part({"run": f"run-of-{name}"} | record, self.commands.get(name, "hinge part"))
-            for name, record in self.records.items()
-        }
-        cannot = {"name": "another loss", "ours": "3.33", "notes": "4.44", "why": "it is another"}
-        return Report(taken, pictures, self.comparisons, [cannot], self.words)
+        record = self.read_record()
+        assert record.data is not None
+        cannot = NotComparable(name="another loss", ours="3.33", notes="4.44", why="it is another")
+        return PageContents(
+            record=record,
+            data=record.data,
+            command=self.command,
+            measured=self.measured(),
+            comparisons=tuple(self.comparisons),
+            not_comparable=(cannot,),
+            pictures=pictures,
+            seconds=self.seconds,
+            resumed=self.resumed,
+        )
+
+    def read_record(self) -> RunRecord[Reproduction]:
+        with TemporaryDirectory() as directory:
+            Path(directory, "result.json").write_text(
+                json.dumps({"record_version": 1} | self.record)
+            )
+            return REPRODUCE.read(RunDirectory(Path(directory)))
+
+    def measured(self) -> Measurements:
+        return Measurements(
+            experiments=experiments(documents(self.records), commands=self.commands),
+            duplicates=Duplicates(**self.duplicates),
+            random_losses=np.array([8.0, 9.0]),
+            descent_losses=np.linspace(9.0, 4.0, 201),
+            batch_losses=np.array(self.batch_losses),
+            rows=self.rows,
+            batch_size=self.batch_size,
+        )
 
 
 def test_a_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
@@ -296,8 +336,8 @@ def test_a_page_says_the_numbers_of_the_records(tmp_path: Path) -> None:
 
 def test_a_page_says_what_did_not_come_out(tmp_path: Path) -> None:
     given = Given()
-    given.words["few_images"] = 0
-    given.words["copies"]["same_bits"] = False
+    given.batch_losses = (9.0,) * 800
+    given.duplicates["same_bits"] = False
     text = given.write(tmp_path).text
     assert "times fewer" not in text
     assert "did not come as low" in text
@@ -307,21 +347,25 @@ def test_a_page_says_what_did_not_come_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("real", [True, False])
 def test_images_that_are_not_the_notes_are_loudly_said_to_be(tmp_path: Path, real: bool) -> None:
     given = Given()
-    given.words |= {"real": real, "name": "CIFAR-10" if real else "synthetic"}
-    given.words["data"]["source"] = "synthetic images (seed 0)"
+    given.record["data"]["name"] = "cifar10" if real else "synthetic"
+    given.record["data"]["source"] = "synthetic images (seed 0)"
     page = given.write(tmp_path)
     assert page.wrong == []
     assert ("loud" in page.classes) is not real
+    assert f"Optimisation on {'CIFAR-10' if real else 'synthetic images'}, " in page.text
     warning = "These are not the CIFAR-10 images of the notes, but synthetic images (seed 0)"
     assert (warning in page.text) is not real
 
 
 def test_a_part_of_the_notes_images_is_said_to_be_one(tmp_path: Path) -> None:
     given = Given()
-    given.words |= {"real": False, "part_of": True}
-    given.words["data"]["rows"]["train"] = 600
+    given.record["data"]["rows"]["train"] = 600
     page = given.write(tmp_path)
     assert "not the CIFAR-10 images of the notes, but 600 of their 50,000" in page.text
+
+
+def change_comparison(given: Given, which: int, **values: Any) -> None:
+    given.comparisons[which] = replace(given.comparisons[which], **values)
 
 
 HOSTILE = "<b>\"'&amp;</p><script>alert(1)</script><img src=x onerror=y>"
@@ -330,21 +374,22 @@ HOSTILE = "<b>\"'&amp;</p><script>alert(1)</script><img src=x onerror=y>"
 @pytest.mark.parametrize(
     "place",
     [
-        lambda given: given.words.update(command=f"hinge reproduce --store '{HOSTILE}'"),
-        lambda given: given.words.update(name=HOSTILE),
-        lambda given: given.words["data"].update(source=HOSTILE),
-        lambda given: given.words["machine"].update(system=HOSTILE),
-        lambda given: given.words["versions"].update({HOSTILE: "1"}),
+        lambda given: setattr(given, "command", f"hinge reproduce --store '{HOSTILE}'"),
+        lambda given: given.record["data"].update(name=HOSTILE),
+        lambda given: given.record["data"].update(source=HOSTILE),
+        lambda given: given.record["machine"].update(system=HOSTILE),
+        lambda given: given.record["versions"].update({HOSTILE: "1"}),
         lambda given: given.commands.update({"sweep": f"hinge sweep --store {HOSTILE}"}),
         lambda given: given.records["path"].update(run=HOSTILE),
-        lambda given: given.comparisons[0].update(ours=HOSTILE),
-        lambda given: given.comparisons[1].update(name=HOSTILE),
+        lambda given: change_comparison(given, 0, ours=HOSTILE),
+        lambda given: change_comparison(given, 1, name=HOSTILE),
     ],
 )
 def test_what_looks_like_html_is_shown_as_it_is(
     tmp_path: Path, place: Callable[[Given], None]
 ) -> None:
     given = Given()
+    given.record["data"]["name"] = "synthetic"  # the page then says more of the data
     plain = given.write(tmp_path)
     place(given)
     page = given.write(tmp_path)
@@ -354,40 +399,76 @@ def test_what_looks_like_html_is_shown_as_it_is(
 
 
 def paths(value: Any, *way: str) -> list[tuple[str, ...]]:
-    """The ways to all values in dictionaries within each other; of versions any may be there."""
-    if not isinstance(value, dict) or way == ("words", "versions"):
+    """The ways to all values in dictionaries within each other."""
+    if not isinstance(value, dict):
         return [way]
     return [each for name, inner in value.items() for each in paths(inner, *way, name)]
 
 
-WAYS = paths({"records": records(), "words": words()})
-ONLY_OF_OTHER_IMAGES = {("words", "part_of"), ("words", "all_images")}
-NONE_IS_BEST = ("records", "step sizes", "best", "step_size")
+NOT_SHOWN = {
+    *(("record", name) for name in ("command", "status")),
+    *(("record", "data", name) for name in ("url", "format_version", "classes", "shards")),
+    *(("record", "data", name) for name in ("shard_rows", "chunk_rows")),
+    ("duplicates", "loss"),
+}
+WAYS = [
+    way
+    for way in paths({
+        "records": records(),
+        "duplicates": duplicates(),
+        "record": reproduction(),
+        **dict.fromkeys(("command", "rows", "batch_size", "seconds", "resumed")),
+    })
+    if way not in NOT_SHOWN and way[:3] not in NOT_SHOWN
+]  # fmt: skip
+"""Where the values are that a page shows."""
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, list):
+        return [other(each) for each in value]
+    if isinstance(value, dict):
+        return {name: each if name == "step_size" else other(each) for name, each in value.items()}
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "uniform:5e-4" if ":" in value else f"{value}-other"
+    return value * 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "way", [way for way in WAYS if way not in {*ONLY_OF_OTHER_IMAGES, NONE_IS_BEST}], ids="/".join
-)
-def test_a_number_that_is_missing_is_an_error_and_leaves_no_page(
-    tmp_path: Path, way: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("way", WAYS, ids="/".join)
+def test_every_number_of_a_page_is_one_of_its_record(tmp_path: Path, way: tuple[str, ...]) -> None:
+    """A page with another number there is another page."""
     given = Given()
+    before = given.write(tmp_path).text
+    *within, last = way
     place: Any = vars(given)
-    for name in way[:-1]:
+    for name in within:
         place = place[name]
-    del place[way[-1]]
-    with pytest.raises((jinja2.UndefinedError, KeyError, TypeError)):
-        given.write(tmp_path)
+    place[last] = other(place[last])
+    assert given.write(tmp_path).text != before
+
+
+def test_a_page_that_cannot_be_written_whole_is_not_there(tmp_path: Path) -> None:
+    given = Given()
+    page = replace(given.contents(tmp_path), measured=None)  # type: ignore[arg-type]
+    with pytest.raises(jinja2.UndefinedError):
+        write_page(tmp_path / "index.html", page)
     assert not list(tmp_path.glob("index*"))
+
+
+def test_the_experiments_pictures_are_those_that_the_page_names() -> None:
+    assert tuple(pictures_of(experiments(documents({})))) == PICTURES
 
 
 def test_a_picture_that_is_missing_is_an_error_and_leaves_what_there_was(tmp_path: Path) -> None:
     before = Given().write(tmp_path).text
-    report = Given().report(tmp_path)
-    report.pictures["curves"].unlink()
+    contents = Given().contents(tmp_path)
+    contents.pictures["curves"].unlink()
     with pytest.raises(FileNotFoundError):
-        write_report(tmp_path / "index.html", report)
+        write_page(tmp_path / "index.html", contents)
     assert Page.of((tmp_path / "index.html").read_text(encoding="utf-8")).text == before
 
 

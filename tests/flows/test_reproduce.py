@@ -1,25 +1,29 @@
-"""`hinge reproduce`: every part is taken once, whatever comes between, and a page tells of it."""
+"""`hinge reproduce`: every experiment runs once, whatever interrupts it, and a page shows all."""
 
 import base64
 import json
 import shlex
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flows.experiments import parts
-from flows.record import Run
-from flows.reproduce_results import PICTURES
+from flows.reproduce import flow as reproduction
+from flows.reproduce.flow import REPRODUCE
+from flows.runs.directory import RunDirectory
+from flows.runs.lifecycle import RunKind
+from flows.runs.record import FinishedRecord, RunRecord
+from pipeline.inputs.errors import PipelineError
+from pipeline.reproduce.parameters import Reproduction
 from storage.dataset import open_dataset
 from tests.flows.conftest import Command, Finished, User, end, until
 from tests.flows.test_command import loss_in_numpy, read
 from tests.flows.test_landscape import sampled
-from tests.flows.test_refusals import left, refused
+from tests.flows.test_refusals import late, left, refused
 from tests.flows.test_report import DRAWN_FOR_THE_PAGE, Page
 
 NAMES = [
@@ -27,6 +31,20 @@ NAMES = [
     *("differences", "sweep", "gradient descent", "step sizes", "mini-batches", "regularised"),
     *("l-bfgs", "path"),
 ]
+PICTURES = {
+    ("panels", "panels.png"),
+    ("line", "landscape.png"),
+    ("random search", "trials.png"),
+    ("local search", "trials.png"),
+    ("gradient check", "errors.png"),
+    ("differences", "steps.png"),
+    ("sweep", "steps.png"),
+    ("gradient descent", "loss.png"),
+    ("step sizes", "curves.png"),
+    ("l-bfgs", "loss.png"),
+    ("path", "landscape.png"),
+}
+"""The experiments' pictures that the page shows."""
 LAWS = 5
 """Comparisons that need no real images."""
 
@@ -40,6 +58,17 @@ def records_of(run: Path) -> dict[str, bytes]:
         for path, content in contents.items()
         if json.loads(content)["status"] not in ("running", "interrupted")
     }
+
+
+def rewrite_as_old(run: Path) -> None:
+    """Have the records of a reproduction, as far as it has come, as version 0 wrote them."""
+    for file in (run / "result.json", *run.glob("parts/*/*/result.json")):
+        document = json.loads(file.read_text())
+        assert document.pop("record_version") == 1
+        document["command"] = {"panels": "landscape --panels"}.get(
+            document["command"], document["command"]
+        )
+        file.write_text(json.dumps(document))
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A reproduction in three processes: one was told to end, one was killed."""
+    """A reproduction in three processes: one was told to end, one was killed.
+
+    What the first left was rewritten as an earlier version of this project would have left it.
+    """
 
     run: Path
     terminated: Stop
@@ -74,7 +106,9 @@ def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
     directory = tmp_path_factory.mktemp("reproduced")
     scheduler = ("--scheduler", user.scheduler)
 
-    def stop(part: str, sent: signal.Signals, *given: object) -> tuple[Path, Stop]:
+    def stop(
+        part: str, sent: signal.Signals, *given: object, old: bool = False
+    ) -> tuple[Path, Stop]:
         """Start, and send a signal once `part` is under way."""
         process = user.start("reproduce", *given, *scheduler, cwd=directory)
         with process:
@@ -83,11 +117,13 @@ def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
             process.send_signal(sent)
             out, err = process.communicate(timeout=60)
         [run] = (directory / "runs").iterdir()
+        if old:
+            rewrite_as_old(run)
         record = json.loads((run / "result.json").read_text())
         begun = {str(path) for path in run.glob("parts/*/*")}
         return run, Stop(Finished(process.returncode, out, err), record, records_of(run), begun)
 
-    run, terminated = stop("random-search", signal.SIGTERM, "--store", store, "--seed", 3)
+    run, terminated = stop("random-search", signal.SIGTERM, "--store", store, "--seed", 3, old=True)
     typed = terminated.finished.err.split("`")[1]
     _, killed = stop("local-search", signal.SIGKILL, *shlex.split(typed)[2:])
     last = user.start("reproduce", "--store", store, "--resume", run, *scheduler, cwd=directory)
@@ -95,25 +131,28 @@ def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_a_reproduction_that_is_ended_goes_on_where_it_was(
+def test_an_interrupted_reproduction_resumes_where_it_was(
     reproduced: Reproduced, store: Path
 ) -> None:
     run, terminated, killed = reproduced.run, reproduced.terminated, reproduced.killed
     assert (terminated.finished.status, terminated.finished.out) == (130, "")
     told = terminated.finished.err.splitlines()[-1]
     typed = f"`hinge reproduce --store {store} --resume runs/{run.name}`"
-    assert told == f"hinge: interrupted; {typed} goes on"
+    assert told == f"hinge: interrupted; {typed} resumes it"
     assert (terminated.record["status"], killed.record["status"]) == ("interrupted", "running")
     assert (killed.finished.status, killed.finished.out) == (-signal.SIGKILL, "")
     assert {Path(path).parent.name for path in terminated.parts} == {"panels", "line"}
     assert len(killed.parts) == 3  # the random search is finished
     now = records_of(run)
     for stop in (terminated, killed):
-        assert {path: now[path] for path in stop.parts} == stop.parts  # not taken again
+        assert {path: now[path] for path in stop.parts} == stop.parts  # not run again
         assert stop.begun <= {str(path) for path in run.glob("parts/*/*")}
     assert len(terminated.begun) == 3
-    assert len(killed.begun) == 4
-    assert len(now) == len(NAMES)  # what was under way was gone on with: a run each
+    assert len(killed.begun) == 5
+    assert len(now) == len(NAMES)
+    # the unfinished search of the earlier version started anew; that of this version was resumed
+    assert len([*run.glob("parts/random-search/*")]) == 2
+    assert len([*run.glob("parts/local-search/*")]) == 1
 
 
 @pytest.mark.slow
@@ -128,7 +167,7 @@ def test_its_record_has_every_part_and_comparison(reproduced: Reproduced, store:
     assert record["agree"] is True
     assert len(record["not_comparable"]) == 18 - LAWS + 1
     assert all(each["why"] for each in record["not_comparable"])
-    assert list(record["parts"]) == NAMES == [*(part.name for part in parts(3)), "path"]
+    assert list(record["parts"]) == NAMES
     seconds = 0.0
     for name, place in record["parts"].items():
         path = Path(place) if Path(place).is_absolute() else reproduced.run.parents[1] / place
@@ -164,7 +203,7 @@ def test_its_page_is_whole_and_shows_the_parts_pictures(reproduced: Reproduced) 
     assert record["data"]["source"] in page.text
     assert run.name in page.text
     files = [run / "report" / f"{name}.png" for name in DRAWN_FOR_THE_PAGE]
-    for part, file in PICTURES.values():
+    for part, file in PICTURES:
         files += (run / "parts" / part.replace(" ", "-")).glob(f"*/{file}")
     drawn = {base64.b64encode(file.read_bytes()).decode() for file in files}
     assert {image["src"].partition("base64,")[2] for image in page.images} == drawn
@@ -198,25 +237,103 @@ def test_what_a_person_reads_of_it(reproduced: Reproduced, hinge: Command, store
     assert {path: path.stat().st_mtime_ns for path in reproduced.run.rglob("*")} == before
 
 
-def finished_run(runs: Path, store: Path, **record: Any) -> Path:
-    """A reproduction that ended, by hand."""
-    run = Run(runs / "reproduce-ended")
+def finished_run(runs: Path, store: Path, **changes: Any) -> Path:
+    """A reproduction that has finished, by hand, as version 0 wrote it."""
+    run = RunDirectory(runs / "reproduce-ended")
     run.path.mkdir(parents=True)
     one = {"name": "a law", "ours": "so", "notes": "so", "agrees": True, "how": "equal"}
-    run.write_record({
+    run.write_document({
         "run": run.id,
         "command": "reproduce",
         "status": "done",
         "parameters": {"seed": 0},
-        "data": open_dataset(str(store)).describe(),
+        "seed": 0,
+        "data": asdict(open_dataset(str(store)).summary()),
+        "cluster": {"workers": 2, "threads": 2},
         "started": "2026-01-01T00:00:00+00:00",
+        "versions": {"python": "3.11.7"},
+        "machine": {"system": "Linux", "processor": "x86_64", "cores": 2},
         "comparisons": [one],
-        "not_comparable": [],
+        "not_comparable": [{"name": "a loss", "ours": "1", "notes": "2", "why": "another"}],
         "agree": True,
+        "parts": {"panels": "runs/reproduce-ended/parts/panels/landscape-panels-1"},
+        "duplicates": {
+            "unique": 600,
+            "copies": 1_200,
+            "rows": 720_000,
+            "loss": 9.5,
+            "same_bits": True,
+            "seconds_unique": 0.01,
+            "seconds_copied": 1.5,
+            "seconds": 1.75,
+        },
+        "report": "runs/reproduce-ended/report/index.html",
         "seconds": 1.0,
-        **record,
+        "timings": {"panels": 0.5, "seconds": 2.0},
+        "finished": "2026-01-01T00:00:02+00:00",
+        **changes,
     })  # fmt: skip
     return run.path
+
+
+INTERRUPTED = """
+{"run": "reproduce-20261126-183501-e49cd5e9", "command": "reproduce", "status": "interrupted",
+ "parameters": {"seed": 0}, "seed": 0,
+ "data": {"url": "c.zarr", "name": "cifar10", "source": "CIFAR-10, binary version",
+          "fingerprint": "4e553a0ce32eebf263dcc689c7ddffcf6ac3642318a9729eb20c3baea9422b9f",
+          "format_version": 1,
+          "classes": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse",
+                      "ship", "truck"],
+          "rows": {"train": 50000, "test": 10000}, "shards": {"train": 10, "test": 2},
+          "shard_rows": 5000, "chunk_rows": 250},
+ "cluster": {"workers": 2, "threads": 2}, "started": "2026-11-26T18:35:01+00:00",
+ "versions": {"python": "3.11.7", "hinge": "0.1.0", "numpy": "2.4.6", "numba": "0.68.1",
+              "dask": "2026.8.0", "distributed": "2026.8.0", "zarr": "3.1.6", "prefect": "3.8.8"},
+ "machine": {"system": "Linux-6.18.44-x86_64-with-glibc2.36", "processor": "x86_64", "cores": 2},
+ "finished": "2026-11-26T18:35:03+00:00"}
+"""
+"""A record of version 0."""
+
+
+def test_records_of_the_version_before_open(store: Path, tmp_path: Path) -> None:
+    interrupted = RunDirectory(tmp_path / "interrupted")
+    interrupted.path.mkdir()
+    (interrupted.path / "result.json").write_text(INTERRUPTED)
+    record = REPRODUCE.read(interrupted)
+    assert type(record) is RunRecord
+    assert (record.record_version, record.status) == (0, "interrupted")
+    assert record.parameters == Reproduction(seed=0)
+    assert record.data is not None
+    assert record.data.fingerprint.startswith("4e553a0c")
+
+    finished = REPRODUCE.read(RunDirectory(finished_run(tmp_path, store)))
+    assert isinstance(finished, FinishedRecord)
+    [law], [loss] = finished.result.comparisons, finished.result.not_comparable
+    assert (law.name, law.agrees, loss.why) == ("a law", True, "another")
+    assert (finished.result.duplicates.rows, finished.result.duplicates.loss) == (720_000, 9.5)
+    assert (finished.result.seconds, finished.seconds) == (1.0, 2.0)
+
+
+def test_a_reproduction_is_planned_once(
+    user: User, hinge: Command, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its first experiment, which plans itself."""
+    planned, plan = list[str](), RunKind.plan
+
+    def counting(kind: RunKind[Any, Any, Any], *given: Any, **more: Any) -> Any:
+        planned.append(kind.command)
+        return plan(kind, *given, **more)
+
+    def run_none(*_: object) -> None:
+        raise PipelineError("enough")
+
+    monkeypatch.setattr(RunKind, "plan", counting)
+    monkeypatch.setattr(reproduction, "run_experiments", run_none)
+    late(hinge("reproduce", "--store", store, "--scheduler", user.scheduler), "enough")
+    assert planned == ["reproduce"]
+    [run] = (tmp_path / "runs").iterdir()
+    record = REPRODUCE.read(RunDirectory(run))
+    assert (record.status, record.error) == ("failed", "enough")
 
 
 @pytest.mark.parametrize("agrees", [True, False])
@@ -272,25 +389,28 @@ def test_what_is_wrong_in_what_is_typed(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda record: record.update(command="train"), ["no run of `hinge reproduce`", "train"]),
+        (
+            lambda record: record.update(command="train"),
+            ["not a run of `hinge reproduce`", "train"],
+        ),
         (lambda record: record["data"].update(fingerprint="0" * 64), ["other data", "000000"]),
         (lambda record: record.update(parameters={"seed": -1}), ["parameters", "seed"]),
         (lambda record: record.pop("status"), ["status"]),
     ],
 )
-def test_a_run_that_no_reproduction_goes_on_from(
+def test_a_run_that_cannot_be_resumed(
     hinge: Command,
     store: Path,
     tmp_path: Path,
     change: Callable[[dict[str, Any]], object],
     words: list[str],
 ) -> None:
-    run = Run(finished_run(tmp_path / "runs", store))
-    record = run.record
-    change(record)
-    run.write_record(record)
+    run = RunDirectory(finished_run(tmp_path / "runs", store))
+    document = run.read_document()
+    change(document)
+    run.write_document(document)
     refused(hinge("reproduce", "--store", store, "--resume", run.id), run.id, *words)
-    assert run.record == record
+    assert run.read_document() == document
 
 
 def test_too_few_images_for_a_batch(user: User, hinge: Command, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from tests.flows.conftest import Finished, User
 
 UNGUARDED = """
 import sys
-from flows.sweep import sweep_flow
+from flows.sweep.flow import sweep_flow
 sweep_flow(sys.argv[1], **eval(sys.argv[2]))
 """
 
 GUARDED = """
 import sys
-from flows.sweep import sweep_flow
+from flows.sweep.flow import sweep_flow
 
 def main():
     sweep_flow(sys.argv[1], **eval(sys.argv[2]))

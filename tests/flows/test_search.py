@@ -3,7 +3,8 @@
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +16,23 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
 from flows.cli import hinge as command_group
-from flows.search import search_local_flow, search_random_flow
-from pipeline.errors import PipelineError
-from pipeline.local_search import LocalSearch
-from pipeline.random_search import RandomSearch
-from pipeline.streams import Purpose
-from pipeline.weights import drawn
+from flows.runs.directory import RunDirectory
+from flows.runs.lifecycle import RunKind
+from flows.runs.record import FinishedRecord, to_document
+from flows.search.flow import (
+    LOCAL_SEARCH,
+    RANDOM_SEARCH,
+    search_local_flow,
+    search_random_flow,
+)
+from flows.services.console import to_json
+from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.random_streams import Purpose
+from pipeline.inputs.weights import draw_weights
+from pipeline.search.local_search import LocalSearch
+from pipeline.search.random_search import RandomSearch
 from storage.dataset import open_dataset
-from storage.schema import SPLITS
+from storage.schema import CLASSES, SPLITS
 from tests.flows.conftest import Command, Finished, User, until
 from tests.flows.test_command import loss_in_numpy, read
 
@@ -75,8 +85,8 @@ def training(store: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     return read(open_dataset(str(store)), "train")
 
 
-def of_the_notes(losses: list[float]) -> list[str]:
-    """What the notes' loop prints, a line a trial."""
+def lines_of_the_notes(losses: list[float]) -> list[str]:
+    """What the notes' loop prints, one line per trial."""
     lines, best = [], float("inf")
     for number, loss in enumerate(losses):
         best = min(best, loss)
@@ -89,7 +99,7 @@ def test_a_random_search_finds_what_the_notes_loop_finds(search: Any, training: 
     weights = [RANDOM.weights(trial, 10) for trial in range(37)]
     losses = [loss_in_numpy(W, *training) for W in weights]
     best = int(np.argmin(losses))
-    assert run.lines == of_the_notes(losses)
+    assert run.lines == lines_of_the_notes(losses)
     assert (run.record["trials"], run.record["best_trial"]) == (37, best)
     assert run.record["best_loss"] == pytest.approx(losses[best], rel=1e-12)
     np.testing.assert_array_equal(np.load(run.path / "weights.npy"), weights[best])
@@ -106,13 +116,13 @@ def test_a_local_search_takes_the_steps_of_the_plain_loop(search: Any, training:
     accepted: list[int] = []
     initial = loss_in_numpy(W, *training)
     for number in range(37):
-        [step] = drawn(2, Purpose.PERTURBATION, [number], 1e-4, 10).weights
+        [step] = draw_weights(2, Purpose.PERTURBATION, [number], 1e-4, 10).weights
         losses.append(loss_in_numpy(W + step, *training))
         if not accepted or losses[-1] < losses[accepted[-1]]:
             W = W + step
             accepted.append(number)
     assert len(accepted) >= 5
-    lines = of_the_notes(losses)
+    lines = lines_of_the_notes(losses)
     for number in accepted:
         lines[number] += ", accepted"
     assert run.lines == lines
@@ -157,7 +167,7 @@ def test_a_person_reads_the_numbers_of_the_record(search: Any, kind: str) -> Non
     assert said["best"] == f"loss {loss:.6f} in attempt {trial}"
     assert f"{run.record['test_accuracy']:.2%} of the test images" in said["accuracy"]
     assert run.record["weights_sha256"][:16] in said["weights"]
-    assert len(run.finished.err.splitlines()) == 1 + 37  # the dashboard, and a line a trial
+    assert len(run.finished.err.splitlines()) == 1 + 37  # the dashboard, and one line per trial
 
 
 @pytest.mark.slow
@@ -201,7 +211,7 @@ def prefect(user: User) -> Iterator[Any]:
 
 
 def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """The name of the one flow run that wrote to `runs`, its tasks' and its artifacts."""
+    """The name of the one flow run that wrote to `runs`, its tasks' names and its artifacts."""
     [flow_run] = until(
         lambda: [
             run
@@ -248,25 +258,155 @@ def test_the_flows_run_without_a_command(
     user: User, search: Any, store: Path, tmp_path: Path, prefect: Any
 ) -> None:
     sent: Any = asdict(RANDOM)  # as the API sends it
-    record = search_random_flow(
+    at_random = search_random_flow(
         str(store), sent, runs=str(tmp_path / "a"), block=9, scheduler=user.scheduler
     )
-    assert same(record) == same(search("random").record)
-    record = search_local_flow(
+    assert same(to_document(at_random)) == same(search("random").record)
+    assert at_random.parameters == RANDOM
+    locally = search_local_flow(
         str(store), LOCAL, runs=str(tmp_path / "b"), scheduler=user.scheduler
     )
-    assert same(record) == same(search("local").record)
+    assert same(to_document(locally)) == same(search("local").record)
     with pytest.raises(PipelineError, match="a block has from 1 to"):
         search_random_flow(str(store), RANDOM, runs=str(tmp_path / "c"), block=513)
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize(("kind", "of_flow"), [("random", RandomSearch), ("local", LocalSearch)])
-def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow(
-    kind: str, of_flow: Any
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "flow"), [("random", search_random_flow), ("local", search_local_flow)]
+)
+def test_the_command_and_the_flow_have_the_same_defaults(kind: str, flow: Any) -> None:
     [group] = [command_group.commands["search"]]
     command = group.commands[kind]  # type: ignore[attr-defined]
     options = command.make_context(kind, ["--store", "any"]).params
-    fields = asdict(of_flow(trials=1000))
-    assert {name: options[name] for name in fields} == fields
+    defaults = {name: each.default for name, each in signature(flow.fn).parameters.items()}
+    for name, value in asdict(defaults["parameters"]).items():
+        assert options[name] == value, name
+    assert options["trials"] == 1000  # as in the notes
+    assert options.get("block") == defaults.get("block")
+
+
+# -- plans and records
+
+
+OLD_RECORDS: dict[str, dict[str, Any]] = {
+    "random": {
+        "run": "search-random-20261126-182008-cc4c0262",
+        "parameters": {"trials": 200, "scale": 0.0001, "seed": 0},
+        "cluster": {"workers": 2, "threads": 2, "block": 32},
+        "trials": 200,
+        "best_trial": 45,
+        "best_loss": 8.42135258972798,
+        "loss": 8.42135258972798,
+        "test_loss": 8.468275052011577,
+        "train_accuracy": 0.1297,
+        "test_accuracy": 0.1244,
+        "weights_sha256": "a161cb46259a74d2897e59f904fb7ba475cca587def81b73203ebbc980448158",
+        "trials_per_second": 49.658704784727675,
+        "timings": {"loading": 1.1, "searching": 4.027491270000041, "seconds": 6.264},
+    },
+    "local": {
+        "run": "search-local-20261126-182023-0c842edc",
+        "parameters": {"trials": 200, "init_scale": 0.001, "step_scale": 0.0001, "seed": 0},
+        "cluster": {"workers": 2, "threads": 2},
+        "trials": 200,
+        "best_trial": 197,
+        "best_loss": 16.61385069590158,
+        "loss": 16.61385069590158,
+        "test_loss": 16.504482904356305,
+        "train_accuracy": 0.15238,
+        "test_accuracy": 0.1538,
+        "weights_sha256": "2f976bedac3b4fdb08b225e0c7923bb3bebbcb2b3fb0c9c41077da09664f870b",
+        "trials_per_second": 4.050223759305795,
+        "accepted": 42,
+        "initial_loss": 21.445718973196655,
+        "timings": {
+            "loading": 1.6418876309999746,
+            "searching": 49.37998784399997,
+            "seconds": 52.99337472000002,
+        },
+    },
+}
+"""Records of finished searches that version 0 wrote, without what both have in common."""
+
+OLD_HEADER: dict[str, Any] = {
+    "status": "done",
+    "seed": 0,
+    "data": {
+        "url": "cifar10.zarr",
+        "name": "cifar10",
+        "source": "CIFAR-10, binary version",
+        "fingerprint": "4e553a0ce32eebf263dcc689c7ddffcf6ac3642318a9729eb20c3baea9422b9f",
+        "format_version": 1,
+        "classes": list(CLASSES),
+        "rows": {"train": 50000, "test": 10000},
+        "shards": {"train": 10, "test": 2},
+        "shard_rows": 5000,
+        "chunk_rows": 250,
+    },
+    "started": "2026-11-26T18:20:08+00:00",
+    "finished": "2026-11-26T18:20:14+00:00",
+    "versions": {"python": "3.11.7", "hinge": "0.1.0", "numpy": "2.4.6"},
+    "machine": {"system": "Linux-6.18", "processor": "x86_64", "cores": 2},
+}
+
+
+@pytest.mark.parametrize(("kind", "of"), [("random", RANDOM_SEARCH), ("local", LOCAL_SEARCH)])
+def test_a_record_of_the_first_version_opens(tmp_path: Path, kind: str, of: Any) -> None:
+    old = OLD_HEADER | OLD_RECORDS[kind] | {"command": f"search {kind}"}
+    (tmp_path / "result.json").write_text(json.dumps(old))
+    record = of.read(RunDirectory(tmp_path))
+    assert isinstance(record, FinishedRecord)
+    assert record.parameters == of.parameters(**old["parameters"])
+    assert record.result == of.result(**{each.name: old[each.name] for each in fields(of.result)})
+    assert json.loads(to_json(to_document(record))) == old | {"record_version": 0}
+
+
+JOURNAL_IDENTITIES = {
+    "random": """{
+  "command": "search random",
+  "parameters": {
+    "trials": 37,
+    "scale": 0.001,
+    "seed": 5
+  },
+  "fingerprint": "FINGERPRINT"
+}""",
+    "local": """{
+  "command": "search local",
+  "parameters": {
+    "trials": 37,
+    "init_scale": 0.001,
+    "step_scale": 0.0001,
+    "seed": 2
+  },
+  "fingerprint": "FINGERPRINT"
+}""",
+}
+"""What journals say that they are of, ever since there are any: runs of any version resume."""
+
+
+@pytest.mark.parametrize("kind", JOURNAL_IDENTITIES)
+def test_a_journal_is_identified_as_by_every_version(
+    store: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "random":
+        inputs = RANDOM_SEARCH.plan(str(store), tmp_path, RANDOM, block=8).inputs
+    else:
+        inputs = LOCAL_SEARCH.plan(str(store), tmp_path, LOCAL).inputs
+    fingerprint = open_dataset(str(store)).fingerprint
+    assert inputs.journal_identity == JOURNAL_IDENTITIES[kind].replace("FINGERPRINT", fingerprint)
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_a_search_is_planned_once(search: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[str] = []
+    plan = RunKind.plan
+
+    def counted(of: Any, *given: Any, **options: Any) -> Any:
+        planned.append(of.command)
+        return plan(of, *given, **options)
+
+    monkeypatch.setattr(RunKind, "plan", counted)
+    search(kind)
+    assert planned == [f"search {kind}"]

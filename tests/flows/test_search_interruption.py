@@ -1,4 +1,4 @@
-"""A search that is killed or interrupted at any point goes on to the same record."""
+"""A search that is killed or interrupted at any point resumes, and ends in the same record."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.local_search import local_search
-from pipeline.random_search import search
+from pipeline.search.local_search import local_search
+from pipeline.search.random_search import random_search
 from tests.flows.conftest import Command, User
 from tests.flows.test_refusals import cut_in_half, left, refused
 
@@ -37,16 +37,16 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The trials that this process has the cluster take."""
     numbers: list[int] = []
 
-    def random_noted(placements: Any, parameters: Any, blocks: Any) -> Any:
+    def random_noted(placed_dataset: Any, parameters: Any, blocks: Any) -> Any:
         numbers.extend(number for block in blocks for number in block)
-        return search(placements, parameters, blocks)
+        return random_search(placed_dataset, parameters, blocks)
 
-    def local_noted(over: Any, mean: Any, parameters: Any, state: Any) -> Any:
+    def local_noted(map_shards: Any, mean: Any, parameters: Any, state: Any) -> Any:
         numbers.extend(range(len(state.losses), parameters.trials))
-        return local_search(over, mean, parameters, state)
+        return local_search(map_shards, mean, parameters, state)
 
-    monkeypatch.setattr("flows.search.search", random_noted)
-    monkeypatch.setattr("flows.search.local_search", local_noted)
+    monkeypatch.setattr("flows.search.flow.random_search", random_noted)
+    monkeypatch.setattr("flows.search.flow.local_search", local_noted)
     return numbers
 
 
@@ -61,7 +61,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("local", signal.SIGINT),
     ],
 )
-def test_a_search_that_is_ended_on_its_way_goes_on_to_the_same_record(
+def test_a_search_that_is_ended_early_resumes_to_the_same_record(
     user: User,
     hinge: Command,
     store: Path,
@@ -86,10 +86,10 @@ def test_a_search_that_is_ended_on_its_way_goes_on_to_the_same_record(
         assert record_of(run)["status"] == "running"
     else:
         assert (driver.returncode, record_of(run)["status"]) == (130, "interrupted")
-        goes_on = f"`hinge search {kind} --store {store} --resume runs/{run.name}` goes on"
+        resumes = f"`hinge search {kind} --store {store} --resume runs/{run.name}` resumes it"
         said = [line for line in map(str.strip, more) if line]
         assert [line for line in said if not line.startswith("in attempt ")] == [
-            f"hinge: interrupted; {goes_on}"
+            f"hinge: interrupted; {resumes}"
         ]
 
     resumed = hinge(*command, "--resume", run, *large, "--scheduler", user.scheduler)
@@ -110,7 +110,7 @@ def test_a_search_that_is_ended_on_its_way_goes_on_to_the_same_record(
 
 @pytest.fixture
 def begun(user: User, hinge: Command, store: Path, tmp_path: Path) -> Path:
-    """A run whose trials are all in the journal, and that was killed just then."""
+    """A run that was killed when all its trials were in the journal."""
     given = ("search", "random", "--store", store, "--trials", 20, "--block", 8)
     assert hinge(*given, "--scheduler", user.scheduler).status == 0
     [run] = (tmp_path / "runs").iterdir()
@@ -192,7 +192,7 @@ def test_the_journal_of_another_search(
 
 
 @pytest.mark.slow
-def test_a_run_without_its_journal_begins_anew(
+def test_a_run_without_its_journal_starts_again(
     user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
 ) -> None:
     before = same(begun)
@@ -205,4 +205,4 @@ def test_a_run_without_its_journal_begins_anew(
 @pytest.mark.slow
 def test_a_run_of_the_other_search(hinge: Command, store: Path, begun: Path) -> None:
     finished = hinge("search", "local", "--store", store, "--resume", begun)
-    refused(finished, "no run of `hinge search local`", "search random")
+    refused(finished, "is not a run of `hinge search local`", "search random")

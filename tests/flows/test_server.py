@@ -22,11 +22,11 @@ from prefect.client.orchestration import get_client
 from prefect.server.database import provide_database_interface
 from prefect.settings import temporary_settings
 
-from flows import local_server, server_process
-from flows.errors import ServerError
-from flows.local_server import LocalServer
-from flows.process_identity import HostIdentity, ProcessIdentity
-from flows.server import prefect_server
+from flows.services import local_server, server_process
+from flows.services.errors import ServerError
+from flows.services.local_server import LocalServer
+from flows.services.prefect_server import prefect_server
+from flows.services.process_identity import HostIdentity, ProcessIdentity
 from storage.locks import open_lock, try_lock
 from tests.flows.test_process_identity import ELSEWHERE
 
@@ -34,7 +34,7 @@ STATE = Path("hinge", f"server-{prefect.__version__}-{HostIdentity.current().dig
 
 HOLD = """
 import sys
-from flows.server import prefect_server
+from flows.services.prefect_server import prefect_server
 with prefect_server() as url:
     print(url, flush=True)
     sys.stdin.read()
@@ -42,7 +42,7 @@ with prefect_server() as url:
 
 HOLD_IN_A_CONTAINER = """
 import fcntl, os, socket, struct, sys, urllib.request
-from flows.server import prefect_server
+from flows.services.prefect_server import prefect_server
 with socket.socket() as any_socket:
     up = struct.pack("16sh", b"lo", 0x1)
     fcntl.ioctl(any_socket, 0x8914, up)  # SIOCSIFFLAGS: a new namespace's loopback is down
@@ -60,7 +60,7 @@ CONTAINER = (
 
 RUN_A_FLOW = """
 from prefect import flow
-from flows.server import prefect_server
+from flows.services.prefect_server import prefect_server
 with prefect_server():
     flow(lambda: None, name="nothing")()
 """

@@ -2,7 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,20 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from flows.figures import GREEN, GREY, ORANGE
-from flows.record import Run
-from flows.show import dataset_of, look
-from flows.show_figures import draw_confusion, draw_examples, draw_weights
+from flows.runs.directory import RunDirectory
+from flows.runs.environment import package_versions, this_machine, timestamp
+from flows.runs.header import read_header
+from flows.runs.record import RecordHeader, to_document
+from flows.show.figures import draw_confusion, draw_examples, draw_weights
+from flows.show.predictions import predict_split
+from flows.show.results import open_dataset_of
+from flows.style import GREEN, GREY, ORANGE
 from storage.dataset import Dataset, open_dataset
 from storage.schema import CLASSES, Split
 from tests.flows.conftest import Command, User
 from tests.flows.test_command import loss_in_numpy, read
 from tests.flows.test_refusals import edit, left, refused
-from tests.flows.test_sweep_figures import figures, words
-
-__all__ = ["figures"]  # a fixture
+from tests.flows.test_sweep_figures import words
 
 Floats = NDArray[np.float64]
 PICTURES = {"weights.png", "examples.png", "confusion.png"}
@@ -40,9 +45,18 @@ def kept(dataset: Dataset, tmp_path: Path) -> Callable[[Floats], Path]:
     """Keep weights as those of a run on the small store."""
 
     def keep(W: Floats) -> Path:
-        run = Run(tmp_path / "runs" / "train-kept")
+        run = RunDirectory(tmp_path / "runs" / "train-kept")
         run.path.mkdir(parents=True)
-        run.write_record({"run": run.id, "data": dataset.describe()})
+        header = RecordHeader(
+            run=run.id,
+            command="train",
+            status="done",
+            data=dataset.summary(),
+            started=timestamp(),
+            versions=package_versions(),
+            machine=this_machine(),
+        )
+        run.write_document(to_document(header))
         run.write_weights(W)
         return run.path
 
@@ -116,7 +130,7 @@ def test_the_numbers_are_those_of_the_formulas(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_trained_is_looked_at_by_the_formulas(
+def test_the_numbers_of_a_trained_run_are_those_of_the_formulas(
     user: User, hinge: Command, store: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     training = ("train", "--store", store, "--steps", 3, "--init", "normal:1e-3")
@@ -202,8 +216,8 @@ def test_examples_are_drawn_with_their_margins(
     dataset: Dataset, tmp_path: Path, figures: list[Figure]
 ) -> None:
     W = np.random.default_rng(1).normal(size=(10, 3073)) * 1e-3
-    shown = look(dataset, W, "test", 3)
-    draw_examples(tmp_path / "e.png", shown.examples, CLASSES, title="a run")
+    predictions = predict_split(dataset, W, "test", 3)
+    draw_examples(tmp_path / "e.png", predictions.examples, CLASSES, title="a run")
     [figure] = figures
     images, labels = dataset.read("test", 0, 3)
     stored = [np.moveaxis(image.reshape(3, 32, 32), 0, -1) for image in images]
@@ -291,7 +305,9 @@ def test_what_is_wrong_in_what_is_typed(
     [
         (lambda record: record["data"].update(fingerprint="0" * 64), ["000000", "--store"]),
         (lambda record: record["data"].update(url="/gone.zarr"), ["/gone.zarr", "--store"]),
-        (lambda record: record["data"].pop("fingerprint"), ["train-kept", "fingerprint"]),
+        (lambda record: record["data"].pop("fingerprint"), ["train-kept", "data.fingerprint: "]),
+        (lambda record: record["data"].update(url=3), ["train-kept", "data.url 3: "]),
+        (lambda record: record.pop("machine"), ["train-kept", "cannot be read", "machine: "]),
         (lambda record: record.update(data=None), ["train-kept", "cannot be read"]),
     ],
 )
@@ -310,7 +326,55 @@ def test_a_run_whose_data_are_not_there(
 def test_a_store_that_was_moved_is_named(dataset: Dataset, kept: Callable[[Floats], Path]) -> None:
     run = kept(always_a_cat())
     edit(run, lambda record: record["data"].update(url="/gone.zarr"))
-    assert dataset_of(Run(run), dataset.url) == dataset
+    assert open_dataset_of(RunDirectory(run), dataset.url) == dataset
+
+
+def test_a_run_of_the_first_version_is_shown(
+    hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
+) -> None:
+    """Its record has no version, the name of a command that has another name today, and more."""
+    run = kept(always_a_cat())
+    record = {
+        "run": run.name,
+        "command": "sweep --train",
+        "status": "done",
+        "parameters": {"method": "minibatch", "step_sizes": [1e-09, 1e-07], "steps": 30},
+        "seed": 0,
+        "data": asdict(dataset.summary()),
+        "cluster": {"workers": 2, "threads": 2},
+        "started": "2026-11-26T18:37:30+00:00",
+        "versions": {"python": "3.11.7", "hinge": "0.1.0", "numpy": "2.4.6"},
+        "machine": {"system": "Linux-6.18", "processor": "x86_64", "cores": 2},
+        "best": 1,
+        "timings": {"loading": 1.25, "trials": 20.5, "seconds": 25.0},
+        "finished": "2026-11-26T18:37:55+00:00",
+    }
+    (run / "result.json").write_text(json.dumps(record))
+    assert read_header(RunDirectory(run)).command == "grid"
+    finished = hinge("show", run.name, "--json")
+    assert (finished.status, finished.err) == (0, "")
+    counts = np.bincount(dataset.labels("test"), minlength=10)
+    assert finished.result["accuracy"] == counts[CAT] / counts.sum()
+
+
+SHOW = """
+import sys
+from flows.cli import run_command
+status = run_command(["show", sys.argv[1], "--json"])
+late = {"prefect", "distributed"} & sys.modules.keys()
+sys.exit(f"imported: {late}" if late else status)
+"""
+
+
+def test_a_run_is_shown_without_what_only_runs_need(
+    user: User, kept: Callable[[Floats], Path], tmp_path: Path
+) -> None:
+    """Importing Prefect and Dask takes longer than all the rest."""
+    command = [sys.executable, "-c", SHOW, str(kept(always_a_cat()))]
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=user.environment(), capture_output=True, text=True, check=False
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

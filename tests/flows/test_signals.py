@@ -18,18 +18,18 @@ from distributed import Client
 from prefect import flow
 from prefect.exceptions import TerminationSignal
 
-from flows.interruption import (
-    cluster_starting,
+from flows.runs.directory import RunDirectory
+from flows.search.flow import search_random_flow
+from flows.services.interruption import (
+    delay_interruptions,
+    deliver_interruption,
     interruptible,
     interruptions_in,
-    striking_later,
-    unswallowed,
+    shield_cluster_start,
 )
-from flows.record import Run
-from flows.search import search_random_flow
-from flows.session import Session
-from pipeline.errors import PipelineError
-from pipeline.random_search import RandomSearch
+from flows.services.session import Session
+from pipeline.inputs.errors import PipelineError
+from pipeline.search.random_search import RandomSearch
 from tests.flows.conftest import Command, Finished, User
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -94,18 +94,18 @@ def searched(user: User, hinge: Command, store: Path) -> Callable[[], Finished]:
     return partial(hinge, *given)
 
 
-def goes_on(store: Path, runs: Path) -> str:
+def how_to_resume(store: Path, runs: Path) -> str:
     """The last line of an interrupted search, whose record must say so too."""
     [run] = runs.iterdir()
     assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
-    return f"hinge: interrupted; `hinge search random --store {store} --resume {run}` goes on"
+    return f"hinge: interrupted; `hinge search random --store {store} --resume {run}` resumes it"
 
 
 @both
 @pytest.mark.parametrize(
     ("where", "strike"),
     [
-        pytest.param("flows.search.search", _strike_in_a_callback, id="callback"),
+        pytest.param("flows.search.flow.random_search", _strike_in_a_callback, id="callback"),
         pytest.param("prefect.states.Pending", _strike, id="as a task's engine begins"),
     ],
 )
@@ -122,7 +122,7 @@ def test_an_interruption_is_one_whatever_it_strikes(
     finished = searched()
     assert (finished.status, finished.out) == (130, ""), finished.err
     assert "Traceback" not in finished.err
-    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_so_it_is_in_a_flow_without_a_command(
 ) -> None:
     """As from a schedule, where Prefect handles SIGTERM and passes it on to who did before."""
     passed_on: list[int] = []
-    monkeypatch.setattr("flows.search.search", partial(strike, signal.SIGTERM))
+    monkeypatch.setattr("flows.search.flow.random_search", partial(strike, signal.SIGTERM))
     monkeypatch.setattr(Session, "close", close)
     before = signal.signal(signal.SIGTERM, lambda *given: passed_on.append(given[0]))
     try:
@@ -171,16 +171,18 @@ def test_an_error_that_was_made_of_an_interruption_is_one(
     number: int,
 ) -> None:
     with monkeypatch.context() as patched:  # before there is a run
-        patched.setattr("flows.search.flow_session", partial(_strike_and_fail, number, error))
+        patched.setattr(
+            "flows.runs.lifecycle.flow_session", partial(_strike_and_fail, number, error)
+        )
         finished = searched()
     assert (finished.status, finished.out) == (130, ""), finished.err
     assert finished.err.splitlines()[-1] == "hinge: interrupted"
     assert not (tmp_path / "runs").exists()
 
-    monkeypatch.setattr("flows.search.search", partial(_strike_and_fail, number, error))
+    monkeypatch.setattr("flows.search.flow.random_search", partial(_strike_and_fail, number, error))
     finished = searched()
     assert (finished.status, finished.out) == (130, ""), finished.err
-    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
 
 
 @both
@@ -191,11 +193,11 @@ def test_what_fails_in_closing_hides_no_interruption(
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    monkeypatch.setattr("flows.search.search", partial(_strike, number))
+    monkeypatch.setattr("flows.search.flow.random_search", partial(_strike, number))
     monkeypatch.setattr(Session, "close", _fail_to_close)
     finished = searched()
     assert finished.status == 130
-    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
 
 
 def test_control_c_twice_loses_nothing(
@@ -205,25 +207,25 @@ def test_control_c_twice_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The second strikes as the record is written, or as the session is closed."""
-    write, strike = Run.write_record, partial(signal.raise_signal, signal.SIGINT)
+    write, strike = RunDirectory.write_document, partial(signal.raise_signal, signal.SIGINT)
 
-    def struck(run: Run, record: dict[str, Any]) -> None:
+    def struck(run: RunDirectory, record: dict[str, Any]) -> None:
         if record["status"] == "interrupted":
             strike()
         write(run, record)
 
-    monkeypatch.setattr("flows.search.search", lambda *_given: strike())
+    monkeypatch.setattr("flows.search.flow.random_search", lambda *_given: strike())
     with monkeypatch.context() as patched:
-        patched.setattr(Run, "write_record", struck)
+        patched.setattr(RunDirectory, "write_document", struck)
         finished = searched()
-    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
 
     [run] = (tmp_path / "runs").iterdir()
     run.rename(tmp_path / "first")
     monkeypatch.setattr(Session, "close", lambda _session: strike())
     finished = searched()
     assert finished.status == 130
-    assert finished.err.splitlines()[-1] == goes_on(store, tmp_path / "runs")
+    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
@@ -267,12 +269,12 @@ def test_what_is_waited_for_at_an_interruption_complains_of_nothing(
 
 @both
 def test_what_strikes_as_a_cluster_starts_is_held_whichever_thread_it_comes_to(number: int) -> None:
-    over, reached = threading.Event(), threading.Event()
-    other = threading.Thread(target=over.wait)  # which blocks no signal
+    map_shards, reached = threading.Event(), threading.Event()
+    other = threading.Thread(target=map_shards.wait)  # which blocks no signal
     other.start()
 
     def start() -> None:
-        with interruptible(), cluster_starting():
+        with interruptible(), shield_cluster_start():
             os.kill(os.getpid(), number)
             while number in signal.sigpending():
                 time.sleep(0.01)
@@ -283,13 +285,13 @@ def test_what_strikes_as_a_cluster_starts_is_held_whichever_thread_it_comes_to(n
         with pytest.raises(KeyboardInterrupt):
             start()
     finally:
-        over.set()
+        map_shards.set()
         other.join()
     assert reached.is_set()
 
 
 @both
-@pytest.mark.parametrize("block", [interruptible, cluster_starting, striking_later])
+@pytest.mark.parametrize("block", [interruptible, shield_cluster_start, delay_interruptions])
 def test_what_is_ignored_or_another_s_is_left_alone(number: int, block: Any) -> None:
     """Control-C of a script is not for its background jobs; Prefect needs its own SIGTERM."""
     came = []
@@ -310,7 +312,7 @@ def test_in_another_thread_nothing_is_taken_over() -> None:
     hooks = []
 
     def enter() -> None:
-        with unswallowed():
+        with deliver_interruption():
             hooks.append(sys.unraisablehook)
 
     thread = threading.Thread(target=enter)

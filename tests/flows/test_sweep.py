@@ -14,9 +14,11 @@ from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
-from flows.record import Run
-from flows.sweep import Sweep, sweep_flow
-from pipeline.errors import PipelineError
+from flows.runs.directory import RunDirectory
+from flows.runs.record import plain
+from flows.sweep.flow import sweep_flow
+from pipeline.inputs.errors import PipelineError
+from pipeline.sweep.parameters import Sweep
 from storage.dataset import open_dataset
 from tests.flows.conftest import Command, Finished, User
 from tests.flows.test_command import loss_in_numpy, read
@@ -153,13 +155,13 @@ def test_the_weights_of_a_run(
 @pytest.mark.parametrize(
     ("W", "words"),
     [
-        (None, ["no weights to go by"]),
+        (None, ["has no weights"]),
         (np.zeros((3, 3073)), ["(3, 3073)", "(10, 3073)"]),
         (np.zeros((10, 3073), np.float32), ["float32"]),
         (np.full((10, 3073), math.nan), ["finite"]),
-        (np.array([{}]), ["no weights to go by"]),  # a pickle
-        (b"nonsense", ["no weights to go by"]),
-        (b"", ["no weights to go by"]),
+        (np.array([{}]), ["has no weights"]),  # a pickle
+        (b"nonsense", ["has no weights"]),
+        (b"", ["has no weights"]),
     ],
 )
 def test_weights_that_cannot_be_swept_at(
@@ -167,7 +169,7 @@ def test_weights_that_cannot_be_swept_at(
 ) -> None:
     run = tmp_path / "runs" / "train-other"
     run.mkdir(parents=True)
-    Run(run).write_record({"run": run.name, "command": "train", "status": "done"})
+    RunDirectory(run).write_document({"run": run.name, "command": "train", "status": "done"})
     if isinstance(W, bytes):
         (run / "weights.npy").write_bytes(W)
     elif W is not None:
@@ -185,7 +187,7 @@ def test_a_run_that_there_is_not(hinge: Command, store: Path, tmp_path: Path, na
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--init", "uniform:1e200"], "the loss at these weights is no finite number"),
+        (["--init", "uniform:1e200"], "the loss at these weights is not finite"),
         (["--reg", "1e300"], "the loss has no exact minimum along this gradient: "),
     ],
 )
@@ -213,11 +215,11 @@ def test_a_sweep_that_was_interrupted_is_taken_again(
     sweep: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = sweep("--json", "--at", trained["run"], "--exponents", "-8:-6").result
-    run = Run(tmp_path / "runs" / whole["run"])
+    run = RunDirectory(tmp_path / "runs" / whole["run"])
     for name in ("steps.csv", "steps.png"):
         (run.path / name).unlink()
-    kept = {name: whole[name] for name in ("run", "command", "parameters", "data", "started")}
-    run.write_record(kept | {"status": "interrupted"})
+    kept = ("run", "command", "parameters", "data", "started", "versions", "machine")
+    run.write_document({name: whole[name] for name in kept} | {"status": "interrupted"})
     again = sweep("--json", "--resume", run.path, "--runs", tmp_path / "elsewhere").result
     same = ("losses", "exact_minimum", "best_step_size", "weights_sha256", "started", "parameters")
     assert [again[name] for name in same] == [whole[name] for name in same]
@@ -233,7 +235,7 @@ def test_a_sweep_is_a_flow_run_with_its_tasks_tables_and_a_picture(
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
         assert (flow_run.name, flow_run.state.type) == ("sweep on synthetic", "COMPLETED")
-        tasks = ["gradient", "losses", "exact minimum", "keep results"]
+        tasks = ["gradient", "losses", "exact minimum", "save results"]
         assert task_runs_of(client, flow_run, 4) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
     assert shown.keys() == {"sweep", "sweep-step-sizes", "sweep-loss"}
@@ -255,7 +257,8 @@ def test_a_flow_runs_without_a_command_as_from_a_schedule(
         record = sweep_flow(
             str(store), sent, runs=str(tmp_path / "scheduled"), scheduler=user.scheduler
         )
-    assert sweep("--json", "--exponents", "-7:-6", "--seed", 3).result["losses"] == record["losses"]
+    typed = sweep("--json", "--exponents", "-7:-6", "--seed", 3).result
+    assert typed["losses"] == list(plain(record.result.losses))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +266,7 @@ def test_a_flow_runs_without_a_command_as_from_a_schedule(
     [
         ({"exponents": "1:2:3"}, "FIRST:LAST"),
         ({"exponents": "-101:0"}, "-100 to 100"),
-        ({"points_per_decade": 0}, "at least 1 point, not 0"),
+        ({"points_per_decade": 0}, "points per decade must be at least 1, not 0"),
         ({"points_per_decade": 2223}, "20,008 step sizes are too many; take at most 20,000"),
         ({"reg": math.inf}, "not inf"),
         ({"seed": 2**64}, "seed"),

@@ -13,12 +13,11 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from numpy.typing import NDArray
 
-from flows.minimise import journal_path
-from flows.record import Run
-from pipeline import quasi_newton
-from pipeline.journal import Journal
-from pipeline.objective import OverShards
-from pipeline.replay import Evaluations
+from flows.runs.directory import RunDirectory
+from pipeline.cluster.map_shards import MapShards
+from pipeline.journals.journal import Journal
+from pipeline.training import quasi_newton
+from pipeline.training.replay import Evaluations
 from storage.dataset import open_dataset
 from storage.schema import SPLITS
 from tests.flows.conftest import Command, Finished, User, until
@@ -129,12 +128,13 @@ def test_a_person_reads_the_certificate(user: User, hinge: Command, store: Path)
         (["--method", "smoothed", "--reg", 1, "--reg-bias", "--tolerance", 0.1], ["tolerance"]),
         (["--method", "lbfgs", "--gap", 0.1], ["gap", "smoothed"]),
         (["--method", "gd", "--gap", 0.1], ["gap", "smoothed"]),
-        (["--method", "lbfgs", "--step-size", 1e-6], ["step size", "lbfgs takes none"]),
-        (["--method", "lbfgs", "--batch-size", 64], ["batch size", "lbfgs takes none"]),
-        (["--method", "lbfgs", "--momentum", 0.9], ["momentum", "lbfgs takes none"]),
-        (["--method", "lbfgs", "--epochs", 3], ["epochs", "lbfgs takes none"]),
-        (["--method", "lbfgs", "--placement", "one-worker"], ["lbfgs", "all workers"]),
+        (["--method", "lbfgs", "--step-size", 1e-6], ["--step-size", "lbfgs takes no step size"]),
+        (["--method", "lbfgs", "--batch-size", 64], ["--batch-size", "lbfgs takes no batch size"]),
+        (["--method", "lbfgs", "--momentum", 0.9], ["--momentum", "lbfgs takes no momentum"]),
+        (["--method", "lbfgs", "--epochs", 3], ["--epochs", "lbfgs takes no epochs"]),
+        (["--method", "lbfgs", "--placement", "one-worker"], ["--placement", "lbfgs takes no"]),
         (["--method", "lbfgs", "--checkpoint-every", 5], ["lbfgs", "checkpoints"]),
+        (["--method", "gd", "--batch-size", 255], ["for minibatch", "gd takes no batch size"]),
     ],
 )
 def test_what_means_nothing_for_a_method_is_refused(
@@ -147,19 +147,13 @@ def test_what_means_nothing_for_a_method_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
-def begun(store: Path, runs: Path, parameters: dict[str, Any]) -> Path:
-    """A run that was killed before its first pass, as its record says."""
-    run = runs / "train-begun"
+def started(runs: Path, record: dict[str, Any]) -> Path:
+    """A run like another, killed before its first pass."""
+    run = runs / "train-started"
     run.mkdir(parents=True)
-    record = {
-        "run": run.name,
-        "command": "train",
-        "status": "running",
-        "parameters": parameters,
-        "data": open_dataset(str(store)).describe(),
-        "started": "2026-01-01T00:00:00+00:00",
-    }
-    (run / "result.json").write_text(json.dumps(record))
+    header = ("record_version", "command", "parameters", "data", "started", "versions", "machine")
+    held = {name: record[name] for name in header} | {"run": run.name, "status": "running"}
+    (run / "result.json").write_text(json.dumps(held))
     return run
 
 
@@ -167,9 +161,8 @@ def begun(store: Path, runs: Path, parameters: dict[str, Any]) -> Path:
 def test_a_damaged_journal_and_that_of_another_run_are_refused(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
-    parameters = trained(hinge, user, store, "lbfgs").result["parameters"]
-    run = begun(store, tmp_path / "runs", parameters)
-    journal = journal_path(Run(run))
+    run = started(tmp_path / "runs", trained(hinge, user, store, "lbfgs").result)
+    journal = RunDirectory(run).passes
     for content in (b"no journal at all" * 500, None):
         if content:
             journal.write_bytes(content)
@@ -224,30 +217,30 @@ def test_a_killed_run_takes_no_pass_again_and_ends_in_the_same_bits(
     driver = user.start(*given, "--workers", 2, cwd=tmp_path)
     with driver:
         [run] = until(lambda: list((tmp_path / "runs").glob("train-*")), "a run")
-        until(lambda: under_way(journal_path(Run(run))) >= 5, "five passes")
+        until(lambda: under_way(RunDirectory(run).passes) >= 5, "five passes")
         workers = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
         driver.communicate()
     until(lambda: not any(map(psutil.Process.is_running, workers)), "the workers to end", 20)
-    kept = entries(journal_path(Run(run)))
+    kept = entries(RunDirectory(run).passes)
     assert 5 <= kept < 150
 
     live, minimise = 0, quasi_newton.minimise
 
-    def counted(over: OverShards, *more: Any) -> Any:
+    def counted(map_shards: MapShards, *more: Any) -> Any:
         def counting(function: Any, inputs: Any, /) -> Any:
             nonlocal live
             live += 1
-            return over(function, inputs)
+            return map_shards(function, inputs)
 
         return minimise(counting, *more)
 
-    monkeypatch.setattr("flows.minimise.minimise", counted)
+    monkeypatch.setattr("flows.train.passes.minimise", counted)
     together = ("--scheduler", user.scheduler, "--json")
     resumed = hinge("train", "--store", store, "--resume", run, *together)
     assert resumed.status == 0, resumed.err
     assert kept + live == resumed.result["passes"]
-    assert not journal_path(Run(run)).exists()
+    assert not RunDirectory(run).passes.exists()
     whole = hinge(*given, *together, "--runs", tmp_path / "uninterrupted")
     same = ("steps", "passes", "loss", "test_loss", "weights_sha256", "parameters")
     assert [resumed.result[name] for name in same] == [whole.result[name] for name in same]
@@ -256,15 +249,15 @@ def test_a_killed_run_takes_no_pass_again_and_ends_in_the_same_bits(
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_keeps_its_passes_and_goes_on(
+def test_an_interrupted_run_keeps_its_passes_and_resumes(
     user: User, hinge: Command, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_in = Evaluations.__call__
+    evaluate = Evaluations.__call__
 
     def interrupted(evaluations: Evaluations, *given: Any) -> Any:
         if evaluations.passes == 4:
             raise KeyboardInterrupt
-        return take_in(evaluations, *given)
+        return evaluate(evaluations, *given)
 
     given = ("train", "--store", store, "--method", "lbfgs", *METHODS["lbfgs"])
     with monkeypatch.context() as patched:
@@ -272,8 +265,8 @@ def test_an_interrupted_run_keeps_its_passes_and_goes_on(
         stopped = hinge(*given, "--scheduler", user.scheduler)
     assert stopped.status == 130
     [run] = (tmp_path / "runs").iterdir()
-    assert f"--resume {run}` goes on" in stopped.err
-    assert entries(journal_path(Run(run))) == 4
+    assert f"--resume {run}` resumes it" in stopped.err
+    assert entries(RunDirectory(run).passes) == 4
     resumed = hinge("train", "--store", store, "--resume", run, "--scheduler", user.scheduler)
     assert resumed.status == 0, resumed.err
     whole = trained(hinge, user, store, "lbfgs", "--runs", tmp_path / "whole").result

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import Comparison
-from kernels.hinge import fold, hinge_partial
+from kernels.hinge import fold, sum_rows
 from kernels.partial import finalize
 from kernels.regulariser_difference import gradient_roundoff, regulariser_quotient
 from kernels.structured_difference import (
@@ -57,7 +57,7 @@ class Checked:
     def gradient(self, dtype: type = np.float64) -> Floats:
         """Return the gradient as training takes it."""
         scorer = fold(self.W, self.mean, dtype)
-        total = hinge_partial(scorer, self.images, self.labels, delta=self.probe.delta)
+        total = sum_rows(scorer, self.images, self.labels, delta=self.probe.delta)
         return finalize(total, self.W, self.mean, reg=self.reg).gradient
 
     def compare(self, gradient: Floats) -> Comparison:

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels import vector
 from kernels.fixed_point import FixedPoint, fixed_point
-from kernels.hinge import fold, hinge_partial, scores
-from kernels.line import along, breakpoints, losses, slopes
+from kernels.hinge import fold, scores, sum_rows
+from kernels.line import breakpoints, losses, margins_along_line, slopes
 from kernels.partial import finalize
 from kernels.plane import losses as plane_losses
-from kernels.plane import over
-from kernels.smoothed import smoothed_partial
+from kernels.plane import margins_over_plane
+from kernels.simd import tiles as vector
+from kernels.smoothed import sum_smoothed_rows
 from kernels.trials import losses_of_scores, pack, trial_losses
 from kernels.trials import scores as trial_scores
 
@@ -29,13 +29,13 @@ def main() -> None:
     print(f"dot product of bytes: {vector.BYTE_DOT_PRODUCT}")
     for dtype in (np.float32, np.float64):
         scorer = fold(W, mean, dtype)
-        value = finalize(hinge_partial(scorer, images, labels), W, mean, reg=0.1)
+        value = finalize(sum_rows(scorer, images, labels), W, mean, reg=0.1)
         for array in (scores(scorer, images), value.gradient, np.float64(value.loss)):
             print(hashlib.sha256(array.tobytes()).hexdigest())
     line_and_plane = (f(W, images, labels, mean) for f in (along_a_line, over_a_plane))
     for found in many(images, labels, mean), tuple(line_and_plane):
         print(hashlib.sha256(repr(found).encode()).hexdigest())
-    smooth = smoothed_partial(fold(W, mean), images, labels, mu=0.5)
+    smooth = sum_smoothed_rows(fold(W, mean), images, labels, mu=0.5)
     print(hashlib.sha256(smooth.gradient.tobytes() + repr(smooth.smoothed).encode()).hexdigest())
 
 
@@ -53,7 +53,7 @@ def along_a_line(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
     images, labels, mean = data
     V = np.random.default_rng(9).normal(size=W.shape)
     scorers = fold(W, mean, np.float64), fold(V, mean, np.float64)
-    line = along(*scorers, images, labels)
+    line = margins_along_line(*scorers, images, labels)
     sizes = np.geomspace(1e-6, 1.0, 19)
     positions, jumps = breakpoints(line, 1e-6, 1e-2)
     return losses(line, sizes), slopes(line, sizes), positions.tolist(), jumps.tolist()
@@ -64,7 +64,7 @@ def over_a_plane(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
     images, labels, mean = data
     U, V = np.random.default_rng(10).normal(size=(2, *W.shape))
     first, second, third = (fold(weights, mean, np.float64) for weights in (W, U, V))
-    plane = over(first, second, third, images, labels)
+    plane = margins_over_plane(first, second, third, images, labels)
     total = plane_losses(plane, np.geomspace(1e-6, 1e3, 11), [0.0, -1e-3, 1.0, 1e22])
     return total.limbs.tolist(), total.overflows.tolist(), total.rows
 

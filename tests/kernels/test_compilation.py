@@ -15,7 +15,7 @@ import pytest
 from numba.core.dispatcher import Dispatcher
 
 import kernels
-from kernels.compilation import UNUSED_DAYS, cached_njit
+from kernels.compiled.compilation import UNUSED_DAYS, cached_njit
 
 HELPERS = """\
 from numba import njit, types
@@ -38,7 +38,7 @@ def generated(context):
 
 KERNEL = """\
 from kernels import helpers
-from kernels.compilation import cached_njit
+from kernels.compiled.compilation import cached_njit
 
 def add(number):
     @cached_njit()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels import reference
-from kernels.data_difference import compare_data_gradient
+from kernels.data_difference import compare_pixel_gradient
 from kernels.finite_difference import Scheme, numerical_gradient
 from kernels.gradient_verdict import Comparison, Findings, Verdict
 from tests.kernels.cases import Case, cases
@@ -23,7 +23,7 @@ STEPS = st.sampled_from([2.0**-20, 2.0**-6, 1.0, 64.0])
 
 def compared(case: Case, step: float, scheme: Scheme) -> Comparison:
     mean = np.zeros(case.images.shape[1]) if case.mean is None else case.mean
-    return compare_data_gradient(
+    return compare_pixel_gradient(
         case.W, case.images, case.labels, mean=mean, step=step, scheme=scheme, delta=case.delta
     )
 
@@ -70,14 +70,14 @@ def test_a_hand_worked_row() -> None:
     # which -1/4 is the kink's.
     W = np.array([[1.0, -4.0], [2.0, -7.5], [-1.0, 2.0]])
     images, labels = np.array([[4]], np.uint8), np.array([0], np.uint8)
-    found = compare_data_gradient(W, images, labels, mean=np.zeros(1), step=1.0, delta=0.5)
+    found = compare_pixel_gradient(W, images, labels, mean=np.zeros(1), step=1.0, delta=0.5)
     assert found.numerical.tolist() == [[0.75]]
     assert found.kinks.tolist() == [[-0.25]]
     assert found.analytic.tolist() == [[1]]
     assert found.crossings.tolist() == [[2]]  # 0 is not positive
     assert found.verdicts.tolist() == [[Verdict.KINK]]
     # Forward: to 2, gaining 1, and to -7/2, gaining nothing.
-    ahead = compare_data_gradient(
+    ahead = compare_pixel_gradient(
         W, images, labels, mean=np.zeros(1), step=1.0, delta=0.5, scheme=Scheme.FORWARD
     )
     assert ahead.numerical.tolist() == [[1]]
@@ -150,7 +150,7 @@ def test_a_factor_of_one_class_that_is_missing_is_found(scheme: Scheme) -> None:
 
 
 def test_no_rows() -> None:
-    none = compare_data_gradient(
+    none = compare_pixel_gradient(
         np.ones((3, 5)),
         np.zeros((0, 4), np.uint8),
         np.zeros(0, np.uint8),
@@ -174,4 +174,4 @@ def test_what_does_not_fit_is_refused(
     images: NDArray[np.uint8], labels: NDArray[np.uint8], mean: Floats
 ) -> None:
     with pytest.raises(ValueError, match=r"need images of|in 0\.\.2, not|mean has 3 pixels"):
-        compare_data_gradient(np.zeros((3, 5)), images, labels, mean=mean, step=1e-2)
+        compare_pixel_gradient(np.zeros((3, 5)), images, labels, mean=mean, step=1e-2)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.hinge import data_gradient, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import LossSum, Partial, finalize
+from kernels.exact_sum import LossSum
+from kernels.hinge import data_gradient, fold, loss_and_gradient, scores, sum_rows
+from kernels.partial import Partial, finalize
 
 W = np.zeros((3, 5))
 IMAGES = np.zeros((2, 4), np.uint8)
@@ -63,11 +64,11 @@ def test_no_rows(image_type: type) -> None:
 
 
 def test_finalize_no_rows() -> None:
-    nothing = hinge_partial(fold(W), IMAGES[:0], LABELS[:0])
+    nothing = sum_rows(fold(W), IMAGES[:0], LABELS[:0])
     for total in (
         nothing,
         Partial.zero(3, 4),
-        hinge_partial(fold(W), IMAGES, LABELS, rows=LABELS[:0].astype(int)),
+        sum_rows(fold(W), IMAGES, LABELS, rows=LABELS[:0].astype(int)),
     ):
         assert (total.losses, total.gradient.shape) == (LossSum(), (3, 4))
         with pytest.raises(ValueError, match=r"^the mean over no rows is not defined; sum at"):
@@ -93,10 +94,10 @@ def test_finalize_no_rows() -> None:
         ),
     ],
 )
-def test_hinge_partial_refuses(changed: dict[str, Any], message: str) -> None:
+def test_sum_rows_refuses(changed: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"images": IMAGES, "labels": LABELS} | changed
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        hinge_partial(fold(W), **arguments)
+        sum_rows(fold(W), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_arguments_are_left_as_they_are() -> None:
     copies = [array.copy() for array in arrays]
     loss_and_gradient(*arrays[:3], mean=arrays[3], reg=1.0)
     data_gradient(*arrays[:3], mean=arrays[3])
-    total = hinge_partial(fold(arrays[0], arrays[3]), arrays[1], arrays[2])
+    total = sum_rows(fold(arrays[0], arrays[3]), arrays[1], arrays[2])
     sums = total.gradient.copy()
     finalize(total, arrays[0], arrays[3], reg=1.0)
     np.testing.assert_array_equal(total.gradient, sums)

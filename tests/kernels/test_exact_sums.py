@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import loops
-from kernels.hinge import Scorer, _safe_runs, data_gradient, fold, hinge_partial, loss_and_gradient
+from kernels.exact_sum import LIMB_BITS
+from kernels.hinge import Scorer, _safe_runs, data_gradient, fold, loss_and_gradient, sum_rows
 from kernels.partial import finalize
 from tests.bits import bits
 
@@ -51,7 +51,7 @@ def test_loss_is_the_exact_sum_of_the_rows_losses(
             if j != label and margin > 0:
                 loss += float(margin)
         exact += Fraction(floor(Fraction(loss) * 2**80), 2**80)
-    total = hinge_partial(Scorer(weights, np.zeros(3, dtype)), images, labels, delta=delta)
+    total = sum_rows(Scorer(weights, np.zeros(3, dtype)), images, labels, delta=delta)
     assert Fraction(total.losses.loss, 2**80) == exact
     assert finalize(total, np.zeros((3, 65)), np.zeros(64)).loss == float(exact / len(rows))
 
@@ -62,14 +62,14 @@ def test_loss_is_the_exact_sum_of_the_rows_losses(
 def test_every_bit_of_a_loss_is_kept(loss: float) -> None:
     scorer = offsets_only([0.0, loss], np.float64)
     images, labels = np.zeros((5, 64), np.uint8), np.zeros(5, np.uint8)
-    total = hinge_partial(scorer, images, labels, delta=0.0)
+    total = sum_rows(scorer, images, labels, delta=0.0)
     assert Fraction(total.losses.loss, 2**80) == 5 * Fraction(loss)
 
 
 @pytest.mark.parametrize("offset", [2.0**80, 1e30, inf, -inf, nan])
 def test_a_loss_too_large_is_counted_and_not_summed(offset: float) -> None:
     images, labels = np.zeros((3, 64), np.uint8), np.array([0, 1, 0], np.uint8)
-    total = hinge_partial(offsets_only([0.0, offset], np.float64), images, labels)
+    total = sum_rows(offsets_only([0.0, offset], np.float64), images, labels)
     usual = 1 if isfinite(offset) else 0  # rows that lose nothing
     assert (total.losses.overflows, total.losses.loss) == (3 - usual, 0)
     assert finalize(total, np.zeros((2, 65)), np.zeros(64)).loss == inf
@@ -100,7 +100,7 @@ def test_runs_of_rows_cannot_wrap(classes: int) -> None:
     runs = _safe_runs(rows, classes)
     lengths = [run.stop - run.start for run in runs]
     assert max(lengths) * 255 * (classes - 1) < 2**31  # a gradient sum, int32
-    assert max(lengths) * (2**loops.LIMB_BITS - 1) < 2**63  # a limb, int64
+    assert max(lengths) * (2**LIMB_BITS - 1) < 2**63  # a limb, int64
     starts = [run.start for run in runs]
     assert starts == list(range(0, rows, lengths[0]))
     assert runs[-1].stop >= rows
@@ -116,8 +116,8 @@ def assert_repetition_changes_no_bit(
     scorer = fold(W, mean)
     rows = np.tile(np.arange(len(images)), 1_200)
     assert len(_safe_runs(len(rows), classes)) > 1
-    once = finalize(hinge_partial(scorer, images, labels), W, mean, reg=0.3)
-    often = finalize(hinge_partial(scorer, images, labels, rows=rows), W, mean, reg=0.3)
+    once = finalize(sum_rows(scorer, images, labels), W, mean, reg=0.3)
+    often = finalize(sum_rows(scorer, images, labels, rows=rows), W, mean, reg=0.3)
     assert bits(often.gradient) == bits(once.gradient)
     assert (often.loss, often.accuracy) == (once.loss, once.accuracy)
     assert often.rows == 1_200 * once.rows
@@ -135,7 +135,7 @@ def test_white_images_of_one_class_repeated() -> None:
     labels = np.full(1_000, 3, np.uint8)
     assert_repetition_changes_no_bit(images, labels)
     rows = np.tile(np.arange(1_000), 1_200)
-    total = hinge_partial(fold(np.zeros((10, 65))), images, labels, rows=rows)
+    total = sum_rows(fold(np.zeros((10, 65))), images, labels, rows=rows)
     assert total.gradient.min() == -9 * 255 * 1_200_000 < -(2**31)
 
 

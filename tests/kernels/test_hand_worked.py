@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from kernels.hinge import data_gradient, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import LossSum, finalize
+from kernels.exact_sum import LossSum
+from kernels.hinge import data_gradient, fold, loss_and_gradient, scores, sum_rows
+from kernels.partial import finalize
 
 # Three classes, two pixels, two images; the bias is the last column.
 W = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 1.0], [-1.0, 1.0, 0.0]])
@@ -67,7 +68,7 @@ def test_zero_weights_lose_delta_a_wrong_class() -> None:
 
 def test_partial_holds_the_integers() -> None:
     predictions = np.zeros(2, np.uint8)
-    total = hinge_partial(fold(W), IMAGES, LABELS, predictions=predictions)
+    total = sum_rows(fold(W), IMAGES, LABELS, predictions=predictions)
     np.testing.assert_array_equal(total.gradient, 2 * GRADIENT[:, :2])
     np.testing.assert_array_equal(total.indicators, [-1, 2, -1])
     assert total.losses == LossSum(15 << 80, overflows=0, rows=2)
@@ -80,7 +81,7 @@ def test_rows_are_taken_as_named() -> None:
     # Rows 1, 0, 1: loss 12 + 3 + 12 = 27; class 0: -2 (2, 4) + 2 (3, 0) = (2, -8); ...
     predictions = np.zeros(3, np.uint8)
     rows = np.array([1, 0, 1])
-    total = hinge_partial(fold(W), IMAGES, LABELS, rows=rows, predictions=predictions)
+    total = sum_rows(fold(W), IMAGES, LABELS, rows=rows, predictions=predictions)
     assert total.losses == LossSum(27 << 80, 0, 3)
     np.testing.assert_array_equal(total.gradient, [[2, -8], [8, 4], [-10, 4]])
     np.testing.assert_array_equal(total.indicators, [0, 3, -3])
@@ -90,7 +91,7 @@ def test_rows_are_taken_as_named() -> None:
 def test_of_equal_scores_the_first_is_predicted() -> None:
     # Scores 1, 1, 1 everywhere: class 0 is predicted, so the row of class 0 is right.
     W_tied = np.array([[0.0, 0.0, 1.0]] * 3)
-    total = hinge_partial(fold(W_tied), IMAGES, LABELS)
+    total = sum_rows(fold(W_tied), IMAGES, LABELS)
     assert total.correct == 1
     assert finalize(total, W_tied, np.zeros(2)).accuracy == 0.5
 

@@ -10,9 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import loops, vector
-from kernels.hinge import Scorer, fold, hinge_partial, loss_and_gradient, scores
-from kernels.partial import LossSum, Partial
+from kernels.compiled import gradient as loops
+from kernels.exact_sum import LossSum
+from kernels.hinge import Scorer, fold, loss_and_gradient, scores, sum_rows
+from kernels.partial import Partial
+from kernels.simd import tiles as vector
 from tests.bits import bits
 from tests.kernels.cases import Case, cases
 
@@ -53,12 +55,12 @@ def assert_same(a: Partial, b: Partial) -> None:
 @given(data=st.data())
 def test_any_partition_in_any_order_is_the_same_partial(dtype: type, data: st.DataObject) -> None:
     scorer, images, labels, rng = data.draw(blocks(dtype))
-    whole = hinge_partial(scorer, images, labels)
+    whole = sum_rows(scorer, images, labels)
     cuts = data.draw(st.lists(st.integers(0, len(images)), max_size=6), label="cuts")
     parts = [
-        hinge_partial(scorer, images[rows], labels[rows])
+        sum_rows(scorer, images[rows], labels[rows])
         if data.draw(st.booleans(), label="copied")
-        else hinge_partial(scorer, images, labels, rows=rows)
+        else sum_rows(scorer, images, labels, rows=rows)
         for rows in np.split(rng.permutation(len(images)), sorted(cuts))
     ]
     parts.append(Partial.zero(*scorer.weights.shape))
@@ -116,8 +118,8 @@ def test_tiles_change_no_integer(data: st.DataObject) -> None:
     block = data.draw(blocks(max_classes=128))
     scorer, images, labels, _ = block
     assert_same(
-        hinge_partial(scorer, images, labels, tiles=True),
-        hinge_partial(scorer, images, labels, tiles=False),
+        sum_rows(scorer, images, labels, tiles=True),
+        sum_rows(scorer, images, labels, tiles=False),
     )
 
 
@@ -128,7 +130,7 @@ def test_gradient_is_the_integer_product_at_the_largest_factors(classes: int, ti
     images = np.full((131, 64), 255, np.uint8)
     labels = np.full(131, classes - 1, np.uint8)
     scorer = Scorer(np.zeros((classes, 64), np.float32), np.zeros(classes, np.float32))
-    total = hinge_partial(scorer, images, labels, tiles=tiles)
+    total = sum_rows(scorer, images, labels, tiles=tiles)
     factors = np.ones((131, classes), np.int64)
     factors[:, -1] = 1 - classes
     np.testing.assert_array_equal(total.gradient, factors.T @ images.astype(np.int64))
@@ -145,7 +147,7 @@ def test_sums_are_those_of_the_scores(tiles: bool, data: st.DataObject) -> None:
     factors[np.arange(len(s)), labels] = 0
     factors[np.arange(len(s)), labels] = -factors.sum(1)
     predictions = np.zeros(len(s), np.uint8)
-    total = hinge_partial(scorer, images, labels, predictions=predictions, tiles=tiles)
+    total = sum_rows(scorer, images, labels, predictions=predictions, tiles=tiles)
     np.testing.assert_array_equal(total.gradient, factors.T @ images.astype(np.int64))
     np.testing.assert_array_equal(total.indicators, factors.sum(0))
     np.testing.assert_array_equal(predictions, s.argmax(1))
@@ -156,12 +158,12 @@ def test_sums_are_those_of_the_scores(tiles: bool, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_layout_in_memory_changes_nothing(data: st.DataObject) -> None:
     scorer, images, labels, _ = data.draw(blocks())
-    expected = hinge_partial(scorer, images, labels)
+    expected = sum_rows(scorer, images, labels)
     read_only = images.copy()
     read_only.flags.writeable = False
     spread = np.repeat(np.repeat(images, 2, axis=0), 3, axis=1)[::2, ::3]
     for other in (np.asfortranarray(images), spread, images[::-1].copy()[::-1], read_only):
-        assert_same(hinge_partial(scorer, other, labels), expected)
+        assert_same(sum_rows(scorer, other, labels), expected)
         assert bits(scores(scorer, other)) == bits(scores(scorer, images))
 
 

@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import line_loops, reference
-from kernels.hinge import fold, hinge_partial
-from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
-from kernels.partial import LossSum
+from kernels import reference
+from kernels.compiled import lines as line_loops
+from kernels.exact_sum import LossSum
+from kernels.hinge import fold, sum_rows
+from kernels.line import Line, SlopeSum, breakpoints, losses, margins_along_line, slopes
 from tests.kernels.cases import Case, cases
 
 UNIT = 2**80
@@ -43,7 +44,7 @@ STEPS = [0.0, 1.0, 2.0, -8.0]
 
 
 def by_hand() -> Line:
-    return along(fold(W, dtype=np.float64), fold(V, dtype=np.float64), IMAGES, LABELS)
+    return margins_along_line(fold(W, dtype=np.float64), fold(V, dtype=np.float64), IMAGES, LABELS)
 
 
 def test_by_hand() -> None:
@@ -100,7 +101,7 @@ def line_of_case(case: Case, data: st.DataObject) -> tuple[Line, NDArray[np.floa
     if data.draw(st.booleans(), label="towards 0"):
         V = -case.W
     scorer, direction = (fold(weights, case.mean, np.float64) for weights in (case.W, V))
-    return along(scorer, direction, case.images, case.labels, delta=case.delta), V
+    return margins_along_line(scorer, direction, case.images, case.labels, delta=case.delta), V
 
 
 def exact_loss(case: Case, V: NDArray[np.float64], step: Fraction) -> Fraction:
@@ -124,8 +125,8 @@ def test_at_0_it_is_the_loss_of_the_pipeline_to_the_bit(seed: int, rows: int) ->
         fold(rng.normal(scale=0.01, size=(5, 71)), rng.random(70) * 255, np.float64)
         for _ in range(2)
     )
-    line = along(scorer, direction, images, labels, delta=0.7)
-    assert losses(line, [0.0])[0] == hinge_partial(scorer, images, labels, delta=0.7).losses
+    line = margins_along_line(scorer, direction, images, labels, delta=0.7)
+    assert losses(line, [0.0])[0] == sum_rows(scorer, images, labels, delta=0.7).losses
 
 
 # Against a plain twin, to the bit.
@@ -412,7 +413,7 @@ def test_overflows(margin: float, gain: float, loss_overflows: int, slope_overfl
 def test_weights_out_of_range_raise_nothing() -> None:
     W = np.array([[1e308, 1e308, 1e308], [-1e308, 0.0, inf], [nan, 0.0, 0.0]])
     scorer, direction = fold(W, dtype=np.float64), fold(-W, dtype=np.float64)
-    line = along(scorer, direction, IMAGES, LABELS)
+    line = margins_along_line(scorer, direction, IMAGES, LABELS)
     assert [total.overflows for total in losses(line, [0.0, 1.0])] == [2, 2]
     assert slopes(line, [1.0])[0].overflows == 4
 
@@ -423,15 +424,15 @@ def test_weights_out_of_range_raise_nothing() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     scorer = fold(W, dtype=np.float64)
     with pytest.raises(ValueError, match="float64, not"):
-        along(fold(W), fold(V), IMAGES, LABELS)
+        margins_along_line(fold(W), fold(V), IMAGES, LABELS)
     with pytest.raises(ValueError, match=r"direction of their shape.* not \(2, 2\)"):
-        along(scorer, fold(V[:2], dtype=np.float64), IMAGES, LABELS)
+        margins_along_line(scorer, fold(V[:2], dtype=np.float64), IMAGES, LABELS)
     with pytest.raises(ValueError, match=r"labels must be in 0..2, not 3"):
-        along(scorer, scorer, IMAGES, LABELS + np.uint8(1))
+        margins_along_line(scorer, scorer, IMAGES, LABELS + np.uint8(1))
     with pytest.raises(ValueError, match=r"2 images need labels \(2,\) uint8, not \(1,\)"):
-        along(scorer, scorer, IMAGES, LABELS[:1])
+        margins_along_line(scorer, scorer, IMAGES, LABELS[:1])
     with pytest.raises(ValueError, match="weights of 2 pixels need images"):
-        along(scorer, scorer, IMAGES[:, :1], LABELS)
+        margins_along_line(scorer, scorer, IMAGES[:, :1], LABELS)
     unfit: list[NDArray[Any]] = [np.zeros(3), np.zeros((2, 3), np.float32), np.zeros((3, 2)).T]
     for array in unfit:
         with pytest.raises(ValueError, match=r"must be \(C - 1, n\) float64"):

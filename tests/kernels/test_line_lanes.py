@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from numba import njit
 from numpy.typing import NDArray
 
-from kernels import line, line_lanes, line_loops
+from kernels import line
+from kernels.compiled import lines as line_loops
+from kernels.compiled.lines import BLOCK_ROWS, LIMBS
+from kernels.exact_sum import LossSum
 from kernels.line import Line
-from kernels.line_lanes import COARSE_BITS, FINE_BITS, LARGEST, MOST_VECTORS, ROWS, STEPS
-from kernels.line_loops import BLOCK_ROWS, LIMBS
-from kernels.partial import LossSum
+from kernels.simd import line_tiles as line_lanes
+from kernels.simd.line_tiles import COARSE_BITS, FINE_BITS, LARGEST, MOST_VECTORS, ROWS, STEPS
 
 Floats = NDArray[np.float64]
 UNIT = 2**FINE_BITS

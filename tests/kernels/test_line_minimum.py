@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kernels import line_minimum
 from kernels.hinge import fold, loss_and_gradient
-from kernels.line import Line, SlopeSum, along, breakpoints, losses, slopes
+from kernels.line import Line, SlopeSum, breakpoints, losses, margins_along_line, slopes
 from kernels.line_minimum import NO_PENALTY, LineMinimum, Penalty, minimum, penalty
 
 Floats = NDArray[np.float64]
@@ -298,7 +298,7 @@ def descent(request: pytest.FixtureRequest) -> Descent:
     margins, gains = (
         (scores - scores[~wrong][:, None])[wrong] for scores in (centred @ W.T, centred @ V.T)
     )
-    return Descent(along(scorer, direction, images, labels), W, V, margins + 1, gains)
+    return Descent(margins_along_line(scorer, direction, images, labels), W, V, margins + 1, gains)
 
 
 @pytest.mark.parametrize("reg", [0.0, 1e4])

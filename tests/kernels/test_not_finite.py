@@ -15,19 +15,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import line, loops, plane, structured_difference
-from kernels.data_difference import compare_data_gradient
+from kernels import line, plane, structured_difference
+from kernels.compiled import gradient as loops
+from kernels.data_difference import compare_pixel_gradient
+from kernels.exact_sum import LOSS_LIMBS, LossSum
 from kernels.finite_difference import Scheme
 from kernels.fixed_point import FixedPoint
-from kernels.hinge import Scorer, hinge_partial, loss_and_gradient
+from kernels.hinge import Scorer, loss_and_gradient, sum_rows
 from kernels.line import Line
-from kernels.partial import LossSum, finalize, regularised
+from kernels.many_weights import losses_at_many_weights
+from kernels.partial import finalize, regularised
 from kernels.plane import Plane
 from kernels.smoothed import finalize as finalize_smoothed
-from kernels.smoothed import smoothed_partial
+from kernels.smoothed import sum_smoothed_rows
 from kernels.structured_difference import Differences, Probe
 from kernels.trials import LANES, losses_of_scores, pack, scores, trial_losses
-from kernels.wide_losses import wide_losses
 from tests.kernels.differences import assert_same_sums
 
 Floats = NDArray[np.float64]
@@ -77,16 +79,16 @@ def scorer_of(margins: list[float]) -> Scorer:
 
 
 def by_hinge(margins: list[float]) -> LossSum:
-    return hinge_partial(scorer_of(margins), IMAGES, LABELS, delta=0.0).losses
+    return sum_rows(scorer_of(margins), IMAGES, LABELS, delta=0.0).losses
 
 
 def by_smoothed(margins: list[float]) -> LossSum:
-    return smoothed_partial(scorer_of(margins), IMAGES, LABELS, mu=0.5, delta=0.0).hinge
+    return sum_smoothed_rows(scorer_of(margins), IMAGES, LABELS, mu=0.5, delta=0.0).hinge
 
 
 def by_wide(margins: list[float]) -> LossSum:
     W = np.stack([np.zeros((len(margins) + 1, 2)), weights_of(margins)])
-    others, found = wide_losses(W, IMAGES, LABELS, mean=np.zeros(1), delta=0.0)
+    others, found = losses_at_many_weights(W, IMAGES, LABELS, mean=np.zeros(1), delta=0.0)
     assert others == LossSum(0, 0, 1)
     return found
 
@@ -174,7 +176,7 @@ def test_a_score_out_of_range_of_the_label_overflows() -> None:
     # The other classes' margins are -inf or nan: the row is not one without a loss.
     for own in (inf, -inf, nan):
         scorer = Scorer(np.zeros((3, 1)), np.array([own, 1.0, -1.0]))
-        assert hinge_partial(scorer, IMAGES, LABELS).losses == LossSum(0, 1, 1)
+        assert sum_rows(scorer, IMAGES, LABELS).losses == LossSum(0, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +192,8 @@ def test_scores_out_of_range_of_float32_overflow(own: float, other: float) -> No
     with np.errstate(over="ignore"):
         offset = np.array([own, other]).astype(np.float32)
     scorer = Scorer(np.zeros((2, 1), np.float32), offset)
-    assert hinge_partial(scorer, IMAGES, LABELS).losses == LossSum(0, 1, 1)
-    smoothed = smoothed_partial(scorer, IMAGES, LABELS, mu=1.0)
+    assert sum_rows(scorer, IMAGES, LABELS).losses == LossSum(0, 1, 1)
+    smoothed = sum_smoothed_rows(scorer, IMAGES, LABELS, mu=1.0)
     assert smoothed.hinge == smoothed.smoothed == LossSum(0, 1, 1)
 
 
@@ -294,8 +296,8 @@ def test_the_smoothed_loss_overflows_where_the_hinge_does(
     margins: list[float], loss: float | None, mu: float
 ) -> None:
     W = weights_of(margins)
-    total = smoothed_partial(scorer_of(margins), IMAGES, LABELS, mu=mu, delta=0.0)
-    plain = smoothed_partial(scorer_of(margins), IMAGES, LABELS, mu=mu, delta=0.0, tiles=False)
+    total = sum_smoothed_rows(scorer_of(margins), IMAGES, LABELS, mu=mu, delta=0.0)
+    plain = sum_smoothed_rows(scorer_of(margins), IMAGES, LABELS, mu=mu, delta=0.0, tiles=False)
     assert (total.smoothed, total.hinge) == (plain.smoothed, plain.hinge)
     np.testing.assert_array_equal(total.gradient, plain.gradient)
     if not all(map(isfinite, margins)):
@@ -330,7 +332,7 @@ def test_the_regulariser(losses: LossSum, regulariser: float, expected: float) -
 def test_a_norm_out_of_range_is_an_infinite_loss(size: float) -> None:
     # All margins are 1: the scores are those of black images.
     W = np.array([[size, 0.0], [size, 0.0]])
-    total = hinge_partial(Scorer(W[:, :-1].copy(), np.zeros(2)), IMAGES, LABELS)
+    total = sum_rows(Scorer(W[:, :-1].copy(), np.zeros(2)), IMAGES, LABELS)
     assert finalize(total, W, np.zeros(1)).loss == 1.0
     assert finalize(total, W, np.zeros(1), reg=1e-3).loss == inf
 
@@ -392,7 +394,7 @@ def test_differences_of_all_kinds_of_margins_are_those_of_plain_loops(
 def test_differences_in_pixels_are_refused() -> None:
     for offset in (inf, -inf, nan):
         with pytest.raises(ValueError, match="2 margins at these weights are not finite numbers"):
-            compare_data_gradient(
+            compare_pixel_gradient(
                 weights_of([offset, 1.0]),
                 np.zeros((2, 1), np.uint8),
                 np.zeros(2, np.uint8),
@@ -406,6 +408,6 @@ def test_differences_in_pixels_are_refused() -> None:
 
 @pytest.mark.parametrize("loss", [-inf, inf, nan, 2.0**80])
 def test_a_loss_that_does_not_fit_is_not_added(loss: float) -> None:
-    limbs = np.zeros(loops.LOSS_LIMBS, np.int64)
+    limbs = np.zeros(LOSS_LIMBS, np.int64)
     assert not loops.add_loss(loss, limbs)
     assert not limbs.any()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels import line, reference
-from kernels.hinge import Scorer, fold, hinge_partial
+from kernels.compiled.lines import BLOCK_ROWS, LIMBS
+from kernels.exact_sum import LossSum
+from kernels.hinge import Scorer, fold, sum_rows
 from kernels.line import Line
-from kernels.line_lanes import LARGEST, STEPS
-from kernels.line_loops import BLOCK_ROWS, LIMBS
-from kernels.partial import LossSum
-from kernels.plane import Plane, PlaneSum, losses, over
+from kernels.plane import Plane, PlaneSum, losses, margins_over_plane
+from kernels.simd.line_tiles import LARGEST, STEPS
 from tests.kernels.cases import Case, cases
 from tests.kernels.test_line import EXTREMES, FLOATS, INTEGERS, fused, lines
 
@@ -75,7 +75,7 @@ SUMS = np.array([[15, 13, 24], [18, 14, 28], [17, 17, 18]])
 
 
 def by_hand() -> Plane:
-    return over(*folded(W, U, V), IMAGES, LABELS)
+    return margins_over_plane(*folded(W, U, V), IMAGES, LABELS)
 
 
 def test_by_hand() -> None:
@@ -89,7 +89,7 @@ def test_by_hand() -> None:
 
 
 def test_a_delta_is_the_margins() -> None:
-    plane = over(*folded(W, U, V), IMAGES, LABELS, delta=0.0)
+    plane = margins_over_plane(*folded(W, U, V), IMAGES, LABELS, delta=0.0)
     # One less each: 2 + 0 + 6 + 3 = 11; at b = 1: 4 + 0 + 8 + 3 = 15.
     assert (losses(plane, [0.0], [0.0, 1.0]).means == [[11 / 2], [15 / 2]]).all()
 
@@ -104,7 +104,7 @@ def plane_of_case(case: Case, data: st.DataObject) -> tuple[Plane, Floats, Float
     if data.draw(st.booleans(), label="towards 0"):
         V = -case.W
     scorers = folded(case.W, U, V, case.mean)
-    return over(*scorers, case.images, case.labels, delta=case.delta), U, V
+    return margins_over_plane(*scorers, case.images, case.labels, delta=case.delta), U, V
 
 
 QUARTERS = st.integers(-40, 40).map(lambda n: n / 4)
@@ -151,9 +151,9 @@ def test_at_0_it_is_the_loss_of_the_pipeline_to_the_bit(seed: int, rows: int) ->
     labels = rng.integers(0, 5, rows).astype(np.uint8)
     W, U, V = rng.normal(scale=0.01, size=(3, 5, 71))
     scorers = folded(W, U, V, rng.random(70) * 255)
-    plane = over(*scorers, images, labels, delta=0.7)
+    plane = margins_over_plane(*scorers, images, labels, delta=0.7)
     [[found]] = sums(losses(plane, [0.0], [0.0]))
-    assert found == hinge_partial(scorers[0], images, labels, delta=0.7).losses
+    assert found == sum_rows(scorers[0], images, labels, delta=0.7).losses
 
 
 # Against a plain twin, to the bit.
@@ -464,7 +464,7 @@ def test_overflows(margin: float, first: float, second: float, overflows: int, o
 
 def test_weights_out_of_range_raise_nothing() -> None:
     W = np.array([[1e308, 1e308, 1e308], [-1e308, 0.0, inf], [nan, 0.0, 0.0]])
-    total = losses(over(*folded(W, -W, W), IMAGES, LABELS), [0.0, 1.0], [0.0, 1.0])
+    total = losses(margins_over_plane(*folded(W, -W, W), IMAGES, LABELS), [0.0, 1.0], [0.0, 1.0])
     assert total.overflows.tolist() == [[2, 2], [2, 2]]
     assert (total.means == inf).all()
 
@@ -475,9 +475,9 @@ def test_weights_out_of_range_raise_nothing() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     scorer, short = fold(W, dtype=np.float64), fold(W[:2], dtype=np.float64)
     with pytest.raises(ValueError, match=r"second direction of their shape.* not \(2, 2\)"):
-        over(scorer, scorer, short, IMAGES, LABELS)
+        margins_over_plane(scorer, scorer, short, IMAGES, LABELS)
     with pytest.raises(ValueError, match=r"direction of their shape.* not \(2, 2\)"):
-        over(scorer, short, scorer, IMAGES, LABELS)
+        margins_over_plane(scorer, short, scorer, IMAGES, LABELS)
     single = fold(W)
     in_turn: list[Scorers] = [
         (single, scorer, scorer),
@@ -486,13 +486,13 @@ def test_what_does_not_fit_is_refused() -> None:
     ]
     for scorers in in_turn:
         with pytest.raises(ValueError, match="must be float64, not float32"):
-            over(*scorers, IMAGES, LABELS)
+            margins_over_plane(*scorers, IMAGES, LABELS)
     with pytest.raises(ValueError, match=r"labels must be in 0..2, not 3"):
-        over(scorer, scorer, scorer, IMAGES, LABELS + np.uint8(1))
+        margins_over_plane(scorer, scorer, scorer, IMAGES, LABELS + np.uint8(1))
     with pytest.raises(ValueError, match=r"2 images need labels \(2,\) uint8, not \(1,\)"):
-        over(scorer, scorer, scorer, IMAGES, LABELS[:1])
+        margins_over_plane(scorer, scorer, scorer, IMAGES, LABELS[:1])
     with pytest.raises(ValueError, match="weights of 2 pixels need images"):
-        over(scorer, scorer, scorer, IMAGES[:, :1], LABELS)
+        margins_over_plane(scorer, scorer, scorer, IMAGES[:, :1], LABELS)
     unfit: list[NDArray[Any]] = [np.zeros(3), np.zeros((2, 3), np.float32), np.zeros((3, 2)).T]
     for array in unfit:
         with pytest.raises(ValueError, match=r"must be \(C - 1, n\) float64"):

@@ -78,5 +78,8 @@ def test_another_processor_gives_the_same_bits(name: str, outputs: dict[str, lis
 def test_numba_told_to_do_without_avx_is_not_given_any() -> None:
     # Numba compiles for less than the processor has; an instruction that it has not got
     # would end the process.
-    program = "from kernels import vector; print(vector.WIDE_REGISTERS, vector.BYTE_DOT_PRODUCT)"
+    program = (
+        "from kernels.simd.tiles import BYTE_DOT_PRODUCT, WIDE_REGISTERS\n"
+        "print(WIDE_REGISTERS, BYTE_DOT_PRODUCT)"
+    )
     assert output(["-c", program], {"NUMBA_ENABLE_AVX": "0"}) == ["False False"]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import smoothed, smoothed_loops
-from kernels.hinge import Scorer, fold, hinge_partial, scores
-from kernels.smoothed import SmoothedPartial, finalize, levels, smoothed_partial
+from kernels import smoothed
+from kernels.compiled import smoothed_hinge as smoothed_loops
+from kernels.hinge import Scorer, fold, scores, sum_rows
+from kernels.smoothed import SmoothedPartial, finalize, levels, sum_smoothed_rows
 from tests.bits import bits
 from tests.kernels.cases import Case, cases
 from tests.kernels.test_laws import blocks
@@ -32,7 +33,7 @@ def assert_same(a: SmoothedPartial, b: SmoothedPartial) -> None:
 def row_factors(scorer: Scorer, images: Any, labels: Any, **options: Any) -> NDArray[np.int64]:
     """Return each row's k (n, C), from its own sums."""
     rows = zip(images[:, None], labels[:, None], strict=True)
-    return np.array([smoothed_partial(scorer, *row, **options).indicators for row in rows])
+    return np.array([sum_smoothed_rows(scorer, *row, **options).indicators for row in rows])
 
 
 @dtypes
@@ -50,7 +51,7 @@ def test_alpha_attains_the_maximum_over_the_grid(dtype: type, case: Case, mu: fl
     rounding = 1e-15 * (np.abs(case.margins) + mu)
     assert np.all(attained >= lines.max(1) - rounding)
     np.testing.assert_array_equal(factors.sum(1), 0)
-    total = smoothed_partial(scorer, case.images, case.labels, mu=mu, delta=case.delta)
+    total = sum_smoothed_rows(scorer, case.images, case.labels, mu=mu, delta=case.delta)
     loss = total.smoothed.mean * len(case.images)
     assert abs(loss - lines.max(1).sum()) <= 2 * rounding.sum() + len(lines) * 2.0**-80
 
@@ -63,7 +64,7 @@ def test_the_gradient_is_a_subgradient(case: Case, mu: float) -> None:
 
     def objective(W: NDArray[np.float64]) -> smoothed.SmoothedEvaluation:
         scorer = fold(W, mean, np.float64)
-        total = smoothed_partial(scorer, case.images, case.labels, mu=mu, delta=case.delta)
+        total = sum_smoothed_rows(scorer, case.images, case.labels, mu=mu, delta=case.delta)
         return finalize(total, W, mean, mu=mu, reg=reg, delta=case.delta)
 
     here = objective(case.W)
@@ -85,11 +86,11 @@ def test_sums_are_those_of_the_rows(
     scorer, images, labels, _ = data.draw(blocks(dtype))
     factors = row_factors(scorer, images, labels, mu=mu, tiles=tiles)
     alphas = np.maximum(factors, 0)  # but the label's k, which is not above 0
-    total = smoothed_partial(scorer, images, labels, mu=mu, tiles=tiles)
+    total = sum_smoothed_rows(scorer, images, labels, mu=mu, tiles=tiles)
     np.testing.assert_array_equal(total.gradient, factors.T @ images.astype(np.int64))
     np.testing.assert_array_equal(total.indicators, factors.sum(0))
     assert (total.alphas, total.squared_alphas) == (alphas.sum(), (alphas**2).sum())
-    hinge = hinge_partial(scorer, images, labels)
+    hinge = sum_rows(scorer, images, labels)
     assert (total.hinge, total.correct) == (hinge.losses, hinge.correct)
     # The nearest level, of margins in the scorer's type.
     s = scores(scorer, images)
@@ -107,7 +108,7 @@ def test_any_partition_in_any_order_is_the_same_partial(
     scorer, images, labels, rng = data.draw(blocks(dtype))
     cuts = data.draw(st.lists(st.integers(0, len(images)), max_size=6), label="cuts")
     parts = [
-        smoothed_partial(scorer, images[rows], labels[rows], mu=mu)
+        sum_smoothed_rows(scorer, images[rows], labels[rows], mu=mu)
         for rows in np.split(rng.permutation(len(images)), sorted(cuts))
     ]
     parts.append(SmoothedPartial.zero(*scorer.weights.shape))
@@ -115,15 +116,15 @@ def test_any_partition_in_any_order_is_the_same_partial(
         i, j = rng.choice(len(parts), 2, replace=False)
         both = parts[i].combine(parts[j])
         parts = [part for k, part in enumerate(parts) if k not in {i, j}] + [both]
-    assert_same(parts[0], smoothed_partial(scorer, images, labels, mu=mu))
+    assert_same(parts[0], sum_smoothed_rows(scorer, images, labels, mu=mu))
 
 
 @given(data=st.data(), mu=widths)
 def test_tiles_change_no_integer(data: st.DataObject, mu: float) -> None:
     scorer, images, labels, _ = data.draw(blocks(max_classes=128))
     assert_same(
-        smoothed_partial(scorer, images, labels, mu=mu, tiles=True),
-        smoothed_partial(scorer, images, labels, mu=mu, tiles=False),
+        sum_smoothed_rows(scorer, images, labels, mu=mu, tiles=True),
+        sum_smoothed_rows(scorer, images, labels, mu=mu, tiles=False),
     )
 
 
@@ -133,7 +134,7 @@ def test_gradient_is_the_integer_product_at_the_largest_factors(classes: int, ti
     # Zero weights and delta 1: every margin is 1 = mu, so k = -Q (C - 1) at the label, else Q.
     images, labels = np.full((131, 64), 255, np.uint8), np.full(131, classes - 1, np.uint8)
     scorer = Scorer(np.zeros((classes, 64), np.float32), np.zeros(classes, np.float32))
-    total = smoothed_partial(scorer, images, labels, mu=1.0, tiles=tiles)
+    total = sum_smoothed_rows(scorer, images, labels, mu=1.0, tiles=tiles)
     factors = np.full((131, classes), levels(classes))
     factors[:, -1] *= 1 - classes
     np.testing.assert_array_equal(total.gradient, factors.T @ images.astype(np.int64))
@@ -159,9 +160,9 @@ def test_rows_repeated_change_no_bit() -> None:
     W, mean = rng.normal(scale=1e-5, size=(10, 65)), rng.random(64)
     scorer = fold(W, mean)
     images, labels = np.full((7, 64), 255, np.uint8), np.full(7, 3, np.uint8)
-    few = smoothed_partial(scorer, images, labels, mu=0.3)
+    few = sum_smoothed_rows(scorer, images, labels, mu=0.3)
     rows = np.tile(np.arange(7), 10_000)
-    many = smoothed_partial(scorer, images[rows], labels[rows], mu=0.3)
+    many = sum_smoothed_rows(scorer, images[rows], labels[rows], mu=0.3)
     assert_same(many, reduce(SmoothedPartial.combine, [few] * 10_000))
     once = finalize(few, W, mean, mu=0.3, reg=0.7)
     often = finalize(many, W, mean, mu=0.3, reg=0.7)
@@ -177,7 +178,7 @@ def test_a_case_by_hand() -> None:
     # hinge 1.25, smoothed 0.625 * 1.25 - 0.625^2 = 0.390625. k = (-0.625, 0, 0.625).
     W = np.array([[0.25, 0.0], [0.0, 0.0], [0.5, 0.25]])
     images, labels = np.array([[2]], np.uint8), np.array([0], np.uint8)
-    total = smoothed_partial(fold(W), images, labels, mu=2.0, delta=0.5)
+    total = sum_smoothed_rows(fold(W), images, labels, mu=2.0, delta=0.5)
     np.testing.assert_array_equal(total.indicators / levels(3), [-0.625, 0, 0.625])
     # ||W||^2 = 0.0625 + 0.25 + 0.0625 = 0.375; G = +-0.625 (2, 1); ||G||^2 = 2 * 5 * 0.390625.
     # The bound: 0.5 * 0.625 - 3.90625 / (4 * 4) = 0.068359375, and less mu/2 alpha^2 = 0.390625.
@@ -195,11 +196,11 @@ def test_smoothing_vanishes_with_its_width() -> None:
     images = rng.integers(0, 256, (200, 64), dtype=np.uint8)
     labels = rng.integers(0, 10, 200).astype(np.uint8)
     W = rng.normal(scale=1e-3, size=(10, 65))
-    totals = [smoothed_partial(fold(W), images, labels, mu=mu) for mu in (1.0, 0.1, 1e-2, 1e-9)]
+    totals = [sum_smoothed_rows(fold(W), images, labels, mu=mu) for mu in (1.0, 0.1, 1e-2, 1e-9)]
     losses = [total.smoothed.mean for total in totals]
     assert all(coarse < fine for coarse, fine in pairwise(losses))
     assert losses[-1] == pytest.approx(totals[-1].hinge.mean, rel=1e-8)
-    exact = hinge_partial(fold(W), images, labels)
+    exact = sum_rows(fold(W), images, labels)
     np.testing.assert_array_equal(totals[-1].gradient, levels(10) * exact.gradient)
 
 
@@ -211,7 +212,7 @@ def test_weights_out_of_range_give_an_infinite_loss(value: float, dtype: type) -
     images, labels = rng.integers(1, 256, (20, 70), dtype=np.uint8), np.arange(20) % 4
     W, mean = rng.normal(size=(4, 71)), images.mean(0) / 2
     W[2] = value
-    total = smoothed_partial(fold(W, mean, dtype), images, labels.astype(np.uint8), mu=0.1)
+    total = sum_smoothed_rows(fold(W, mean, dtype), images, labels.astype(np.uint8), mu=0.1)
     result = finalize(total, W, mean, mu=0.1, reg=1.0)
     assert (result.loss, result.hinge_loss) == (np.inf, np.inf)
     assert result.lower_bound < np.inf  # whatever alpha is, it is in [0, 1]
@@ -222,23 +223,23 @@ def test_weights_out_of_range_give_an_infinite_loss(value: float, dtype: type) -
 def test_widths_that_do_not_smooth_are_refused(mu: float) -> None:
     images, labels = np.zeros((2, 4), np.uint8), np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match=r"^mu must be above 0 and finite, not "):
-        smoothed_partial(fold(np.zeros((3, 5))), images, labels, mu=mu)
+        sum_smoothed_rows(fold(np.zeros((3, 5))), images, labels, mu=mu)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     scorer, images = fold(np.zeros((3, 5))), np.zeros((2, 4), np.uint8)
     labels = np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match=r"^labels must be in 0..2, not 3..3$"):
-        smoothed_partial(scorer, images, labels + np.uint8(3), mu=1.0)
+        sum_smoothed_rows(scorer, images, labels + np.uint8(3), mu=1.0)
     with pytest.raises(ValueError, match=r"^images and labels must be uint8, not uint8, int64$"):
-        smoothed_partial(scorer, images, labels.astype(np.int64), mu=1.0)
+        sum_smoothed_rows(scorer, images, labels.astype(np.int64), mu=1.0)
     with pytest.raises(ValueError, match=r"^images and labels must be uint8, not float32, uint8$"):
-        smoothed_partial(scorer, images.astype(np.float32), labels, mu=1.0)
-    total = smoothed_partial(scorer, images, labels, mu=1.0)
+        sum_smoothed_rows(scorer, images.astype(np.float32), labels, mu=1.0)
+    total = sum_smoothed_rows(scorer, images, labels, mu=1.0)
     for reg in (0.0, -1.0, np.inf, np.nan):
         with pytest.raises(ValueError, match=r"^a lower bound needs a reg above 0 and finite, not"):
             finalize(total, np.zeros((3, 5)), np.zeros(4), mu=1.0, reg=reg)
-    nothing = smoothed_partial(scorer, images[:0], labels[:0], mu=1.0)
+    nothing = sum_smoothed_rows(scorer, images[:0], labels[:0], mu=1.0)
     assert_same(nothing, SmoothedPartial.zero(3, 4))
     with pytest.raises(ValueError, match=r"^the mean over no rows is not defined"):
         finalize(nothing, np.zeros((3, 5)), np.zeros(4), mu=1.0, reg=1.0)

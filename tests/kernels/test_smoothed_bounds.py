@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from kernels.hinge import fold
-from kernels.smoothed import finalize, levels, smoothed_partial
+from kernels.smoothed import finalize, levels, sum_smoothed_rows
 from tests.kernels.cases import Case, cases
 from tests.kernels.test_smoothed import row_factors, widths
 
@@ -64,7 +64,7 @@ def test_the_bound_is_the_dual_value_of_the_alphas(case: Case, mu: float, reg: f
     case = case._replace(reg=reg)
     mean = np.zeros(case.images.shape[1]) if case.mean is None else case.mean
     arguments = (fold(case.W, mean, np.float64), case.images, case.labels)
-    total = smoothed_partial(*arguments, mu=mu, delta=case.delta)
+    total = sum_smoothed_rows(*arguments, mu=mu, delta=case.delta)
     value = finalize(total, case.W, mean, reg=reg, mu=mu, delta=case.delta)
     factors = row_factors(*arguments, mu=mu, delta=case.delta)
     alphas = np.maximum(factors, 0) / levels(len(case.W))
@@ -139,7 +139,7 @@ def test_the_reference_knows_the_optimum() -> None:
 def evaluate(W: Array, mu: float) -> Values:
     """SMALL's evaluation by the kernel."""
     assert SMALL.mean is not None
-    total = smoothed_partial(fold(W, SMALL.mean, np.float64), SMALL.images, SMALL.labels, mu=mu)
+    total = sum_smoothed_rows(fold(W, SMALL.mean, np.float64), SMALL.images, SMALL.labels, mu=mu)
     value = finalize(total, W, SMALL.mean, mu=mu, reg=SMALL.reg)
     return Values(value.loss, value.gradient, value.hinge_loss, value.lower_bound)
 

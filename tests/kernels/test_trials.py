@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from kernels import reference, trial_loops
+from kernels import reference
+from kernels.compiled import trial_scores as trial_loops
+from kernels.exact_sum import LossSum
 from kernels.fixed_point import FixedPoint, fixed_point, rounded, unit_of
-from kernels.hinge import Scorer, fold, hinge_partial, scores
-from kernels.partial import LossSum
+from kernels.hinge import Scorer, fold, scores, sum_rows
 from kernels.trials import LANES, losses_of_scores, pack, trial_losses
 from kernels.trials import scores as trial_scores
 
@@ -33,7 +34,7 @@ def one_after_another(
     mean: NDArray[np.float64],
 ) -> tuple[LossSum, ...]:
     return tuple(
-        hinge_partial(fold(W, mean, np.float64), images, labels).losses for W in weights.weights
+        sum_rows(fold(W, mean, np.float64), images, labels).losses for W in weights.weights
     )
 
 
@@ -132,9 +133,7 @@ def test_scores_of_a_sum_are_the_sum_of_the_scores(seed: int, trials: int, class
     got = losses_of_scores(
         trial_scores(packed, images), base, labels, packed._replace(offsets=folded)
     )
-    assert got == tuple(
-        hinge_partial(fold(V, mean, np.float64), images, labels).losses for V in moved
-    )
+    assert got == tuple(sum_rows(fold(V, mean, np.float64), images, labels).losses for V in moved)
 
 
 def test_losses_out_of_range_are_counted() -> None:

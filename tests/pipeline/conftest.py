@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from pipeline import cluster as clusters
-from pipeline.cluster import connect
-from pipeline.ingest import ingest
+from pipeline.cluster import connect as clusters
+from pipeline.cluster.connect import connect
+from pipeline.ingest.write_shards import ingest
 from storage.dataset import Dataset
 from storage.ingest import plan_ingest
 from storage.schema import Layout

@@ -9,34 +9,34 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from kernels.hinge import loss_and_gradient
-from pipeline.batches import Batches, ShuffledEpochs, UniformSamples
-from pipeline.descent import DescentState
-from pipeline.parameters import Method, Placement, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.training import prepare, train
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.inputs.batches import Batches, ShuffledEpochs, UniformSamples
+from pipeline.training.descent import DescentState
+from pipeline.training.parameters import GradientDescent, MiniBatches, StepPlacement
+from pipeline.training.steps import prepare_steps, train
 from storage.dataset import Dataset
 from tests.bits import bits
 
 Floats = NDArray[np.float64]
 
-GD = {"method": Method.GD, "steps": 6, "step_size": 2e-7, "reg": 10.0, "init": "normal:1e-3"}
-SAMPLES = GD | {"method": Method.MINIBATCH, "steps": 12, "batch_size": 96, "seed": 3}
-EPOCHS = {name: value for name, value in SAMPLES.items() if name != "steps"}
-EPOCHS |= {"epochs": 2, "batch_size": 450}
-MOMENTUM = {"momentum": 0.9, "schedule": "staircase:0.5:2"}
-KINDS: dict[str, dict[str, Any]] = {
+StepRun = GradientDescent | MiniBatches
+
+GD = GradientDescent(steps=6, step_size=2e-7, reg=10.0, init="normal:1e-3")
+SAMPLES = MiniBatches(steps=12, step_size=2e-7, reg=10.0, init="normal:1e-3", batch_size=96, seed=3)
+MOMENTUM: dict[str, Any] = {"momentum": 0.9, "schedule": "staircase:0.5:2"}
+KINDS: dict[str, StepRun] = {
     "gd": GD,
     "samples": SAMPLES,
-    "epochs": EPOCHS,
+    "epochs": replace(SAMPLES, steps=None, epochs=2, batch_size=450),
 }
-WITH_MOMENTUM: dict[str, dict[str, Any]] = {
-    "gd with momentum": GD | MOMENTUM,
-    "samples with Nesterov's": SAMPLES | MOMENTUM | {"nesterov": True},
+WITH_MOMENTUM: dict[str, StepRun] = {
+    "gd with momentum": replace(GD, **MOMENTUM),
+    "samples with Nesterov's": replace(SAMPLES, **MOMENTUM, nesterov=True),
 }
 
 
-def parameters(kind: str, **changes: Any) -> TrainingParameters:
-    return TrainingParameters(**((KINDS | WITH_MOMENTUM)[kind] | changes))
+def parameters(kind: str, **changes: Any) -> StepRun:
+    return replace((KINDS | WITH_MOMENTUM)[kind], **changes)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Trained:
         return cls.to(state.W, state.losses, state.step, state.status.value)
 
 
-def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
+def as_written_down(dataset: Dataset, wanted: StepRun) -> Trained:
     """Take the run's steps with the formula, on all images in this process."""
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     rows = len(labels)
@@ -81,8 +81,8 @@ def as_written_down(dataset: Dataset, wanted: TrainingParameters) -> Trained:
     return Trained.to(W, np.array(losses), len(losses), "done")
 
 
-def _rows(wanted: TrainingParameters, rows: int) -> Batches:
-    if wanted.method is Method.GD:
+def _rows(wanted: StepRun, rows: int) -> Batches:
+    if isinstance(wanted, GradientDescent):
         everything: NDArray[np.int64] = np.arange(rows)
         return lambda _step: everything
     if wanted.epochs is None:
@@ -93,12 +93,12 @@ def _rows(wanted: TrainingParameters, rows: int) -> Batches:
 def on_the_cluster(
     client: Client,
     dataset: Dataset,
-    wanted: TrainingParameters,
-    placement: Placement,
+    wanted: StepRun,
+    placement: StepPlacement,
     report: Any = lambda _step, _loss: None,
 ) -> Trained:
     wanted = replace(wanted, placement=placement)
-    placements = Placements(client, dataset)
-    with closing(placements), prepare(placements, wanted, report) as stretch:
+    placed_dataset = PlacedDataset(client, dataset)
+    with closing(placed_dataset), prepare_steps(placed_dataset, wanted, report) as take_steps:
         steps = wanted.total_steps(dataset.rows("train"))
-        return Trained.of(train(stretch, wanted.start(10), steps))
+        return Trained.of(train(take_steps, wanted.start(10), steps))

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from pipeline.batches import Batches, ShuffledEpochs, UniformSamples, full_batch
-from pipeline.errors import PipelineError
-from pipeline.streams import Purpose, stream
+from pipeline.inputs.batches import Batches, ShuffledEpochs, UniformSamples, full_batch
+from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.random_streams import Purpose, random_stream
 
 SIZES = st.integers(1, 300).flatmap(lambda rows: st.tuples(st.just(rows), st.integers(1, rows)))
 SEEDS = st.integers(0, 2**64 - 1)
@@ -38,8 +38,8 @@ def test_a_sample_has_its_size_and_no_row_twice(
 def test_an_epoch_has_every_row_once(sizes: tuple[int, int], seed: int, epoch: int) -> None:
     rows, size = sizes
     batches = ShuffledEpochs(rows, size, seed)
-    first = epoch * batches.steps_an_epoch
-    taken = [batches(first + step) for step in range(batches.steps_an_epoch)]
+    first = epoch * batches.steps_per_epoch
+    taken = [batches(first + step) for step in range(batches.steps_per_epoch)]
     assert sorted(np.concatenate(taken).tolist()) == list(range(rows))
     assert [len(batch) for batch in taken[:-1]] == [size] * (len(taken) - 1)
     assert len(taken[-1]) == rows - size * (len(taken) - 1)
@@ -116,7 +116,7 @@ def test_every_place_of_an_epoch_is_equally_often_any_rows() -> None:
 
 
 def numbers(seed: int, purpose: Purpose, index: int) -> tuple[int, ...]:
-    return tuple(stream(seed, purpose, index).integers(2**63, size=2).tolist())
+    return tuple(random_stream(seed, purpose, index).integers(2**63, size=2).tolist())
 
 
 def test_streams_of_different_names_do_not_meet() -> None:

@@ -1,4 +1,4 @@
-"""The loss as a black box: its quotients are NumPy's, and the structured differences'."""
+"""The loss as a black box: its quotients agree with NumPy's and with the structured ones."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,14 +10,15 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from kernels.finite_difference import Scheme, numerical_gradient
-from pipeline import black_box
-from pipeline.black_box import BLOCK, Common, moved_weights, plan_blocks
-from pipeline.check_parameters import GradientCheck
-from pipeline.errors import PipelineError
-from pipeline.gradient_check import Asked, compare, probe, sums_of
-from pipeline.objective import Objective, here
-from pipeline.placement import Placed, Placements
-from pipeline.value_journal import value_journal
+from pipeline.check import black_box
+from pipeline.check.black_box import BLOCK, BlackBoxInputs, move_weights, plan_blocks
+from pipeline.check.parameters import GradientCheck
+from pipeline.check.structured import DifferenceRequest, compare, difference_sums, make_probe
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.placement import PlacedDataset, PlacedShard
+from pipeline.inputs.errors import PipelineError
+from pipeline.journals.value_journal import value_journal
+from pipeline.objective import Objective
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
 from tests.pipeline.test_line import in_the_store, whole
@@ -34,10 +35,10 @@ REGULARISERS = pytest.mark.parametrize(
 )
 
 
-def common_of(dataset: Dataset, scheme: Scheme = Scheme.CENTRED, **more: Any) -> Common:
+def inputs_of(dataset: Dataset, scheme: Scheme = Scheme.CENTRED, **more: Any) -> BlackBoxInputs:
     W = np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
     W[:, -1] *= 100
-    return Common(W, dataset.mean, STEP, scheme, **({"rows": ROWS} | more))
+    return BlackBoxInputs(W, dataset.mean, STEP, scheme, **({"rows": ROWS} | more))
 
 
 def some(number: int) -> Integers:
@@ -52,29 +53,29 @@ def dataset(store: Store) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def placed(cluster: Client, dataset: Dataset) -> Sequence[Placed]:
-    return Placements(cluster, dataset).shards("train")
+def placed(cluster: Client, dataset: Dataset) -> Sequence[PlacedShard]:
+    return PlacedDataset(cluster, dataset).shards("train")
 
 
 def quotients(
-    client: Client, placed: Sequence[Placed], common: Common, coordinates: Integers
+    client: Client, placed: Sequence[PlacedShard], inputs: BlackBoxInputs, coordinates: Integers
 ) -> Floats:
-    found = black_box.differences(client, placed, common, plan_blocks(coordinates))
+    found = black_box.difference_quotients(client, placed, inputs, plan_blocks(coordinates))
     return np.concatenate(list(found))
 
 
-def loss_in_numpy(dataset: Dataset, common: Common) -> Callable[[Floats], float]:
+def loss_in_numpy(dataset: Dataset, inputs: BlackBoxInputs) -> Callable[[Floats], float]:
     images, y = dataset.read("train", 0, dataset.rows("train"))
-    X, y = np.column_stack([images - dataset.mean, np.ones(len(y))])[common.rows], y[common.rows]
+    X, y = np.column_stack([images - dataset.mean, np.ones(len(y))])[inputs.rows], y[inputs.rows]
     own = np.arange(len(y))
-    columns = 3073 if common.reg_bias else 3072
+    columns = 3073 if inputs.reg_bias else 3072
 
     def loss(W: Floats) -> float:
         scores = X @ W.T
         margins = np.maximum(0, scores - scores[own, y][:, None] + 1)
         margins[own, y] = 0
         hinges = margins.sum(axis=1).mean()
-        return float(hinges + common.reg * (W[:, :columns] ** 2).sum())
+        return float(hinges + inputs.reg * (W[:, :columns] ** 2).sum())
 
     return loss
 
@@ -85,58 +86,58 @@ def loss_in_numpy(dataset: Dataset, common: Common) -> Callable[[Floats], float]
 def test_quotients_are_those_of_a_loss_in_numpy(
     cluster: Client,
     dataset: Dataset,
-    placed: Sequence[Placed],
+    placed: Sequence[PlacedShard],
     scheme: Scheme,
     reg: float,
     reg_bias: bool,
 ) -> None:
     """Up to the rounding of NumPy's loss: some 100 units of its last place, by the step."""
-    common = common_of(dataset, scheme, reg=reg, reg_bias=reg_bias)
-    coordinates, loss = some(60), loss_in_numpy(dataset, common)
-    expected = numerical_gradient(loss, common.W, scheme=scheme, step=STEP, coordinates=coordinates)
+    inputs = inputs_of(dataset, scheme, reg=reg, reg_bias=reg_bias)
+    coordinates, loss = some(60), loss_in_numpy(dataset, inputs)
+    expected = numerical_gradient(loss, inputs.W, scheme=scheme, step=STEP, coordinates=coordinates)
     if scheme is Scheme.FORWARD:  # what a square bends in a step is taken away
         bends = np.full(60, reg * STEP)
         bends[coordinates % 3073 == 3072] *= reg_bias
         expected -= bends
-    found = quotients(cluster, placed, common, coordinates)
-    bound = 100 * np.spacing(loss(common.W)) / STEP
+    found = quotients(cluster, placed, inputs, coordinates)
+    bound = 100 * np.spacing(loss(inputs.W)) / STEP
     assert bound < 2e-7
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
     assert np.ptp(found) > 1  # and they are not all the same
 
 
-def structured(dataset: Dataset, common: Common) -> Floats:
+def structured(dataset: Dataset, inputs: BlackBoxInputs) -> Floats:
     """The structured differences (C (D + 1),) of the same loss."""
-    check = GradientCheck(step=STEP, scheme=common.scheme, reg=common.reg, reg_bias=common.reg_bias)
-    asked = probe(common.W, dataset.mean, check)
-    sums = sums_of(here(whole(dataset)), Asked(asked, common.rows))
-    return compare(common.W, np.zeros_like(common.W), asked, sums, check).numerical.ravel()
+    check = GradientCheck(step=STEP, scheme=inputs.scheme, reg=inputs.reg, reg_bias=inputs.reg_bias)
+    probe = make_probe(inputs.W, dataset.mean, check)
+    sums = difference_sums(run_in_process(whole(dataset)), DifferenceRequest(probe, inputs.rows))
+    return compare(inputs.W, np.zeros_like(inputs.W), probe, sums, check).numerical.ravel()
 
 
 @SCHEMES
-def test_they_are_the_structured_differences(
-    cluster: Client, dataset: Dataset, placed: Sequence[Placed], scheme: Scheme
+def test_quotients_are_the_structured_differences(
+    cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], scheme: Scheme
 ) -> None:
-    common, coordinates = common_of(dataset, scheme, reg=20.0), some(300)
-    found = quotients(cluster, placed, common, coordinates)
-    expected = structured(dataset, common)[coordinates]
+    inputs, coordinates = inputs_of(dataset, scheme, reg=20.0), some(300)
+    found = quotients(cluster, placed, inputs, coordinates)
+    expected = structured(dataset, inputs)[coordinates]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
 def test_the_bound_on_rounding_holds_and_says_something(
-    cluster: Client, dataset: Dataset, placed: Sequence[Placed]
+    cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard]
 ) -> None:
     """Where the step is small, so that rounding is most of the error."""
-    common = common_of(dataset, rows=None)._replace(step=1e-9)
-    value = Objective(here(whole(dataset)), dataset.mean, 0.0, "float64")(common.W)
+    inputs = inputs_of(dataset, rows=None)._replace(step=1e-9)
+    value = Objective(run_in_process(whole(dataset)), dataset.mean, 0.0, "float64")(inputs.W)
     check = GradientCheck(step=1e-9)
-    asked = probe(common.W, dataset.mean, check)
-    sums = sums_of(here(whole(dataset)), Asked(asked))
-    compared = compare(common.W, value.gradient, asked, sums, check)
+    probe = make_probe(inputs.W, dataset.mean, check)
+    sums = difference_sums(run_in_process(whole(dataset)), DifferenceRequest(probe))
+    compared = compare(inputs.W, value.gradient, probe, sums, check)
     active = np.array([[each.rows / 600] for each in sums.active])
     coordinates = some(40)
-    found = quotients(cluster, placed, common, coordinates)
-    bound = black_box.roundoff(common, compared.numerical, value.loss, active).ravel()
+    found = quotients(cluster, placed, inputs, coordinates)
+    bound = black_box.roundoff(inputs, compared.numerical, value.loss, active).ravel()
     slope = (compared.analytic + compared.kinks).ravel()[coordinates]  # but for rounding
     error = np.abs(found - slope)
     assert (error <= (bound + compared.bound.ravel())[coordinates]).all()
@@ -145,17 +146,17 @@ def test_the_bound_on_rounding_holds_and_says_something(
 
 @pytest.mark.slow
 def test_shards_and_blocks_change_no_bit(
-    cluster: Client, store: Store, placed: Sequence[Placed], dataset: Dataset
+    cluster: Client, store: Store, placed: Sequence[PlacedShard], dataset: Dataset
 ) -> None:
-    common, coordinates = common_of(dataset, reg=20.0), some(40)
-    expected = quotients(cluster, placed, common, coordinates)
+    inputs, coordinates = inputs_of(dataset, reg=20.0), some(40)
+    expected = quotients(cluster, placed, inputs, coordinates)
     for size in (37, 599):
-        others = Placements(cluster, store(size, SOURCE)).shards("train")
-        np.testing.assert_array_equal(quotients(cluster, others, common, coordinates), expected)
+        others = PlacedDataset(cluster, store(size, SOURCE)).shards("train")
+        np.testing.assert_array_equal(quotients(cluster, others, inputs, coordinates), expected)
     read = in_the_store(cluster, dataset)
-    np.testing.assert_array_equal(quotients(cluster, read, common, coordinates), expected)
+    np.testing.assert_array_equal(quotients(cluster, read, inputs, coordinates), expected)
     in_order = [coordinates[:1], coordinates[1:30], coordinates[30:]]
-    found = np.concatenate(list(black_box.differences(cluster, placed, common, in_order)))
+    found = np.concatenate(list(black_box.difference_quotients(cluster, placed, inputs, in_order)))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -165,12 +166,12 @@ def test_a_worker_killed_on_the_way_changes_no_bit(
     client: Client, store: Store, scheme: Scheme
 ) -> None:
     dataset = store(151, SOURCE)
-    common, coordinates = common_of(dataset, scheme), some(100)
-    placed = Placements(client, dataset).shards("train")
-    expected = quotients(client, placed, common, coordinates)
+    inputs, coordinates = inputs_of(dataset, scheme), some(100)
+    placed = PlacedDataset(client, dataset).shards("train")
+    expected = quotients(client, placed, inputs, coordinates)
     found: list[Floats] = []
     (address, pid), *_ = process_ids(client).items()
-    for block in black_box.differences(client, placed, common, plan_blocks(coordinates)):
+    for block in black_box.difference_quotients(client, placed, inputs, plan_blocks(coordinates)):
         if not found:
             kill(pid)
         found.append(block)
@@ -191,49 +192,49 @@ def taken(client: Client) -> dict[str, int]:
 
 @SCHEMES
 @pytest.mark.parametrize("number", [BLOCK, 40])
-def test_what_was_planned_is_what_runs(
+def test_the_estimate_counts_the_tasks_and_evaluations_that_run(
     cluster: Client,
     dataset: Dataset,
-    placed: Sequence[Placed],
+    placed: Sequence[PlacedShard],
     monkeypatch: pytest.MonkeyPatch,
     scheme: Scheme,
     number: int,
 ) -> None:
     """Under the names that the dashboard shows."""
-    monkeypatch.setattr(black_box, "_seconds_a_row", lambda _: 1e-5)
-    common, coordinates = common_of(dataset, scheme), some(number)
-    planned = black_box.look_ahead(common, number, len(ROWS), len(placed), 4)
+    monkeypatch.setattr(black_box, "_seconds_per_row", lambda _: 1e-5)
+    inputs, coordinates = inputs_of(dataset, scheme), some(number)
+    estimate = black_box.estimate_cost(inputs, number, len(ROWS), len(placed), 4)
     before = taken(cluster)
-    quotients(cluster, placed, common, coordinates)
-    names = ("hinge-moved-weights", "hinge-black-box")
+    quotients(cluster, placed, inputs, coordinates)
+    names = ("hinge-move-weights", "hinge-black-box")
     ran = [taken(cluster).get(name, 0) - before.get(name, 0) for name in names]
     blocks = plan_blocks(coordinates)
-    at_once = [moved_weights(common, block).W for block in blocks]
+    at_once = [move_weights(inputs, block).W for block in blocks]
     evaluations = sum(map(len, at_once))
     if scheme is Scheme.FORWARD:  # and at the weights themselves
         blocks.append(coordinates[:0])
-        [itself] = moved_weights(common, blocks[-1]).W
-        np.testing.assert_array_equal(itself, common.W)
+        [itself] = move_weights(inputs, blocks[-1]).W
+        np.testing.assert_array_equal(itself, inputs.W)
         evaluations += 1
     assert ran == [len(blocks), len(blocks) * len(placed)]
-    assert planned.tasks == sum(ran)
-    assert planned.evaluations == evaluations
-    assert planned.seconds == pytest.approx(evaluations * len(ROWS) * 1e-5 / 4)
+    assert estimate.tasks == sum(ran)
+    assert estimate.evaluations == evaluations
+    assert estimate.seconds == pytest.approx(evaluations * len(ROWS) * 1e-5 / 4)
     # the weights, contiguous ones without the bias, and those in the kernel's type
-    assert 3 * at_once[0].nbytes <= planned.bytes_a_task < 3.2 * at_once[0].nbytes
+    assert 3 * at_once[0].nbytes <= estimate.bytes_a_task < 3.2 * at_once[0].nbytes
 
 
-def test_a_plan_takes_a_time_that_is_there(dataset: Dataset) -> None:
-    one, two = (black_box.look_ahead(common_of(dataset), n, 200, 4, 1) for n in (100, 10_000))
+def test_an_estimate_of_more_coordinates_takes_longer(dataset: Dataset) -> None:
+    one, two = (black_box.estimate_cost(inputs_of(dataset), n, 200, 4, 1) for n in (100, 10_000))
     assert 0 < one.seconds < two.seconds < 3600
 
 
 @SCHEMES
 def test_only_one_weight_is_moved_at_a_time(dataset: Dataset, scheme: Scheme) -> None:
-    common = common_of(dataset, scheme)
-    before = common.W.copy()
-    moved = moved_weights(common, np.array([3, 3072, 30729])).W
-    np.testing.assert_array_equal(common.W, before)
+    inputs = inputs_of(dataset, scheme)
+    before = inputs.W.copy()
+    moved = move_weights(inputs, np.array([3, 3072, 30729])).W
+    np.testing.assert_array_equal(inputs.W, before)
     places = [(0, 3), (0, 3072), (9, 3072)]
     signs = [1, -1] if scheme is Scheme.CENTRED else [1]
     assert len(moved) == 3 * len(signs)
@@ -244,35 +245,35 @@ def test_only_one_weight_is_moved_at_a_time(dataset: Dataset, scheme: Scheme) ->
 
 def test_no_coordinates_are_no_work(cluster: Client, dataset: Dataset, placed: Any) -> None:
     for scheme in Scheme:
-        common = common_of(dataset, scheme)
-        assert list(black_box.differences(cluster, placed, common, [])) == []
+        inputs = inputs_of(dataset, scheme)
+        assert list(black_box.difference_quotients(cluster, placed, inputs, [])) == []
 
 
 @SCHEMES
 def test_weights_out_of_all_range_are_refused(
-    cluster: Client, dataset: Dataset, placed: Sequence[Placed], scheme: Scheme
+    cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], scheme: Scheme
 ) -> None:
-    common = common_of(dataset, scheme)._replace(W=np.full((10, 3073), 1e300))
-    common.W[0] *= -1
+    inputs = inputs_of(dataset, scheme)._replace(W=np.full((10, 3073), 1e300))
+    inputs.W[0] *= -1
     with pytest.raises(PipelineError, match="no finite number; take smaller ones"):
-        quotients(cluster, placed, common, some(20))
+        quotients(cluster, placed, inputs, some(20))
 
 
-def test_what_is_in_the_journal_is_gone_on_from(
-    cluster: Client, dataset: Dataset, placed: Sequence[Placed], tmp_path: Path
+def test_the_differences_resume_after_the_journals_last_value(
+    cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], tmp_path: Path
 ) -> None:
-    common, coordinates, path = common_of(dataset), some(40), tmp_path / "journal.sqlite"
-    expected = quotients(cluster, placed, common, coordinates)
+    inputs, coordinates, path = inputs_of(dataset), some(40), tmp_path / "journal.sqlite"
+    expected = quotients(cluster, placed, inputs, coordinates)
     with value_journal(path, "this", 40) as journal:
         assert (journal.before, journal.done) == (0, 0)
-        found = black_box.differences(cluster, placed, common, plan_blocks(coordinates))
+        found = black_box.difference_quotients(cluster, placed, inputs, plan_blocks(coordinates))
         journal.add(next(found))
         assert (journal.before, journal.done) == (0, BLOCK)
     with value_journal(path, "this", 40) as journal:
         assert (journal.before, journal.done) == (BLOCK, BLOCK)
         np.testing.assert_array_equal(journal.values, expected[:BLOCK])
         more = plan_blocks(coordinates[journal.done :])
-        for block in black_box.differences(cluster, placed, common, more):
+        for block in black_box.difference_quotients(cluster, placed, inputs, more):
             journal.add(block)
         np.testing.assert_array_equal(journal.values, expected)
     with value_journal(path, "this", 40) as journal:

@@ -14,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernels.updates import gradient_descent
-from pipeline.checkpoints import load, save
-from pipeline.descent import DescentState, Status, descend
-from pipeline.errors import PipelineError
-from pipeline.objective import Objective, here
-from pipeline.parameters import Placement, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.shards import load_shard
-from pipeline.training import prepare, train
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import load_shard
+from pipeline.inputs.errors import PipelineError
+from pipeline.objective import Objective
+from pipeline.training.checkpoints import load, save
+from pipeline.training.descent import DescentState, Status, descend
+from pipeline.training.parameters import GradientDescent, StepPlacement
+from pipeline.training.steps import prepare_steps, train
 from tests.pipeline.conftest import Store
 from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parameters
 from tests.pipeline.workers import until
@@ -115,7 +116,7 @@ class Unpicklable:
 SAVES = """
 import itertools, sys
 from pathlib import Path
-from pipeline.checkpoints import save
+from pipeline.training.checkpoints import save
 from tests.pipeline.test_checkpoints import some_state
 states = [some_state(step) for step in (1, 2, 3)]
 for state in itertools.cycle(states):
@@ -157,7 +158,10 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
     dataset, wanted = store(), parameters(kind)
     steps = wanted.total_steps(2000)
     objective = Objective(
-        here([load_shard(dataset, "train", 0, 2000)]), dataset.mean, wanted.reg, wanted.dtype
+        run_in_process([load_shard(dataset, "train", 0, 2000)]),
+        dataset.mean,
+        wanted.reg,
+        wanted.dtype,
     )
     state = wanted.start(10)
     for stop in (*stops, steps):
@@ -167,10 +171,10 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
     assert Trained.of(replace(state, status=Status.DONE)) == as_written_down(dataset, wanted)
 
 
-@pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+@pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 @pytest.mark.parametrize("kind", ["gd", "samples", "epochs"])
 def test_a_run_resumed_on_the_cluster(
-    client: Client, store: Store, tmp_path: Path, kind: str, placement: Placement
+    client: Client, store: Store, tmp_path: Path, kind: str, placement: StepPlacement
 ) -> None:
     dataset, path = store(), tmp_path / "state.npz"
     wanted = replace(parameters(kind), placement=placement)
@@ -185,13 +189,13 @@ def test_a_run_resumed_on_the_cluster(
     steps = wanted.total_steps(2000)
     with (
         pytest.raises(InterruptedError),
-        prepare(Placements(client, dataset), wanted, lambda *_: None) as stretch,
+        prepare_steps(PlacedDataset(client, dataset), wanted, lambda *_: None) as take_steps,
     ):
-        train(stretch, wanted.start(10), steps, checkpoint_every=2, checkpoint=checkpoint)
+        train(take_steps, wanted.start(10), steps, checkpoint_every=2, checkpoint=checkpoint)
     state = load(path, wanted.optimiser())
     assert (saved, state.step, state.status) == ([2, 4], 4, Status.RUNNING)
-    with prepare(Placements(client, dataset), wanted, lambda *_: None) as stretch:
-        end = train(stretch, state, steps)
+    with prepare_steps(PlacedDataset(client, dataset), wanted, lambda *_: None) as take_steps:
+        end = train(take_steps, state, steps)
     assert Trained.of(end) == as_written_down(dataset, wanted)
 
 
@@ -213,12 +217,12 @@ STOPS = [
 def test_where_checkpoints_are_taken(
     start: int, steps: int, every: int, expected: list[int]
 ) -> None:
-    def stretch(state: DescentState, until: int) -> DescentState:
+    def take_steps(state: DescentState, until: int) -> DescentState:
         return replace(state, step=until)
 
     saved: list[tuple[int, Status]] = []
     end = train(
-        stretch,
+        take_steps,
         some_state(start),
         steps,
         checkpoint_every=every,
@@ -228,11 +232,11 @@ def test_where_checkpoints_are_taken(
     assert (end.step, end.status) == (max(start, steps), Status.DONE)
 
 
-@pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+@pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 def test_a_run_that_diverges_is_recorded_so(
-    client: Client, store: Store, placement: Placement
+    client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    wanted = TrainingParameters(steps=50, step_size=1.0, reg=1.0)  # warnings are errors here
+    wanted = GradientDescent(steps=50, step_size=1.0, reg=1.0)  # warnings are errors here
     run = on_the_cluster(client, store(), wanted, placement)
     assert run.status == "diverged"
     assert run.step < 50
@@ -240,20 +244,20 @@ def test_a_run_that_diverges_is_recorded_so(
     assert np.isfinite(run.W).all()
 
 
-@pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+@pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 def test_a_run_that_starts_beyond_all_numbers_has_diverged(
-    client: Client, store: Store, placement: Placement
+    client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    wanted = TrainingParameters(steps=50, init="normal:1e30")
+    wanted = GradientDescent(steps=50, init="normal:1e30")
     run = on_the_cluster(client, store(), wanted, placement)
     assert (run.status, run.step) == ("diverged", 0)
 
 
-@pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+@pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 def test_a_run_stops_when_the_loss_no_longer_changes(
-    client: Client, store: Store, placement: Placement
+    client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    wanted = TrainingParameters(steps=10_000, step_size=1e-7, tolerance=0.05)
+    wanted = GradientDescent(steps=10_000, step_size=1e-7, tolerance=0.05)
     run = on_the_cluster(client, store(), wanted, placement)
     losses = run.losses
     assert run.status == "converged"

@@ -19,10 +19,10 @@ from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import cluster as clusters
-from pipeline.cluster import connect, task_group
-from pipeline.errors import PipelineError
-from pipeline.placement import workers_of
+from pipeline.cluster import connect as clusters
+from pipeline.cluster.connect import connect, task_group
+from pipeline.cluster.placement import workers_of
+from pipeline.inputs.errors import PipelineError
 from tests.pipeline.workers import address_of, kill, process_ids, until
 
 
@@ -127,7 +127,7 @@ def test_dasks_configuration_names_the_scheduler() -> None:
 
 def test_the_environment_names_the_scheduler() -> None:
     code = (
-        "from pipeline.cluster import connect\n"
+        "from pipeline.cluster.connect import connect\n"
         "with connect() as client: print(client.scheduler.address)"
     )
     with running(workers=1) as cluster:
@@ -206,7 +206,7 @@ def test_the_dashboard_takes_its_own_port_where_it_is_free(monkeypatch: pytest.M
         assert client.dashboard_link == f"http://127.0.0.1:{number}/status"
 
 
-@given(noun=st.sampled_from(["hinge-load", "hinge-partial", "finite-difference"]))
+@given(noun=st.sampled_from(["hinge-load", "hinge-evaluation", "hinge-map"]))
 def test_groups_are_shown_by_name_and_never_meet(noun: str) -> None:
     groups = {task_group(noun) for _ in range(100)}
     assert len(groups) == 100
@@ -215,7 +215,7 @@ def test_groups_are_shown_by_name_and_never_meet(noun: str) -> None:
 
 @pytest.mark.slow
 def test_groups_of_processes_of_one_machine_do_not_meet() -> None:
-    code = "from pipeline.cluster import task_group; print(task_group('a'))"
+    code = "from pipeline.cluster.connect import task_group; print(task_group('a'))"
     made = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

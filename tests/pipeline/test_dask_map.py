@@ -1,4 +1,4 @@
-"""A map over the cluster is Python's own, and what goes wrong in it is told where it is called."""
+"""A map over the cluster gives what Python's `map` gives, and raises the function's errors."""
 
 import os
 
@@ -8,7 +8,7 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from kernels.finite_difference import EvaluationError, numerical_gradient
-from pipeline.dask_map import dask_map
+from pipeline.cluster.dask_map import dask_map
 from tests.bits import bits
 from tests.pipeline.workers import process_ids
 
@@ -28,10 +28,10 @@ def fails_at_seven(x: NDArray[np.float64]) -> float:
 
 
 def test_results_come_in_order_from_all_workers(client: Client) -> None:
-    over = dask_map(client)
-    assert list(over(abs, range(-20, 20))) == [abs(item) for item in range(-20, 20)]
-    assert set(over(process_of, range(40))) == set(process_ids(client).values())
-    assert list(over(abs, [])) == []
+    cluster_map = dask_map(client)
+    assert list(cluster_map(abs, range(-20, 20))) == [abs(item) for item in range(-20, 20)]
+    assert set(cluster_map(process_of, range(40))) == set(process_ids(client).values())
+    assert list(cluster_map(abs, [])) == []
 
 
 @pytest.mark.parametrize("scheme", ["centred", "forward"])

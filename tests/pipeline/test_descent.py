@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from kernels.partial import Evaluation
 from kernels.updates import gradient_descent
-from pipeline.descent import DescentState, Recipe, Status, StopRule, descend
-from pipeline.objective import Objective, here
-from pipeline.shards import Rows, load_shard
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.shards import load_shard
+from pipeline.inputs.examples import Rows
+from pipeline.objective import Objective
+from pipeline.training.descent import DescentState, Recipe, Status, StopRule, descend
 from tests.bits import bits
 from tests.pipeline.conftest import Store
 
@@ -179,7 +181,7 @@ def test_a_run_that_still_moves_does_not_converge_without_a_tolerance() -> None:
 
 def test_gradient_descent_with_a_small_step_never_rises(store: Store) -> None:
     dataset = store()
-    objective = Objective(here([load_shard(dataset, "train", 0, 2000)]), dataset.mean)
+    objective = Objective(run_in_process([load_shard(dataset, "train", 0, 2000)]), dataset.mean)
     W = np.zeros((10, 3073))
     state = DescentState(0, W, gradient_descent(1e-8).init(W), np.empty(0))
     end = descend(objective, recipe(1e-8), state, 25)

@@ -11,11 +11,17 @@ from numpy.typing import NDArray
 
 from kernels.partial import Evaluation, Partial
 from pipeline import objective
-from pipeline.duplicates import COPIES, UNIQUE, Duplicated, duplicated
-from pipeline.evaluation import in_tasks
-from pipeline.objective import Objective, here
-from pipeline.placement import Placements
-from pipeline.shards import ResidentShard
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import ResidentShard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.objective import Objective
+from pipeline.reproduce.duplicates import (
+    COPIES,
+    ORIGINALS,
+    OriginalsAndCopies,
+    evaluate_copies,
+)
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -43,16 +49,20 @@ def loss_and_bits(value: Evaluation) -> tuple[float, str, float]:
 def test_copies_change_no_bit(store: Store, W: Floats, dtype: str, reg: float) -> None:
     dataset = store()
     found = [
-        duplicated(Objective(here(shards), dataset.mean, reg, dtype), W, 2000, 3, COPIED)
+        evaluate_copies(
+            Objective(run_in_process(shards), dataset.mean, reg, dtype), W, 2000, 3, COPIED
+        )
         for shards in (resident(dataset), streamed(dataset))
     ]
     for each in found:
         assert each.same_bits
-        assert (each.once.rows, each.copied.rows) == (UNIQUE, COPIED * UNIQUE)
+        assert (each.originals.rows, each.copies.rows) == (ORIGINALS, COPIED * ORIGINALS)
         assert (
-            loss_and_bits(each.once) == loss_and_bits(each.copied) == loss_and_bits(found[0].once)
+            loss_and_bits(each.originals)
+            == loss_and_bits(each.copies)
+            == loss_and_bits(found[0].originals)
         )
-        assert min(each.seconds_once, each.seconds_copied) > 0
+        assert min(each.seconds_originals, each.seconds_copies) > 0
 
 
 def in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[float, Floats]:
@@ -68,22 +78,24 @@ def in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[floa
 
 def test_the_copied_are_what_numpy_says_of_the_few(store: Store, W: Floats) -> None:
     dataset = store()
-    over = Objective(here(resident(dataset)), dataset.mean, dtype="float64")
-    found = duplicated(over, W, 2000, 3, COPIED)
+    map_shards = Objective(run_in_process(resident(dataset)), dataset.mean, dtype="float64")
+    found = evaluate_copies(map_shards, W, 2000, 3, COPIED)
     sequence = np.random.SeedSequence(3, spawn_key=(6, 0))
     generator = np.random.Generator(np.random.Philox(sequence))
     few = generator.choice(2000, 1000, replace=False, shuffle=False)
     loss, gradient = in_numpy(dataset, W, few)
-    assert found.copied.loss == pytest.approx(loss, rel=1e-12)
-    np.testing.assert_allclose(found.copied.gradient, gradient, rtol=1e-9, atol=1e-12)
+    assert found.copies.loss == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(found.copies.gradient, gradient, rtol=1e-9, atol=1e-12)
 
 
 def test_a_set_of_fewer_is_copied_whole(store: Store, W: Floats) -> None:
     dataset = store()
-    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 30, 3, COPIED)
-    assert (found.once.rows, found.copied.rows, found.same_bits) == (30, 30 * COPIED, True)
-    assert loss_and_bits(found.once) == loss_and_bits(
-        Objective(here(resident(dataset)), dataset.mean)(W, _30)
+    found = evaluate_copies(
+        Objective(run_in_process(resident(dataset)), dataset.mean), W, 30, 3, COPIED
+    )
+    assert (found.originals.rows, found.copies.rows, found.same_bits) == (30, 30 * COPIED, True)
+    assert loss_and_bits(found.originals) == loss_and_bits(
+        Objective(run_in_process(resident(dataset)), dataset.mean)(W, _30)
     )
 
 
@@ -92,18 +104,20 @@ _30 = np.arange(30)
 
 def test_over_the_cluster_it_is_the_same(client: Client, store: Store, W: Floats) -> None:
     dataset = store()
-    over = in_tasks(client, Placements(client, dataset).shards("train"))
-    found = duplicated(Objective(over, dataset.mean), W, 2000, 3, COPIED)
-    alone = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 3, 1)
+    map_shards = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
+    found = evaluate_copies(Objective(map_shards, dataset.mean), W, 2000, 3, COPIED)
+    alone = evaluate_copies(
+        Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, 1
+    )
     assert found.same_bits
-    assert loss_and_bits(found.copied) == loss_and_bits(alone.once)
+    assert loss_and_bits(found.copies) == loss_and_bits(alone.originals)
 
 
 @pytest.mark.slow
 def test_as_many_as_in_the_notes(store: Store, W: Floats) -> None:
     dataset = store()
-    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 0)
-    assert found.copied.rows == UNIQUE * COPIES == 1_200_000
+    found = evaluate_copies(Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 0)
+    assert found.copies.rows == ORIGINALS * COPIES == 1_200_000
     assert found.same_bits
 
 
@@ -111,10 +125,12 @@ def test_as_many_as_in_the_notes(store: Store, W: Floats) -> None:
 def test_a_sum_beyond_32_bits_is_the_same(W: Floats) -> None:
     """One white image, wrong in every class: 9 x 255 for each of a million copies."""
     white = ResidentShard(0, 1, np.full((1, 3072), 255, np.uint8), np.zeros(1, np.uint8))
-    found = duplicated(Objective(here([white]), np.zeros(3072)), np.zeros_like(W), 1, 0, 1_000_001)
+    found = evaluate_copies(
+        Objective(run_in_process([white]), np.zeros(3072)), np.zeros_like(W), 1, 0, 1_000_001
+    )
     assert found.same_bits
-    assert found.copied.loss == 9.0
-    assert (found.copied.gradient[0, :-1] == -9 * 255).all()
+    assert found.copies.loss == 9.0
+    assert (found.copies.gradient[0, :-1] == -9 * 255).all()
 
 
 # Faults.
@@ -125,7 +141,7 @@ class Faulty(Objective):
 
     def __call__(self, W: Floats, rows: NDArray[np.int64] | None = None) -> Evaluation:
         assert rows is not None
-        if len(rows) <= UNIQUE:
+        if len(rows) <= ORIGINALS:
             return super().__call__(W, rows)
         return self.of_many(W, rows)
 
@@ -158,8 +174,10 @@ class FloatsAdded(Faulty):
 @pytest.mark.parametrize("faulty", [OneRowMissing, AnotherRow, FloatsAdded])
 def test_a_fault_fails(store: Store, W: Floats, faulty: type[Faulty]) -> None:
     dataset = store()
-    found = duplicated(faulty(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
-    assert found.copied.loss == pytest.approx(found.once.loss, rel=0.01)  # by no great mistake
+    found = evaluate_copies(
+        faulty(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED
+    )
+    assert found.copies.loss == pytest.approx(found.originals.loss, rel=0.01)  # by no great mistake
     assert not found.same_bits
 
 
@@ -176,9 +194,11 @@ def test_a_part_of_n_multiplied_fails(
 
     monkeypatch.setattr(objective, "finalize", finalized)
     dataset = store()
-    found = duplicated(Objective(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
-    assert found.once.loss == found.copied.loss
-    np.testing.assert_allclose(found.copied.gradient, found.once.gradient, atol=1e-9)
+    found = evaluate_copies(
+        Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED
+    )
+    assert found.originals.loss == found.copies.loss
+    np.testing.assert_allclose(found.copies.gradient, found.originals.gradient, atol=1e-9)
     assert not found.same_bits
 
 
@@ -195,8 +215,8 @@ def test_copies_that_are_not_made_are_seen(
             return super().__call__(W, rows)
 
     dataset = store()
-    duplicated(Counting(here(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
-    assert asked == [UNIQUE, UNIQUE, COPIED * UNIQUE]
+    evaluate_copies(Counting(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
+    assert asked == [ORIGINALS, ORIGINALS, COPIED * ORIGINALS]
 
 
 Change = Callable[[Evaluation], Evaluation]
@@ -213,7 +233,7 @@ Change = Callable[[Evaluation], Evaluation]
 )
 def test_a_last_bit_is_a_difference(change: Change, same: bool) -> None:
     value = Evaluation(1.5, np.full((10, 3073), 0.1), 0.5, 1000)
-    assert Duplicated(value, change(value), 0.0, 0.0).same_bits is same
+    assert OriginalsAndCopies(value, change(value), 0.0, 0.0).same_bits is same
 
 
 def _moved(gradient: Floats) -> Floats:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.examples import Examples, sample
-from pipeline.streams import Purpose
+from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.examples import Examples, sample_numbers
+from pipeline.inputs.random_streams import Purpose
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_a_sample_is_what_numpy_draws_rising(number: int, seed: int) -> None:
 
 def test_samples_of_other_seeds_and_purposes_are_others() -> None:
     drawn = [
-        sample(seed, purpose, 600, 50).tolist()
+        sample_numbers(seed, purpose, 600, 50).tolist()
         for seed in (0, 1)
         for purpose in (Purpose.EXAMPLES, Purpose.COORDINATES)
     ]
     assert len({str(rows) for rows in drawn}) == 4
-    assert drawn[0] == sample(0, Purpose.EXAMPLES, 600, 50).tolist()
+    assert drawn[0] == sample_numbers(0, Purpose.EXAMPLES, 600, 50).tolist()
 
 
 @pytest.mark.parametrize("text", ["601", "first:601", "first:999999999"])

@@ -11,24 +11,25 @@ from numpy.typing import NDArray
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import Comparison, Verdict
 from kernels.structured_difference import Differences, quotient
-from pipeline.actors import Actors
-from pipeline.batches import UniformSamples
-from pipeline.check_parameters import CheckMethod, Gradient, GradientCheck
-from pipeline.errors import PipelineError
-from pipeline.evaluation import in_tasks
-from pipeline.gradient_check import (
-    Asked,
-    DataAsked,
-    DataFound,
-    chosen_of,
+from pipeline.check.parameters import CheckMethod, Gradient, GradientCheck
+from pipeline.check.structured import (
+    DifferenceRequest,
+    PixelDifferenceRequest,
+    PixelDifferences,
     compare,
-    data_difference,
-    finite_difference,
-    probe,
-    sums_of,
+    compare_pixels,
+    difference_sums,
+    make_probe,
+    select_coordinates,
+    sum_differences,
 )
-from pipeline.objective import Objective, OverShards, here, total
-from pipeline.placement import Placements
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.map_shards import MapShards, run_in_process, sum_over_shards
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.inputs.batches import UniformSamples
+from pipeline.inputs.errors import PipelineError
+from pipeline.objective import Objective
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
 from tests.pipeline.test_line import in_the_store, resident, streamed, whole
@@ -58,16 +59,16 @@ def dataset(store: Store) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, OverShards]]:
+def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, MapShards]]:
     """All there are to go over the same 600 rows."""
-    placements = Placements(cluster, dataset)
-    with Actors(placements) as actors:
+    placed_dataset = PlacedDataset(cluster, dataset)
+    with Actors(placed_dataset) as actors:
         yield {
-            "one shard here": here(whole(dataset)),
-            "shards here": here(resident(dataset)),
-            "streamed here": here(streamed(dataset)),
-            "tasks": in_tasks(cluster, placements.shards("train")),
-            "tasks of streamed shards": in_tasks(cluster, in_the_store(cluster, dataset)),
+            "one shard here": run_in_process(whole(dataset)),
+            "shards here": run_in_process(resident(dataset)),
+            "streamed here": run_in_process(streamed(dataset)),
+            "tasks": map_in_tasks(cluster, placed_dataset.shards("train")),
+            "tasks of streamed shards": map_in_tasks(cluster, in_the_store(cluster, dataset)),
             "actors": actors,
         }
 
@@ -81,7 +82,7 @@ def integers(sums: Differences) -> list[Any]:
 @pytest.mark.parametrize("rows", [None, PICKED], ids=["all", "picked"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_sums_are_the_same_integers_wherever_they_are_taken(
-    ways: dict[str, OverShards],
+    ways: dict[str, MapShards],
     dataset: Dataset,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -89,19 +90,21 @@ def test_the_sums_are_the_same_integers_wherever_they_are_taken(
     dtype: Any,
 ) -> None:
     check = GradientCheck(step=STEP, dtype=dtype)
-    asked = Asked(probe(weights(), dataset.mean, check), rows)
-    expected = sums_of(ways["one shard here"], asked)
+    request = DifferenceRequest(make_probe(weights(), dataset.mean, check), rows)
+    expected = difference_sums(ways["one shard here"], request)
     assert expected.crossings.sum() > 1000  # there is something to agree on
     assert (expected.undecided.sum() > 0) == (dtype == "float32")
-    at_once = quotient(expected, asked.probe)
-    others = {name: sums_of(over, asked) for name, over in ways.items()}
+    at_once = quotient(expected, request.probe)
+    others = {name: difference_sums(map_shards, request) for name, map_shards in ways.items()}
     for size in (37, 599):
-        others[f"shards of {size}"] = sums_of(here(resident(store(size, SOURCE))), asked)
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 23)
-    others["small blocks"] = sums_of(here(streamed(dataset)), asked)
+        others[f"shards of {size}"] = difference_sums(
+            run_in_process(resident(store(size, SOURCE))), request
+        )
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 23)
+    others["small blocks"] = difference_sums(run_in_process(streamed(dataset)), request)
     for name, sums in others.items():
         assert integers(sums) == integers(expected), name
-        np.testing.assert_array_equal(quotient(sums, asked.probe), at_once)
+        np.testing.assert_array_equal(quotient(sums, request.probe), at_once)
 
 
 def margins_in_numpy(W: Floats, X: Floats, y: NDArray[np.uint8]) -> Floats:
@@ -119,14 +122,14 @@ def read(dataset: Dataset, rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.
 
 @SCHEMES
 def test_quotients_and_crossings_are_numpys(
-    ways: dict[str, OverShards], dataset: Dataset, scheme: Scheme
+    ways: dict[str, MapShards], dataset: Dataset, scheme: Scheme
 ) -> None:
     """In a few coordinates, by the loss at the moved weights and by counting signs."""
     W, (X, y) = weights(), read(dataset, PICKED)
     check = GradientCheck(step=STEP, scheme=scheme)
-    asked = probe(W, dataset.mean, check)
-    sums = sums_of(ways["tasks"], Asked(asked, PICKED))
-    found = compare(W, np.zeros_like(W), asked, sums, check)
+    probe = make_probe(W, dataset.mean, check)
+    sums = difference_sums(ways["tasks"], DifferenceRequest(probe, PICKED))
+    found = compare(W, np.zeros_like(W), probe, sums, check)
     crossed = 0
     for place in [(0, 0), (3, 1500), (9, 3071), (5, 3072), (7, 40)]:
         up, down = W.copy(), W.copy()
@@ -143,20 +146,22 @@ def test_quotients_and_crossings_are_numpys(
 
 
 def compared(
-    over: OverShards, dataset: Dataset, check: GradientCheck, rows: NDArray[np.int64] | None
+    map_shards: MapShards, dataset: Dataset, check: GradientCheck, rows: NDArray[np.int64] | None
 ) -> Comparison:
     """The pipeline's own gradient beside its differences."""
     W = weights()
-    objective = Objective(over, dataset.mean, check.reg, check.dtype, check.reg_bias)
-    asked = Asked(probe(W, dataset.mean, check), rows)
-    return compare(W, objective(W, rows).gradient, asked.probe, sums_of(over, asked), check)
+    objective = Objective(map_shards, dataset.mean, check.reg, check.dtype, check.reg_bias)
+    request = DifferenceRequest(make_probe(W, dataset.mean, check), rows)
+    return compare(
+        W, objective(W, rows).gradient, request.probe, difference_sums(map_shards, request), check
+    )
 
 
 @SCHEMES
 @REGULARISERS
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_pipelines_own_gradient_is_never_wrong(
-    ways: dict[str, OverShards],
+    ways: dict[str, MapShards],
     dataset: Dataset,
     scheme: Scheme,
     reg: float,
@@ -171,33 +176,33 @@ def test_the_pipelines_own_gradient_is_never_wrong(
 
 @REGULARISERS
 def test_a_gradient_that_is_off_is_wrong_there_and_nowhere_else(
-    ways: dict[str, OverShards], dataset: Dataset, reg: float, reg_bias: bool
+    ways: dict[str, MapShards], dataset: Dataset, reg: float, reg_bias: bool
 ) -> None:
     """By a thousandth, or by having the regulariser wrong in the bias."""
     W, check = weights(), GradientCheck(step=STEP, reg=reg, reg_bias=reg_bias)
-    over = ways["shards here"]
-    asked = Asked(probe(W, dataset.mean, check))
-    sums = sums_of(over, asked)
-    gradient = Objective(over, dataset.mean, reg, "float64", reg_bias)(W).gradient
-    assert (compare(W, gradient, asked.probe, sums, check).verdicts != Verdict.WRONG).all()
+    map_shards = ways["shards here"]
+    request = DifferenceRequest(make_probe(W, dataset.mean, check))
+    sums = difference_sums(map_shards, request)
+    gradient = Objective(map_shards, dataset.mean, reg, "float64", reg_bias)(W).gradient
+    assert (compare(W, gradient, request.probe, sums, check).verdicts != Verdict.WRONG).all()
     for place in [(2, 17), (6, 3072)]:
         off = gradient.copy()
         off[place] *= 1.001
-        verdicts = compare(W, off, asked.probe, sums, check).verdicts
+        verdicts = compare(W, off, request.probe, sums, check).verdicts
         assert np.argwhere(verdicts == Verdict.WRONG).tolist() == [list(place)]
     if reg:
-        other = Objective(over, dataset.mean, reg, "float64", not reg_bias)(W).gradient
-        verdicts = compare(W, other, asked.probe, sums, check).verdicts
+        other = Objective(map_shards, dataset.mean, reg, "float64", not reg_bias)(W).gradient
+        verdicts = compare(W, other, request.probe, sums, check).verdicts
         assert (verdicts == Verdict.WRONG)[:, -1].all()
         assert not (verdicts == Verdict.WRONG)[:, :-1].any()
 
 
 def test_some_coordinates_alone_are_those_of_all(
-    ways: dict[str, OverShards], dataset: Dataset
+    ways: dict[str, MapShards], dataset: Dataset
 ) -> None:
     found = compared(ways["one shard here"], dataset, GradientCheck(step=STEP), PICKED)
     places = np.array([0, 3072, 3073, 30729])
-    some = chosen_of(found, places)
+    some = select_coordinates(found, places)
     at = [(0, 0), (0, 3072), (1, 0), (9, 3072)]
     for name in ("analytic", "numerical", "kinks", "crossings", "verdicts"):
         whole_array = getattr(found, name)
@@ -208,17 +213,17 @@ def test_some_coordinates_alone_are_those_of_all(
 def test_a_killed_worker_changes_nothing(client: Client, store: Store) -> None:
     dataset = store(37, SOURCE)
     check = GradientCheck(step=STEP)
-    asked = Asked(probe(weights(), dataset.mean, check))
-    expected = integers(finite_difference(whole(dataset)[0], asked))
-    tasks = in_tasks(client, Placements(client, dataset).shards("train"))
-    assert integers(sums_of(tasks, asked)) == expected
+    request = DifferenceRequest(make_probe(weights(), dataset.mean, check))
+    expected = integers(sum_differences(whole(dataset)[0], request))
+    tasks = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
+    assert integers(difference_sums(tasks, request)) == expected
     (address, pid), *_ = process_ids(client).items()
     kill(pid)  # and with it half of the shards
-    assert integers(sums_of(tasks, asked)) == expected
+    assert integers(difference_sums(tasks, request)) == expected
     assert removals(client, address)
 
 
-def described(found: DataFound) -> list[Any]:
+def contents(found: PixelDifferences) -> list[Any]:
     findings = found.findings
     return [
         findings.verdicts.tolist(),
@@ -237,26 +242,35 @@ FEW = np.unique(PICKED)[::4]
 
 @pytest.fixture(scope="module", params=[pytest.param("all", marks=pytest.mark.slow), *Scheme])
 def pixels(
-    request: pytest.FixtureRequest, ways: dict[str, OverShards], dataset: Dataset, store: Store
-) -> dict[str, DataFound]:
+    request: pytest.FixtureRequest, ways: dict[str, MapShards], dataset: Dataset, store: Store
+) -> dict[str, PixelDifferences]:
     """What is found of the pixels of all rows, or of a few, over all kinds of shards."""
     everything = request.param == "all"
     scheme = Scheme.CENTRED if everything else request.param
-    asked = DataAsked(weights(), dataset.mean, 16.0, scheme, None if everything else FEW)
-    overs = {"one shard here": ways["one shard here"], "tasks": ways["tasks"]}
+    pixel_request = PixelDifferenceRequest(
+        weights(), dataset.mean, 16.0, scheme, None if everything else FEW
+    )
+    ways_to_map = {"one shard here": ways["one shard here"], "tasks": ways["tasks"]}
     if not everything:
-        overs |= {**ways, "shards of 37": here(resident(store(37, SOURCE)))}
-    found = {name: total(over, data_difference, asked) for name, over in overs.items()}
+        ways_to_map |= {**ways, "shards of 37": run_in_process(resident(store(37, SOURCE)))}
+    found = {
+        name: sum_over_shards(map_shards, compare_pixels, pixel_request)
+        for name, map_shards in ways_to_map.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.shards.STREAM_ROWS", 41)
-        patch.setattr("pipeline.gradient_check.DATA_ROWS", 7)
-        found["small blocks"] = total(here(streamed(dataset)), data_difference, asked)
+        patch.setattr("pipeline.cluster.shards.STREAM_ROWS", 41)
+        patch.setattr("pipeline.check.structured.DATA_ROWS", 7)
+        found["small blocks"] = sum_over_shards(
+            run_in_process(streamed(dataset)), compare_pixels, pixel_request
+        )
     assert {each.rows for each in found.values()} == {600 if everything else len(FEW)}
     return found
 
 
 @pytest.mark.slow
-def test_the_counts_of_pixels_are_the_same_over_any_shards(pixels: dict[str, DataFound]) -> None:
+def test_the_counts_of_pixels_are_the_same_over_any_shards(
+    pixels: dict[str, PixelDifferences],
+) -> None:
     expected = pixels["one shard here"]
     assert expected.findings.verdicts.sum() == expected.rows * 3072
     assert expected.findings.wrong == 0
@@ -266,20 +280,23 @@ def test_the_counts_of_pixels_are_the_same_over_any_shards(pixels: dict[str, Dat
         assert found.crossings.tolist() == expected.crossings.tolist(), name
 
 
-def test_what_is_found_of_pixels_is_the_same_over_any_shards(pixels: dict[str, DataFound]) -> None:
+def test_what_is_found_of_pixels_is_the_same_over_any_shards(
+    pixels: dict[str, PixelDifferences],
+) -> None:
     for name, found in pixels.items():
-        assert described(found) == described(pixels["one shard here"]), name
+        assert contents(found) == contents(pixels["one shard here"]), name
 
 
 @pytest.mark.parametrize("way", ["streamed here", "tasks", "one shard here"])
 def test_rows_are_named_by_their_numbers_in_the_split(
-    ways: dict[str, OverShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, way: str
+    ways: dict[str, MapShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """The gradient that is named with a row and a pixel is NumPy's of just that row."""
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 41)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 41)
+    monkeypatch.setattr("pipeline.check.structured.DATA_ROWS", 2)  # a shard has several batches
     rows, W = np.array([3, 150, 151, 152, 310, 467, 599]), weights()
-    asked = DataAsked(W, dataset.mean, 1e-2, Scheme.CENTRED, rows)
-    worst = total(ways[way], data_difference, asked).findings.worst
+    pixel_request = PixelDifferenceRequest(W, dataset.mean, 1e-2, Scheme.CENTRED, rows)
+    worst = sum_over_shards(ways[way], compare_pixels, pixel_request).findings.worst
     assert len(worst) == 10
     X, y = read(dataset, np.arange(600))
     for row, pixel in (each.place for each in worst):
@@ -294,15 +311,17 @@ def test_weights_out_of_all_range_are_refused(dataset: Dataset) -> None:
     W, check = np.full((10, 3073), 1e300), GradientCheck()
     W[0] *= -1
     with pytest.raises(PipelineError, match="no finite number; take smaller ones"):
-        sums_of(here(whole(dataset)), Asked(probe(W, dataset.mean, check)))
+        difference_sums(
+            run_in_process(whole(dataset)), DifferenceRequest(make_probe(W, dataset.mean, check))
+        )
 
 
 def test_a_step_that_the_regulariser_loses_is_refused(dataset: Dataset) -> None:
     W, check = weights(), GradientCheck(step=1e-30, reg=1.0)
-    asked = Asked(probe(W, dataset.mean, check))
-    sums = sums_of(here(whole(dataset)), asked)
+    request = DifferenceRequest(make_probe(W, dataset.mean, check))
+    sums = difference_sums(run_in_process(whole(dataset)), request)
     with pytest.raises(PipelineError, match=r"a step of 1e-30 is lost .* take a larger one"):
-        compare(W, np.zeros_like(W), asked.probe, sums, check)
+        compare(W, np.zeros_like(W), request.probe, sums, check)
 
 
 @pytest.mark.parametrize(
@@ -368,10 +387,10 @@ def test_a_mini_batch_is_the_first_that_training_takes(seed: int) -> None:
 
 
 def test_which_coordinates_are_checked_is_decided_by_the_seed() -> None:
-    np.testing.assert_array_equal(GradientCheck().chosen(10), np.arange(30730))
+    np.testing.assert_array_equal(GradientCheck().coordinate_indices(10), np.arange(30730))
     for seed in (0, 1):
         expected = philox(seed, 7).choice(30730, 40, replace=False, shuffle=False)
-        found = GradientCheck(coordinates=40, seed=seed).chosen(10)
+        found = GradientCheck(coordinates=40, seed=seed).coordinate_indices(10)
         np.testing.assert_array_equal(found, np.sort(expected))
 
 
@@ -391,4 +410,4 @@ def test_more_examples_than_there_are(given: dict[str, Any], message: str) -> No
 
 def test_more_coordinates_than_there_are() -> None:
     with pytest.raises(PipelineError, match="there are 30,730 coordinates, not 30,731"):
-        GradientCheck(coordinates=30731).chosen(10)
+        GradientCheck(coordinates=30731).coordinate_indices(10)

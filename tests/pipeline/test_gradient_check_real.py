@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from kernels.gradient_verdict import Comparison, Findings, Verdict
 from kernels.structured_difference import Differences, quotient
-from pipeline import black_box
-from pipeline.check_parameters import GradientCheck
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.gradient_check import Asked, compare, probe, sums_of
+from pipeline.check import black_box
+from pipeline.check.parameters import GradientCheck
+from pipeline.check.structured import DifferenceRequest, compare, difference_sums, make_probe
+from pipeline.cluster.connect import connect
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.inputs.examples import Rows
+from pipeline.inputs.weights import InitialWeights
 from pipeline.objective import Objective
-from pipeline.placement import Placements
-from pipeline.shards import Rows
-from pipeline.weights import Init
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -27,23 +27,23 @@ from tests.pipeline.workers import busy_with, kill, process_ids, until
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 CHECK = GradientCheck()
-W = Init.parse(CHECK.at).weights(10, CHECK.seed)
+W = InitialWeights.parse(CHECK.at).weights(10, CHECK.seed)
 
 
 def sums(client: Client, dataset: Dataset, rows: Rows | None = None) -> Differences:
-    over = in_tasks(client, Placements(client, dataset).shards("train"))
-    return sums_of(over, Asked(probe(W, dataset.mean, CHECK), rows))
+    map_shards = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
+    return difference_sums(map_shards, DifferenceRequest(make_probe(W, dataset.mean, CHECK), rows))
 
 
-def found(client: Client, dataset: Dataset) -> Comparison:
-    over = in_tasks(client, Placements(client, dataset).shards("train"))
-    gradient = Objective(over, dataset.mean, 0.0, CHECK.dtype)(W).gradient
-    asked = probe(W, dataset.mean, CHECK)
-    return compare(W, gradient, asked, sums(client, dataset), CHECK)
+def compared(client: Client, dataset: Dataset) -> Comparison:
+    map_shards = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
+    gradient = Objective(map_shards, dataset.mean, 0.0, CHECK.dtype)(W).gradient
+    probe = make_probe(W, dataset.mean, CHECK)
+    return compare(W, gradient, probe, sums(client, dataset), CHECK)
 
 
 def integers(differences: Differences) -> str:
-    """Say all that verdicts are made of in one line."""
+    """Digest all the numbers that verdicts are made of."""
     return bits(
         differences.differences,
         differences.departures,
@@ -55,8 +55,7 @@ def integers(differences: Differences) -> str:
 def test_everything_is_right_once_kinks_are_accounted_for(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
-    compared = found(client, store(7001, real_cifar10))
-    findings = Findings.of(compared)
+    findings = Findings.of(compared(client, store(7001, real_cifar10)))
     assert findings.verdicts.sum() == 30_730
     assert findings.wrong == 0
     assert findings.verdicts[Verdict.ROUNDOFF] == 0
@@ -69,26 +68,26 @@ def quotients(
     client: Client, dataset: Dataset, coordinates: NDArray[np.int64], rows: Rows | None = None
 ) -> NDArray[np.float64]:
     """The black box's."""
-    common = black_box.Common(W, dataset.mean, CHECK.step, CHECK.scheme, rows)
+    inputs = black_box.BlackBoxInputs(W, dataset.mean, CHECK.step, CHECK.scheme, rows)
     blocks = black_box.plan_blocks(coordinates)
-    placed = Placements(client, dataset).shards("train")
-    return np.concatenate([*black_box.differences(client, placed, common, blocks)])
+    placed = PlacedDataset(client, dataset).shards("train")
+    return np.concatenate([*black_box.difference_quotients(client, placed, inputs, blocks)])
 
 
 def test_the_black_box_agrees_on_a_sample_over_all_images(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
-    chosen = GradientCheck(coordinates=304).chosen(10)
-    structured = quotient(sums(client, dataset), probe(W, dataset.mean, CHECK)).ravel()[chosen]
-    assert np.abs(quotients(client, dataset, chosen) - structured).max() <= 1e-8
+    sample = GradientCheck(coordinates=304).coordinate_indices(10)
+    structured = quotient(sums(client, dataset), make_probe(W, dataset.mean, CHECK)).ravel()[sample]
+    assert np.abs(quotients(client, dataset, sample) - structured).max() <= 1e-8
 
 
 def test_the_black_box_agrees_on_everything_over_few_images(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, rows = store(7001, real_cifar10), np.arange(200)
-    structured = quotient(sums(client, dataset, rows), probe(W, dataset.mean, CHECK)).ravel()
+    structured = quotient(sums(client, dataset, rows), make_probe(W, dataset.mean, CHECK)).ravel()
     everything = quotients(client, dataset, np.arange(W.size), rows)
     assert np.abs(everything - structured).max() <= 1e-8
 
@@ -103,6 +102,6 @@ def test_the_same_bits_with_any_workers_though_one_is_killed(
             assert integers(sums(other, dataset)) == expected
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(sums, client, dataset)
-        [address, *_] = until(lambda: busy_with(client, "hinge-finite-difference"))
+        [address, *_] = until(lambda: busy_with(client, "hinge-differences"))
         kill(process_ids(client)[address])
         assert integers(under_way.result()) == expected

@@ -14,15 +14,22 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import placement
-from pipeline.descent import Status
-from pipeline.errors import PipelineError
-from pipeline.grid import Outcome, TrainingGrid, plan_desks, run_trials
-from pipeline.grid_journal import grid_journal
-from pipeline.objective import Objective, here
-from pipeline.parameters import Method, Placement
-from pipeline.placement import Home, Placed, Placements, Worker, place
-from pipeline.shards import load_shard
+from pipeline.cluster import placement
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.placement import (
+    PlacedDataset,
+    PlacedShard,
+    ShardAssignment,
+    Worker,
+    place_shards,
+)
+from pipeline.cluster.shards import load_shard
+from pipeline.inputs.errors import PipelineError
+from pipeline.objective import Objective
+from pipeline.training.descent import Status
+from pipeline.training.grid import TrainingGrid, TrialOutcome, choose_slots, run_trials
+from pipeline.training.grid_journal import grid_journal
+from pipeline.training.parameters import GradientDescent, MiniBatches, StepPlacement
 from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.schema import SPLITS, Split
@@ -59,22 +66,23 @@ def outcomes(
     dataset: Dataset,
     grid: TrainingGrid = GRID,
     report: Callable[[int, int, float], None] = nothing,
-) -> list[Outcome]:
+) -> list[TrialOutcome]:
     """All, in the order of their numbers."""
-    return sorted(run_trials(Placements(client, dataset), grid, range(grid.size), report))
+    placed = PlacedDataset(client, dataset)
+    return sorted(run_trials(placed, grid.trials(), range(grid.size), report))
 
 
-def trained(outcome: Outcome) -> Trained:
+def trained(outcome: TrialOutcome) -> Trained:
     return Trained.to(outcome.W, outcome.losses, outcome.steps, outcome.status.value)
 
 
-def same(some: Iterable[Outcome], others: Iterable[Outcome]) -> bool:
+def same(some: Iterable[TrialOutcome], others: Iterable[TrialOutcome]) -> bool:
     """Whether trials came to the same, whatever their numbers are."""
     return [(trained(a), a[5:]) for a in some] == [(trained(b), b[5:]) for b in others]
 
 
 @pytest.fixture(scope="module")
-def taken(cluster: Client, store: Store) -> list[Outcome]:
+def taken(cluster: Client, store: Store) -> list[TrialOutcome]:
     return outcomes(cluster, store())
 
 
@@ -87,8 +95,12 @@ def test_the_trials_of_a_grid() -> None:
     for (batch_size, reg), members in zip(GRID.groups(), by_group, strict=True):
         assert [trial.step_size for trial in members] == list(GRID.step_sizes)
         assert {trial.reg for trial in members} == {reg}
-        methods = {(trial.method, trial.batch_size) for trial in members}
-        assert methods == {(Method.GD, 256) if batch_size == "all" else (Method.MINIBATCH, 64)}
+        if batch_size == "all":
+            assert all(isinstance(trial, GradientDescent) for trial in members)
+        else:
+            assert {isinstance(trial, MiniBatches) and trial.batch_size for trial in members} == {
+                64
+            }
         assert {(trial.steps, trial.seed, trial.init) for trial in members} == {
             (40, 3, "normal:1e-3")
         }
@@ -96,14 +108,14 @@ def test_the_trials_of_a_grid() -> None:
 
 @pytest.mark.slow
 def test_a_trial_is_the_run_of_its_parameters_to_the_bit(
-    cluster: Client, store: Store, taken: list[Outcome]
+    cluster: Client, store: Store, taken: list[TrialOutcome]
 ) -> None:
     for trial, outcome in zip(GRID.trials(), taken, strict=True):
-        run = on_the_cluster(cluster, store(), trial, Placement.ALL_WORKERS)
+        run = on_the_cluster(cluster, store(), trial, StepPlacement.ALL_WORKERS)
         assert trained(outcome) == run
 
 
-def test_it_is_what_the_notes_write(store: Store, taken: list[Outcome]) -> None:
+def test_it_is_what_the_notes_write(store: Store, taken: list[TrialOutcome]) -> None:
     checked = 0
     for trial, outcome in zip(GRID.trials(), taken, strict=True):
         if outcome.status is Status.DONE:
@@ -112,7 +124,7 @@ def test_it_is_what_the_notes_write(store: Store, taken: list[Outcome]) -> None:
     assert checked == 8
 
 
-def test_what_diverges_is_known_as_such(taken: list[Outcome]) -> None:
+def test_what_diverges_is_known_as_such(taken: list[TrialOutcome]) -> None:
     for trial, outcome in zip(GRID.trials(), taken, strict=True):
         assert outcome.diverged is (trial.step_size == 1e-2)
         if outcome.diverged:
@@ -123,13 +135,15 @@ def test_what_diverges_is_known_as_such(taken: list[Outcome]) -> None:
 
 
 def test_a_trial_is_evaluated_on_all_images_of_both_splits(
-    store: Store, taken: list[Outcome]
+    store: Store, taken: list[TrialOutcome]
 ) -> None:
     dataset = store()
     for trial, outcome in zip(GRID.trials(), taken, strict=True):
         on_train, on_test = (
             Objective(
-                here([load_shard(dataset, split, 0, dataset.rows(split))]), dataset.mean, trial.reg
+                run_in_process([load_shard(dataset, split, 0, dataset.rows(split))]),
+                dataset.mean,
+                trial.reg,
             )(outcome.W)
             for split in SPLITS
         )
@@ -140,52 +154,56 @@ def test_a_trial_is_evaluated_on_all_images_of_both_splits(
 
 @pytest.mark.slow
 def test_other_shards_of_the_store_and_rows_that_are_streamed_change_nothing(
-    client: Client, store: Store, taken: list[Outcome], monkeypatch: pytest.MonkeyPatch
+    client: Client, store: Store, taken: list[TrialOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert same(outcomes(client, store(300)), taken)
-    homes = noted_homes(monkeypatch)
+    assignments = noted_homes(monkeypatch)
     monkeypatch.setattr(placement, "RESIDENT_FRACTION", 1e-6)
     few = replace(GRID, step_sizes=GRID.step_sizes[:1])
     streamed = outcomes(client, store(), few)
-    assert {home.resident for home in homes} == {False}
+    assert {assignment.resident for assignment in assignments} == {False}
     assert same(streamed, taken[:: len(GRID.step_sizes)])
 
 
-def noted_homes(monkeypatch: pytest.MonkeyPatch) -> list[Home]:
+def noted_homes(monkeypatch: pytest.MonkeyPatch) -> list[ShardAssignment]:
     """Where grids have their rows placed from now on."""
-    homes: list[Home] = []
+    assignments: list[ShardAssignment] = []
 
-    def noting(client: Client, dataset: Dataset, split: Split, wanted: list[Home]) -> list[Placed]:
-        homes.extend(wanted)
-        return place(client, dataset, split, wanted)
+    def noting(
+        client: Client, dataset: Dataset, split: Split, wanted: list[ShardAssignment]
+    ) -> list[PlacedShard]:
+        assignments.extend(wanted)
+        return place_shards(client, dataset, split, wanted)
 
-    monkeypatch.setattr("pipeline.grid.place", noting)
-    return homes
+    monkeypatch.setattr("pipeline.training.grid.place_shards", noting)
+    return assignments
 
 
 @pytest.mark.slow
 def test_every_worker_holds_all_rows_once_and_takes_trials(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes, who = noted_homes(monkeypatch), set[str]()
+    assignments, who = noted_homes(monkeypatch), set[str]()
     many = replace(LONG, steps=2000)  # long enough to be seen at it
-    for _ in run_trials(Placements(client, store()), many, range(many.size), nothing):
-        who |= set(busy_with(client, "hinge-trial"))
+    placed = PlacedDataset(client, store())
+    for _ in run_trials(placed, many.trials(), range(many.size), nothing):
+        who |= set(busy_with(client, "hinge-grid-run"))
     assert who == set(process_ids(client))
-    assert sorted(homes, key=str) == sorted(
-        (Home(worker, 0, rows, True) for worker in who for rows in (2000, 400)), key=str
+    assert sorted(assignments, key=str) == sorted(
+        (ShardAssignment(worker, 0, rows, True) for worker in who for rows in (2000, 400)), key=str
     )
 
 
 def test_few_trials_load_no_more_than_they_need(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    homes = noted_homes(monkeypatch)
-    [outcome] = run_trials(Placements(client, store()), GRID, [4], nothing)
+    assignments = noted_homes(monkeypatch)
+    placed = PlacedDataset(client, store())
+    [outcome] = run_trials(placed, GRID.trials(), [4], nothing)
     assert outcome.number == 4
-    assert len(homes) == len(SPLITS)
-    assert list(run_trials(Placements(client, store()), GRID, [], nothing)) == []
-    assert len(homes) == len(SPLITS)
+    assert len(assignments) == len(SPLITS)
+    assert list(run_trials(placed, GRID.trials(), [], nothing)) == []
+    assert len(assignments) == len(SPLITS)
 
 
 WORKERS = st.lists(
@@ -197,7 +215,7 @@ WORKERS = st.lists(
 
 @given(workers=WORKERS, trials=st.integers(0, 25))
 def test_every_plan(workers: list[Worker], trials: int) -> None:
-    places, resident = plan_desks(10, workers, trials)
+    places, resident = choose_slots(10, workers, trials)
     holding = [worker for worker in workers if worker.memory in {0, 2 * 3073 * 11}]
     assert resident is bool(holding)
     threads = {worker.address: worker.threads for worker in holding or workers}
@@ -264,7 +282,7 @@ def running(client: Client) -> list[str]:
     def keys(dask_worker: Any) -> list[str]:
         return [str(key) for key in dask_worker.active_threads.values()]
 
-    return [key for own in client.run(keys).values() for key in own if "hinge-trial" in key]
+    return [key for own in client.run(keys).values() for key in own if "hinge-grid-run" in key]
 
 
 @pytest.mark.slow
@@ -272,7 +290,8 @@ def test_closed_early_it_leaves_nothing_running_and_nothing_behind(
     client: Client, store: Store
 ) -> None:
     before = held(client)
-    finished = run_trials(Placements(client, store()), LONG, range(LONG.size), nothing)
+    placed = PlacedDataset(client, store())
+    finished = run_trials(placed, LONG.trials(), range(LONG.size), nothing)
     assert next(finished).diverged
     assert len(until(lambda: len(keys := running(client)) == 2 and keys)) == 2
     finished.close()
@@ -307,17 +326,18 @@ def test_the_keyboard_stops_it_too(client: Client, store: Store) -> None:
 
 DRIVER = """
 import sys
-from pipeline.cluster import connect
-from pipeline.grid import run_trials
-from pipeline.placement import Placements
+from pipeline.cluster.connect import connect
+from pipeline.training.grid import run_trials
+from pipeline.cluster.placement import PlacedDataset
 from storage.dataset import open_dataset
 from tests.pipeline.test_grid import LONG
 
 _, address, url = sys.argv
 with connect(scheduler=address) as client:
-    trials = run_trials(Placements(client, open_dataset(url)), LONG, range(4), lambda *_: None)
-    print(next(trials).number, flush=True)
-    next(trials)
+    placed = PlacedDataset(client, open_dataset(url))
+    outcomes = run_trials(placed, LONG.trials(), range(4), lambda *_: None)
+    print(next(outcomes).number, flush=True)
+    next(outcomes)
 """
 
 
@@ -341,15 +361,15 @@ def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
         outcomes(client, gone)
 
 
-def test_outcomes_come_back_from_the_journal(tmp_path: Path, taken: list[Outcome]) -> None:
+def test_outcomes_come_back_from_the_journal(tmp_path: Path, taken: list[TrialOutcome]) -> None:
     path = tmp_path / "journal"
-    with grid_journal(path, GRID) as journal:
-        assert journal.left == list(range(GRID.size))
+    with grid_journal(path, GRID.trials()) as journal:
+        assert journal.remaining == list(range(GRID.size))
         for outcome in taken[:1:-1]:
             journal.add(outcome)
-        assert journal.left == [0, 1]
-    with grid_journal(path, GRID) as journal:
-        assert journal.left == [0, 1]
+        assert journal.remaining == [0, 1]
+    with grid_journal(path, GRID.trials()) as journal:
+        assert journal.remaining == [0, 1]
         back = [journal.outcomes[number] for number in range(2, GRID.size)]
     assert same(back, taken[2:])
     assert [outcome.number for outcome in back] == list(range(2, GRID.size))
@@ -360,13 +380,13 @@ def test_outcomes_come_back_from_the_journal(tmp_path: Path, taken: list[Outcome
     "other", [replace(GRID, seed=4), replace(GRID, steps=41), replace(GRID, regs=(1e3, 0.0))]
 )
 def test_the_journal_of_another_grid_is_refused(
-    tmp_path: Path, taken: list[Outcome], other: TrainingGrid
+    tmp_path: Path, taken: list[TrialOutcome], other: TrainingGrid
 ) -> None:
-    with grid_journal(tmp_path / "journal", other) as journal:
+    with grid_journal(tmp_path / "journal", other.trials()) as journal:
         journal.add(taken[0])
     with (
         pytest.raises(PipelineError, match="another grid's trials"),
-        grid_journal(tmp_path / "journal", GRID),
+        grid_journal(tmp_path / "journal", GRID.trials()),
     ):
         pass
 
@@ -374,10 +394,10 @@ def test_the_journal_of_another_grid_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_sizes": ()}, "step sizes must be some that differ, not \\[\\]"),
-        ({"step_sizes": (1e-7, 1e-8, 0.0000001)}, "step sizes must be some that differ"),
-        ({"batch_sizes": (64, 64)}, "batch sizes must be some that differ"),
-        ({"regs": ()}, "regularisers must be some that differ"),
+        ({"step_sizes": ()}, "step sizes must be one or more that differ, not \\[\\]"),
+        ({"step_sizes": (1e-7, 1e-8, 0.0000001)}, "step sizes must be one or more that differ"),
+        ({"batch_sizes": (64, 64)}, "batch sizes must be one or more that differ"),
+        ({"regs": ()}, "regularisers must be one or more that differ"),
         ({"step_sizes": (1e-7, -1e-8)}, "step size must be .*, not -1e-08"),
         ({"step_sizes": (float("nan"),)}, "step size must be .*, not nan"),
         ({"batch_sizes": (0,)}, "batch size must be at least 1, not 0"),

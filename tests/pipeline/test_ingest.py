@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.ingest import ingest
+from pipeline.ingest.write_shards import ingest
 from storage.claims import claim_store
 from storage.dataset import open_dataset
 from storage.errors import DataError

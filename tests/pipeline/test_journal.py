@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.journal import Journal
+from pipeline.inputs.errors import PipelineError
+from pipeline.journals.journal import Journal
 
 WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.journal import Journal
+from pipeline.journals.journal import Journal
 with Journal(Path(sys.argv[1])) as journal:
     for number in range(10**6):
         journal.append(number=number, values=np.full(30_000, float(number)))

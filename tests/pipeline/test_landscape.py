@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from pipeline.errors import PipelineError
-from pipeline.landscape import (
-    Axis,
-    Landscape,
-    check_grid,
-    gradient_axis,
-    random_axis,
-    run_axis,
-)
-from pipeline.objective import Objective, here
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.inputs.errors import PipelineError
+from pipeline.landscape.axes import Axis, AxisSummary, gradient_axis, random_axis, run_axis
+from pipeline.landscape.parameters import Landscape, Panels, check_grid
+from pipeline.objective import Objective
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -57,9 +52,9 @@ BAD = [
     ({"extent": 1.1e15}, EXTENT + "1100000000000000.0"),
     ({"extent": math.inf}, EXTENT + "inf"),
     ({"extent": math.nan}, EXTENT + "nan"),
-    ({"reg": -0.5}, "the regulariser must be a number not below 0, not -0.5"),
-    ({"reg": math.inf}, "the regulariser must be a number not below 0, not inf"),
-    ({"reg": math.nan}, "the regulariser must be a number not below 0, not nan"),
+    ({"reg": -0.5}, "the regulariser must be a number that is not negative, not -0.5"),
+    ({"reg": math.inf}, "the regulariser must be a number that is not negative, not inf"),
+    ({"reg": math.nan}, "the regulariser must be a number that is not negative, not nan"),
     ({"seed": -1}, "the seed must be from 0 to 2^64 - 1, not -1"),
     ({"seed": 2**64}, "the seed must be from 0 to 2^64 - 1, not 18446744073709551616"),
     # directions: too few, too many, none, twice the same
@@ -121,6 +116,22 @@ def test_the_direction_of_each_dimension(dims: int, directions: str, each: list[
     assert Landscape(dims=dims, directions=directions).each_direction() == each
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"points": 1}, "an axis has from 2 to 2,000 points, not 1"),
+        ({"points": 2001}, "an axis has from 2 to 2,000 points, not 2,001"),
+        ({"extent": math.nan}, EXTENT + "nan"),
+        ({"reg": -0.5}, "the regulariser must be a number that is not negative, not -0.5"),
+        ({"seed": -1}, "the seed must be from 0 to 2^64 - 1, not -1"),
+    ],
+)
+def test_bad_parameters_of_panels(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        Panels(**given)
+    assert str(caught.value) == message
+
+
 def test_a_grid_is_checked_by_itself_too() -> None:
     check_grid(2, None, 2)
     with pytest.raises(PipelineError, match="an axis has from 2 to 5 points, not 6"):
@@ -161,8 +172,8 @@ def test_an_axis_that_is_not_ends_at_its_end() -> None:
 
 
 def test_what_a_record_says_of_an_axis() -> None:
-    described = axis(-1.0, 2.0, 5).described()
-    assert described == {"label": "by hand", "low": -1.0, "high": 2.0, "length": math.sqrt(6)}
+    expected = AxisSummary(label="by hand", low=-1.0, high=2.0, length=math.sqrt(6))
+    assert axis(-1.0, 2.0, 5).summary() == expected
 
 
 # At random.
@@ -252,7 +263,7 @@ def test_a_step_of_1_against_the_gradient_is_to_the_lowest_loss(
     store: Store, rows: Rows, reg: float
 ) -> None:
     dataset, W = store(151, "synthetic:600"), some_weights()
-    objective = Objective(here(resident(dataset)), dataset.mean, reg, "float64")
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean, reg, "float64")
     found = gradient_axis(objective, W, rows, None, 11)
     assert_lowest_at_1(InNumpy(dataset, W, found.direction, rows, reg))
     gradient = objective(W, rows).gradient
@@ -262,7 +273,9 @@ def test_a_step_of_1_against_the_gradient_is_to_the_lowest_loss(
     assert found.label == (
         f"against the gradient (1 is the lowest loss along it, a step size of {step:.3g})"
     )
-    cut = gradient_axis(replace(objective, over=here(whole(dataset))), W, rows, 0.5, 3)
+    cut = gradient_axis(
+        replace(objective, map_shards=run_in_process(whole(dataset))), W, rows, 0.5, 3
+    )
     assert bits(cut.direction) == bits(found.direction)
     assert (cut.low, cut.high, cut.points) == (-0.5, 0.5, 3)
 
@@ -270,7 +283,7 @@ def test_a_step_of_1_against_the_gradient_is_to_the_lowest_loss(
 @pytest.mark.parametrize("factor", [0.999, 1.001, -1.0])
 def test_another_step_fails(store: Store, factor: float) -> None:
     dataset, W = store(151, "synthetic:600"), some_weights()
-    objective = Objective(here(resident(dataset)), dataset.mean, 2e3, "float64")
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean, 2e3, "float64")
     found = gradient_axis(objective, W, None, None, 11)
     with pytest.raises(AssertionError):
         assert_lowest_at_1(InNumpy(dataset, W, factor * found.direction, None, 2e3))
@@ -279,7 +292,7 @@ def test_another_step_fails(store: Store, factor: float) -> None:
 def test_the_gradient_of_other_rows_is_another_direction(store: Store) -> None:
     """Or the test above would not tell them apart."""
     dataset, W = store(151, "synthetic:600"), some_weights()
-    objective = Objective(here(resident(dataset)), dataset.mean, 0.0, "float64")
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean, 0.0, "float64")
     found = [gradient_axis(objective, W, rows, None, 3).direction for rows in (None, SOME)]
     with pytest.raises(AssertionError):
         assert_lowest_at_1(InNumpy(dataset, W, found[0], SOME, 0.0))
@@ -295,7 +308,7 @@ def certain(label: int) -> Floats:
 
 def test_where_the_loss_does_not_fall_it_is_refused(store: Store) -> None:
     dataset = store(151, "synthetic:600")
-    objective = Objective(here(resident(dataset)), dataset.mean)
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean)
     _, labels = dataset.read("train", 0, 600)
     own, other = (np.flatnonzero(chosen) for chosen in (labels == 3, labels != 3))
     with pytest.raises(PipelineError) as caught:
@@ -310,8 +323,8 @@ def test_where_the_loss_does_not_fall_it_is_refused(store: Store) -> None:
 @pytest.mark.parametrize(
     ("scale", "reg", "message"),
     [
-        (1e30, 0.0, "the loss at these weights is no finite number; take smaller ones"),
-        (1e100, 1e200, "the loss at these weights is no finite number; take smaller ones"),
+        (1e30, 0.0, "the loss at these weights is not finite; use smaller weights"),
+        (1e100, 1e200, "the loss at these weights is not finite; use smaller weights"),
         (1e10, 1e60, "the gradient leads to no lowest loss: "),
     ],
 )
@@ -319,7 +332,7 @@ def test_what_is_out_of_all_range_is_refused(
     store: Store, scale: float, reg: float, message: str
 ) -> None:
     dataset = store(151, "synthetic:600")
-    objective = Objective(here(resident(dataset)), dataset.mean, reg)
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean, reg)
     with pytest.raises(PipelineError, match=f"^{message}"):
         gradient_axis(objective, scale * some_weights(), None, None, 3)
 

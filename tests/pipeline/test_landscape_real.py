@@ -10,15 +10,16 @@ import pytest
 from distributed import Client
 from numpy.typing import NDArray
 
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.landscape import AROUND, Axis, gradient_axis, random_axis
-from pipeline.line import Asked, LossAlongLine, line_losses, line_slopes
-from pipeline.objective import Objective, OverShards, total
-from pipeline.placement import Placements
-from pipeline.plane import Asked as PlaneAsked
-from pipeline.plane import LossOverPlane, plane_losses
-from pipeline.weights import Init
+from pipeline.cluster.connect import connect
+from pipeline.cluster.map_shards import MapShards, sum_over_shards
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.inputs.weights import InitialWeights
+from pipeline.landscape.axes import Axis, gradient_axis, random_axis
+from pipeline.landscape.parameters import AROUND
+from pipeline.objective import Objective
+from pipeline.slices.line import LineRequest, LossAlongLine, line_losses, line_slopes
+from pipeline.slices.plane import LossOverPlane, PlaneRequest, plane_losses
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
 from tests.pipeline.test_line import function_bits
@@ -26,16 +27,16 @@ from tests.pipeline.test_line import function_bits
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 Floats = NDArray[np.float64]
-W = Init.parse(AROUND).weights(10, 0)
+W = InitialWeights.parse(AROUND).weights(10, 0)
 POINTS = 21
 
 
-def over_all(client: Client, dataset: Dataset) -> OverShards:
-    return in_tasks(client, Placements(client, dataset).shards("train"))
+def over_all(client: Client, dataset: Dataset) -> MapShards:
+    return map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
 
 
 @contextmanager
-def tasks(dataset: Dataset, workers: int) -> Iterator[OverShards]:
+def tasks(dataset: Dataset, workers: int) -> Iterator[MapShards]:
     with connect(workers=workers) as client:
         yield over_all(client, dataset)
 
@@ -55,8 +56,10 @@ def axes(objective: Objective) -> tuple[Axis, Axis]:
     )
 
 
-def alone(over: OverShards, dataset: Dataset, at: Floats, dtype: str, reg: float = 0.0) -> float:
-    value = Objective(over, dataset.mean, reg, dtype)(at)
+def alone(
+    map_shards: MapShards, dataset: Dataset, at: Floats, dtype: str, reg: float = 0.0
+) -> float:
+    value = Objective(map_shards, dataset.mean, reg, dtype)(at)
     assert value.rows == 50_000
     return value.loss
 
@@ -65,8 +68,8 @@ def alone(over: OverShards, dataset: Dataset, at: Floats, dtype: str, reg: float
 def test_points_of_a_plane_are_evaluations_of_their_own(
     client: Client, dataset: Dataset, reg: float
 ) -> None:
-    over = over_all(client, dataset)
-    objective = Objective(over, dataset.mean, reg, "float64")
+    map_shards = over_all(client, dataset)
+    objective = Objective(map_shards, dataset.mean, reg, "float64")
     first, second = axes(objective)
     losses = LossOverPlane(objective, W, first.direction, second.direction)(
         first.steps, second.steps
@@ -77,15 +80,17 @@ def test_points_of_a_plane_are_evaluations_of_their_own(
     for place in [*corners, *others.tolist()]:
         k, j = divmod(place, POINTS)
         at = W + first.steps[j] * first.direction + second.steps[k] * second.direction
-        double, single = (alone(over, dataset, at, each, reg) for each in ("float64", "float32"))
+        double, single = (
+            alone(map_shards, dataset, at, each, reg) for each in ("float64", "float32")
+        )
         assert losses[k, j] == pytest.approx(double, rel=1e-12, abs=0)
         assert losses[k, j] == pytest.approx(single, rel=1e-5, abs=0)
     assert losses[POINTS // 2].argmin() == 15  # where a is 1: it goes to the lowest loss
 
 
 def test_the_function_along_the_gradient_is_the_loss(client: Client, dataset: Dataset) -> None:
-    over = over_all(client, dataset)
-    objective = Objective(over, dataset.mean, 0.0, "float64")
+    map_shards = over_all(client, dataset)
+    objective = Objective(map_shards, dataset.mean, 0.0, "float64")
     axis, _ = axes(objective)
     line = LossAlongLine(objective, W, axis.direction)
     function = line.function(axis.low, axis.high)
@@ -97,27 +102,27 @@ def test_the_function_along_the_gradient_is_the_loss(client: Client, dataset: Da
     np.testing.assert_allclose(values, line(places), rtol=1e-12)
     for place, value in zip(places[:12].tolist(), values[:12].tolist(), strict=True):
         at = W + place * axis.direction
-        assert value == pytest.approx(alone(over, dataset, at, "float64"), rel=1e-12, abs=0)
+        assert value == pytest.approx(alone(map_shards, dataset, at, "float64"), rel=1e-12, abs=0)
     at, lowest = function.minimum
     assert at == line.minimum().step_size == pytest.approx(1.0, rel=1e-12)
     assert lowest == pytest.approx(min(line(axis.steps)), rel=1e-12, abs=0)  # 1 is one of them
 
 
-def integers(over: OverShards, dataset: Dataset) -> dict[str, Any]:
+def integers(map_shards: MapShards, dataset: Dataset) -> dict[str, Any]:
     """All that slices are made of, before anything is rounded; the function as its bits."""
-    objective = Objective(over, dataset.mean, 0.0, "float64")
+    objective = Objective(map_shards, dataset.mean, 0.0, "float64")
     first, second = axes(objective)
     plane = LossOverPlane(objective, W, first.direction, second.direction)
-    points = PlaneAsked(plane._scorers, None, first.steps, second.steps)
+    points = PlaneRequest(plane._scorers, None, first.steps, second.steps)
     line = LossAlongLine(objective, W, first.direction)
-    steps = Asked(*line._scorers, first.steps)
+    steps = LineRequest(*line._scorers, first.steps)
     function = line.function(first.low, first.high)
-    found = total(over, plane_losses, points)
+    found = sum_over_shards(map_shards, plane_losses, points)
     return {
         "rows": found.rows,
         "plane": (found.limbs.tolist(), found.overflows.tolist()),
-        "losses": total(over, line_losses, steps),
-        "slopes": total(over, line_slopes, steps),
+        "losses": sum_over_shards(map_shards, line_losses, steps),
+        "slopes": sum_over_shards(map_shards, line_slopes, steps),
         "function": function_bits(function),
     }
 
@@ -126,5 +131,5 @@ def test_the_same_integers_with_any_workers(client: Client, dataset: Dataset) ->
     expected = integers(over_all(client, dataset), dataset)
     assert expected["rows"] == 50_000
     for workers in (1, 4):
-        with tasks(dataset, workers) as over:
-            assert integers(over, dataset) == expected
+        with tasks(dataset, workers) as map_shards:
+            assert integers(map_shards, dataset) == expected

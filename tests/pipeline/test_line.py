@@ -11,16 +11,18 @@ import pytest
 from distributed import Client
 from numpy.typing import NDArray
 
-from kernels.line import along
+from kernels.line import margins_along_line
 from kernels.line_minimum import LineMinimum
 from kernels.piecewise import PiecewiseLinear
-from pipeline.actors import Actors
-from pipeline.evaluation import in_tasks
-from pipeline.line import Breakpoints, LossAlongLine, line_losses, line_search
-from pipeline.objective import Objective, OverShards, here
-from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.shards import Rows, Shard, StoredShard, load_shard
-from pipeline.weights import Init
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.map_shards import MapShards, run_in_process
+from pipeline.cluster.placement import PlacedDataset, assign_shards, place_shards, workers_of
+from pipeline.cluster.shards import Shard, StreamedShard, load_shard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.inputs.examples import Rows
+from pipeline.inputs.weights import InitialWeights
+from pipeline.objective import Objective
+from pipeline.slices.line import Breakpoints, LossAlongLine, line_losses, line_search
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -42,7 +44,7 @@ def resident(dataset: Dataset) -> list[Shard]:
 
 
 def streamed(dataset: Dataset) -> list[Shard]:
-    return [StoredShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
+    return [StreamedShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
 
 
 def descending(objective: Objective, seed: int = 4) -> LossAlongLine:
@@ -52,29 +54,29 @@ def descending(objective: Objective, seed: int = 4) -> LossAlongLine:
     return LossAlongLine(objective, W, -replace(objective, dtype="float64")(W).gradient)
 
 
-def line_over(over: OverShards, dataset: Dataset, **regulariser: Any) -> LossAlongLine:
-    return descending(Objective(over, dataset.mean, **regulariser))
+def line_over(map_shards: MapShards, dataset: Dataset, **regulariser: Any) -> LossAlongLine:
+    return descending(Objective(map_shards, dataset.mean, **regulariser))
 
 
 @pytest.fixture(scope="module")
-def ways(cluster: Client, store: Store) -> Iterator[dict[str, OverShards]]:
+def ways(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
     """All there are to go over the same 2,000 rows."""
     dataset = store()
-    placements = Placements(cluster, dataset)
-    with Actors(placements) as actors:
+    placed_dataset = PlacedDataset(cluster, dataset)
+    with Actors(placed_dataset) as actors:
         yield {
-            "one shard here": here(whole(dataset)),
-            "shards here": here(resident(dataset)),
-            "streamed here": here(streamed(dataset)),
-            "tasks": in_tasks(cluster, placements.shards("train")),
-            "tasks of streamed shards": in_tasks(cluster, in_the_store(cluster, dataset)),
+            "one shard here": run_in_process(whole(dataset)),
+            "shards here": run_in_process(resident(dataset)),
+            "streamed here": run_in_process(streamed(dataset)),
+            "tasks": map_in_tasks(cluster, placed_dataset.shards("train")),
+            "tasks of streamed shards": map_in_tasks(cluster, in_the_store(cluster, dataset)),
             "actors": actors,
         }
 
 
 def in_the_store(client: Client, dataset: Dataset) -> Any:
-    homes = plan_homes(dataset.rows("train"), workers_of(client))
-    return place(client, dataset, "train", [replace(home, resident=False) for home in homes])
+    homes = assign_shards(dataset.rows("train"), workers_of(client))
+    return place_shards(client, dataset, "train", [replace(home, resident=False) for home in homes])
 
 
 WAYS = pytest.mark.parametrize(
@@ -89,11 +91,11 @@ WAYS = pytest.mark.parametrize(
 @WAYS
 @REGULARISERS
 def test_a_point_of_the_line_is_an_evaluation_of_its_own(
-    ways: dict[str, OverShards], store: Store, way: str, reg: float, reg_bias: bool
+    ways: dict[str, MapShards], store: Store, way: str, reg: float, reg_bias: bool
 ) -> None:
     dataset = store()
     line = line_over(ways[way], dataset, reg=reg, reg_bias=reg_bias)
-    alone = Objective(here(whole(dataset)), dataset.mean, reg, "float64", reg_bias)
+    alone = Objective(run_in_process(whole(dataset)), dataset.mean, reg, "float64", reg_bias)
     expected = [alone(line.W + a * line.V).loss for a in STEPS.tolist()]
     assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
     assert line(STEPS)[0] == expected[0]
@@ -103,21 +105,21 @@ def test_a_point_of_the_line_is_an_evaluation_of_its_own(
 @pytest.mark.slow
 @REGULARISERS
 def test_the_ways_differ_in_no_bit(
-    ways: dict[str, OverShards],
+    ways: dict[str, MapShards],
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     reg: float,
     reg_bias: bool,
 ) -> None:
-    def found(over: OverShards, dataset: Dataset) -> tuple[list[float], LineMinimum]:
-        line = line_over(over, dataset, reg=reg, reg_bias=reg_bias)
+    def found(map_shards: MapShards, dataset: Dataset) -> tuple[list[float], LineMinimum]:
+        line = line_over(map_shards, dataset, reg=reg, reg_bias=reg_bias)
         return line(STEPS), line.minimum()
 
-    values = {name: found(over, store()) for name, over in ways.items()}
+    values = {name: found(map_shards, store()) for name, map_shards in ways.items()}
     for rows in (100, 1999):
-        values[f"shards of {rows}"] = found(here(resident(store(rows))), store(rows))
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
-    values["small blocks"] = found(here(streamed(store())), store())
+        values[f"shards of {rows}"] = found(run_in_process(resident(store(rows))), store(rows))
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
+    values["small blocks"] = found(run_in_process(streamed(store())), store())
     assert {str(value) for value in values.values()} == {str(values["one shard here"])}
 
 
@@ -129,7 +131,7 @@ def slope_at(margins: Floats, gains: Floats, penalty: tuple[float, float], a: fl
 
 @REGULARISERS
 def test_the_minimum_is_where_numpys_slope_changes_its_sign(
-    ways: dict[str, OverShards], store: Store, reg: float, reg_bias: bool
+    ways: dict[str, MapShards], store: Store, reg: float, reg_bias: bool
 ) -> None:
     dataset = store()
     line = line_over(ways["actors"], dataset, reg=reg, reg_bias=reg_bias)
@@ -151,7 +153,7 @@ def test_the_minimum_is_where_numpys_slope_changes_its_sign(
 
 
 def test_without_the_bias_or_with_it_the_minimum_is_another(
-    ways: dict[str, OverShards], store: Store
+    ways: dict[str, MapShards], store: Store
 ) -> None:
     """Or the test above would not tell the two apart."""
     found = {
@@ -167,9 +169,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(*given: Any) -> Any:
         passes[0] += 1
-        return along(*given)
+        return margins_along_line(*given)
 
-    monkeypatch.setattr("pipeline.line.along", counting)
+    monkeypatch.setattr("pipeline.slices.line.margins_along_line", counting)
     return passes
 
 
@@ -177,11 +179,11 @@ def test_a_line_is_taken_once_however_often_it_is_asked(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = counted(monkeypatch)
-    line = line_over(here(whole(store())), store())
+    line = line_over(run_in_process(whole(store())), store())
     line(STEPS)
     line(STEPS * 2)
     line.minimum()
-    line_over(line.objective.over, store())(STEPS)  # the same weights again
+    line_over(line.objective.map_shards, store())(STEPS)  # the same weights again
     assert passes == [1]
 
 
@@ -189,7 +191,7 @@ def test_what_a_shard_remembers_is_not_taken_for_another_lines(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, passes = store(), counted(monkeypatch)
-    objective = Objective(here(resident(dataset)), dataset.mean)
+    objective = Objective(run_in_process(resident(dataset)), dataset.mean)
     first, second = descending(objective, 1), descending(objective, 2)
     lines = {
         "first": first,
@@ -210,12 +212,12 @@ def test_what_a_shard_remembers_is_not_taken_for_another_lines(
 
 
 def _afresh(line: LossAlongLine, shards: Sequence[Shard]) -> LossAlongLine:
-    return replace(line, objective=replace(line.objective, over=here(shards)))
+    return replace(line, objective=replace(line.objective, map_shards=run_in_process(shards)))
 
 
 def test_weights_changed_in_place_are_other_weights(store: Store) -> None:
     dataset = store()
-    line = line_over(here(whole(dataset)), dataset)
+    line = line_over(run_in_process(whole(dataset)), dataset)
     before = line(STEPS)
     moved = replace(line, W=line.W)  # the same array
     line.W[3, 5] += 0.01
@@ -227,9 +229,9 @@ def test_weights_changed_in_place_are_other_weights(store: Store) -> None:
 @pytest.mark.slow
 def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
     dataset = store(100)
-    expected = line_over(here(whole(dataset)), dataset, reg=2e4)
-    placements = Placements(client, dataset)
-    with Actors(placements) as actors:
+    expected = line_over(run_in_process(whole(dataset)), dataset, reg=2e4)
+    placed_dataset = PlacedDataset(client, dataset)
+    with Actors(placed_dataset) as actors:
         line = line_over(actors, dataset, reg=2e4)
         assert line(STEPS) == expected(STEPS)
         (address, pid), *_ = process_ids(client).items()
@@ -237,7 +239,7 @@ def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
         assert line.minimum() == expected.minimum()
         assert removals(client, address)
         assert line(STEPS) == expected(STEPS)
-    tasks = in_tasks(client, placements.shards("train"))
+    tasks = map_in_tasks(client, placed_dataset.shards("train"))
     (address, pid), *_ = process_ids(client).items()
     kill(pid)
     assert line_over(tasks, dataset, reg=2e4).minimum() == expected.minimum()
@@ -245,7 +247,7 @@ def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
 
 
 def test_the_line_search_of_an_update_rule_goes_down_along_its_step(
-    ways: dict[str, OverShards], store: Store
+    ways: dict[str, MapShards], store: Store
 ) -> None:
     objective = Objective(ways["actors"], store().mean, 2e4)
     line = descending(objective)
@@ -254,7 +256,7 @@ def test_the_line_search_of_an_update_rule_goes_down_along_its_step(
 
 
 def test_weights_that_are_no_numbers_are_refused(store: Store) -> None:
-    line = line_over(here(whole(store())), store())
+    line = line_over(run_in_process(whole(store())), store())
     line.V[0, 0] = np.inf
     with pytest.raises(ValueError, match="not finite"):
         line.minimum()
@@ -262,7 +264,7 @@ def test_weights_that_are_no_numbers_are_refused(store: Store) -> None:
 
 @pytest.mark.parametrize(("scale", "words"), [(1e153, "out of range"), (1e300, "must be finite")])
 def test_a_regulariser_out_of_all_range_is_refused(store: Store, scale: float, words: str) -> None:
-    line = line_over(here(whole(store())), store(), reg=1.0)
+    line = line_over(run_in_process(whole(store())), store(), reg=1.0)
     line.V[:] = scale
     with pytest.raises(ValueError, match=words):
         line.minimum()
@@ -284,11 +286,11 @@ LOW, HIGH = -1e-6, 1e-5
 @WAYS
 @EACH
 def test_over_some_rows_a_point_is_an_evaluation_over_them(
-    ways: dict[str, OverShards], store: Store, way: str, rows: Rows
+    ways: dict[str, MapShards], store: Store, way: str, rows: Rows
 ) -> None:
     dataset = store()
     line = replace(line_over(ways[way], dataset, reg=2e4), rows=rows)
-    alone = Objective(here(whole(dataset)), dataset.mean, 2e4, "float64")
+    alone = Objective(run_in_process(whole(dataset)), dataset.mean, 2e4, "float64")
     expected = [alone(line.W + a * line.V, rows).loss for a in STEPS.tolist()]
     assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
     assert line(STEPS)[0] == expected[0]
@@ -327,7 +329,7 @@ def assert_whole(function: PiecewiseLinear, line: LossAlongLine, dataset: Datase
 @pytest.mark.parametrize("rows", [None, *ROWS.values()], ids=["all", *ROWS])
 def test_the_function_is_the_loss_at_every_breakpoint(store: Store, rows: Rows | None) -> None:
     dataset = store()
-    line = replace(line_over(here(resident(dataset)), dataset), rows=rows)
+    line = replace(line_over(run_in_process(resident(dataset)), dataset), rows=rows)
     function = line.function(LOW, HIGH)
     assert_whole(function, line, dataset)
     regularised = replace(line, objective=replace(line.objective, reg=2e4))
@@ -342,20 +344,20 @@ def function_bits(function: PiecewiseLinear) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, ROWS["some"], ROWS["one"]], ids=["all", "some", "one"])
 def test_the_function_is_the_same_bits_whichever_way(
-    ways: dict[str, OverShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None
+    ways: dict[str, MapShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None
 ) -> None:
-    def found(over: OverShards) -> str:
-        return function_bits(replace(line_over(over, store()), rows=rows).function(LOW, HIGH))
+    def found(map_shards: MapShards) -> str:
+        return function_bits(replace(line_over(map_shards, store()), rows=rows).function(LOW, HIGH))
 
-    functions = {name: found(over) for name, over in ways.items()}
-    functions["shards of 1999"] = found(here(resident(store(1999))))
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 137)
-    functions["small blocks"] = found(here(streamed(store())))
+    functions = {name: found(map_shards) for name, map_shards in ways.items()}
+    functions["shards of 1999"] = found(run_in_process(resident(store(1999))))
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 137)
+    functions["small blocks"] = found(run_in_process(streamed(store())))
     assert functions == dict.fromkeys(functions, functions["one shard here"])
 
 
 def test_the_function_is_the_same_bits_where_breakpoints_meet(
-    ways: dict[str, OverShards], store: Store
+    ways: dict[str, MapShards], store: Store
 ) -> None:
     """All margins of a class are 0 at once, but gain otherwise."""
     functions = {}
@@ -369,22 +371,22 @@ def test_the_function_is_the_same_bits_where_breakpoints_meet(
 
 FAULTS: dict[str, tuple[str, Any]] = {
     "rows forgotten": (
-        "pipeline.shards.Block.chosen",
+        "pipeline.cluster.shards.Block.chosen",
         property(lambda block: (block.images, block.labels)),
     ),
     "breakpoints of the first shard alone": (
-        "pipeline.line.Breakpoints.combine",
+        "pipeline.slices.line.Breakpoints.combine",
         lambda first, _second: first,
     ),
     "jumps apart from their positions": (
-        "pipeline.line.Breakpoints.combine",
+        "pipeline.slices.line.Breakpoints.combine",
         lambda first, second: Breakpoints(
             np.concatenate([first.positions, second.positions]),
             np.concatenate([second.jumps, first.jumps]),
         ),
     ),
     "the loss at another place": (
-        "pipeline.line.line_losses",
+        "pipeline.slices.line.line_losses",
         lambda shard, asked: line_losses(shard, asked._replace(steps=asked.steps * 1.5 + 1e-7)),
     ),
 }
@@ -395,7 +397,7 @@ def test_a_fault_of_the_function_fails(
     store: Store, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     dataset = store()
-    line = replace(line_over(here(resident(dataset)), dataset), rows=ROWS["some"])
+    line = replace(line_over(run_in_process(resident(dataset)), dataset), rows=ROWS["some"])
     with monkeypatch.context() as patch:
         patch.setattr(*FAULTS[fault])
         function = line.function(LOW, HIGH)
@@ -407,7 +409,7 @@ def test_a_fault_of_the_function_fails(
 
 def test_a_line_over_other_rows_is_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, passes = store(), counted(monkeypatch)
-    line = line_over(here(whole(dataset)), dataset)
+    line = line_over(run_in_process(whole(dataset)), dataset)
     lines = [line, *(replace(line, rows=rows) for rows in (*ROWS.values(), np.arange(801, 901)))]
     fresh = [_afresh(each, whole(dataset))(STEPS) for each in lines]
     assert len({str(losses) for losses in fresh}) == len(lines)
@@ -419,7 +421,7 @@ def test_a_line_over_other_rows_is_another(store: Store, monkeypatch: pytest.Mon
 
 def test_rows_changed_in_place_are_other_rows(store: Store) -> None:
     dataset, rows = store(), np.arange(7)
-    line = replace(line_over(here(whole(dataset)), dataset), rows=rows)
+    line = replace(line_over(run_in_process(whole(dataset)), dataset), rows=rows)
     line(STEPS)
     rows += 20
     assert line(STEPS) == _afresh(line, whole(dataset))(STEPS)
@@ -427,7 +429,7 @@ def test_rows_changed_in_place_are_other_rows(store: Store) -> None:
 
 def test_a_function_goes_from_a_lower_to_a_higher_end(store: Store) -> None:
     with pytest.raises(ValueError, match=r"from a lower step size to a higher one, not from 1\.0"):
-        line_over(here(whole(store())), store()).function(1.0, 0.0)
+        line_over(run_in_process(whole(store())), store()).function(1.0, 0.0)
 
 
 @pytest.mark.slow
@@ -437,9 +439,9 @@ def test_the_notes_sweep_on_the_real_images(
     client: Client, store: Store, real_cifar10: Path, seed: int
 ) -> None:
     dataset = store(7001, real_cifar10)
-    with Actors(Placements(client, dataset)) as actors:
+    with Actors(PlacedDataset(client, dataset)) as actors:
         objective = Objective(actors, dataset.mean, 0.0, "float64")
-        W = Init.parse("uniform:1e-3").weights(10, seed)
+        W = InitialWeights.parse("uniform:1e-3").weights(10, seed)
         value = objective(W)
         line = LossAlongLine(objective, W, -value.gradient)
         decades = line(np.array([float(f"1e{exponent}") for exponent in range(-10, 0)]))

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.actors import Actors
-from pipeline.errors import PipelineError
-from pipeline.local_search import GROUP, LocalSearch, SearchState, local_search
-from pipeline.objective import Objective, OverShards, here
-from pipeline.placement import Placements
-from pipeline.shards import StoredShard, load_shard
-from pipeline.streams import Purpose
-from pipeline.weights import drawn
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.map_shards import MapShards, run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import StreamedShard, load_shard
+from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.random_streams import Purpose
+from pipeline.inputs.weights import draw_weights
+from pipeline.objective import Objective
+from pipeline.search.local_search import GROUP_SIZE, LocalSearch, SearchState, local_search
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids
 
-PARAMETERS = LocalSearch(trials=3 * GROUP + 5, init_scale=1e-3, step_scale=1e-4, seed=2)
+PARAMETERS = LocalSearch(trials=3 * GROUP_SIZE + 5, init_scale=1e-3, step_scale=1e-4, seed=2)
 
 
 class Searched(NamedTuple):
@@ -35,13 +36,15 @@ class Searched(NamedTuple):
 
 
 def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
-    """The notes' loop: a whole evaluation a try."""
+    """The notes' loop: one whole evaluation per trial."""
     rows = dataset.rows("train")
-    objective = Objective(here([load_shard(dataset, "train", 0, rows)]), dataset.mean, 0, "float64")
+    objective = Objective(
+        run_in_process([load_shard(dataset, "train", 0, rows)]), dataset.mean, 0, "float64"
+    )
     W, best = wanted.start(10), np.inf
     losses, accepted = [], []
     for number in range(wanted.trials):
-        step = drawn(wanted.seed, Purpose.PERTURBATION, [number], wanted.step_scale, 10)
+        step = draw_weights(wanted.seed, Purpose.PERTURBATION, [number], wanted.step_scale, 10)
         tried = W + step.weights[0]
         losses.append(objective(tried).loss)
         if losses[-1] < best:
@@ -50,9 +53,9 @@ def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
     return Searched(bits(W), losses, accepted)
 
 
-def searched(over: OverShards, dataset: Dataset, wanted: LocalSearch) -> Searched:
+def searched(map_shards: MapShards, dataset: Dataset, wanted: LocalSearch) -> Searched:
     state = SearchState.start(wanted, 10)
-    for after in local_search(over, dataset.mean, wanted, state):
+    for after in local_search(map_shards, dataset.mean, wanted, state):
         state = after
     return Searched.of(state)
 
@@ -61,7 +64,7 @@ def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) ->
     dataset = store()
     expected = plain_loop(dataset, PARAMETERS)
     assert len(expected.accepted) >= 8
-    with Actors(Placements(cluster, dataset)) as actors:
+    with Actors(PlacedDataset(cluster, dataset)) as actors:
         assert searched(actors, dataset, PARAMETERS) == expected
         # the actors remember; another search must not take it for its own
         other = replace(PARAMETERS, seed=3)
@@ -72,42 +75,46 @@ def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) ->
 @pytest.mark.slow
 def test_shards_that_are_streamed_or_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = store()
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 170)
-    shards = [StoredShard(dataset, "train", start, start + 400) for start in range(0, 2000, 400)]
-    assert searched(here(shards), dataset, PARAMETERS) == plain_loop(dataset, PARAMETERS)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 170)
+    shards = [StreamedShard(dataset, "train", start, start + 400) for start in range(0, 2000, 400)]
+    assert searched(run_in_process(shards), dataset, PARAMETERS) == plain_loop(dataset, PARAMETERS)
 
 
-def test_a_search_goes_on_from_any_group(store: Store) -> None:
+def test_a_search_resumes_from_any_group(store: Store) -> None:
     dataset = store()
-    over = here([load_shard(dataset, "train", 0, 2000)])
-    states = list(local_search(over, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10)))
+    map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
+    states = list(
+        local_search(map_shards, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10))
+    )
     for state in states[:-1]:
-        fresh = here([load_shard(dataset, "train", 0, 2000)])
+        fresh = run_in_process([load_shard(dataset, "train", 0, 2000)])
         *_, last = local_search(fresh, dataset.mean, PARAMETERS, state)
         assert Searched.of(last) == Searched.of(states[-1])
 
 
-def test_the_losses_alone_say_how_far_a_search_is(store: Store) -> None:
+def test_the_losses_alone_give_the_state_of_a_search(store: Store) -> None:
     dataset = store()
-    over = here([load_shard(dataset, "train", 0, 2000)])
-    for state in local_search(over, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10)):
+    map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
+    for state in local_search(
+        map_shards, dataset.mean, PARAMETERS, SearchState.start(PARAMETERS, 10)
+    ):
         again = SearchState.after_losses(PARAMETERS, 10, state.losses)
         assert Searched.of(again) == Searched.of(state)
 
 
-@pytest.mark.parametrize("trials", [10, GROUP + 3])
+@pytest.mark.parametrize("trials", [10, GROUP_SIZE + 3])
 def test_a_search_taken_again_where_it_is_remembered(store: Store, trials: int) -> None:
     dataset, wanted = store(), replace(PARAMETERS, trials=trials)
-    over = here([load_shard(dataset, "train", 0, 2000)])
-    first = searched(over, dataset, wanted)
-    assert searched(over, dataset, wanted) == first == plain_loop(dataset, wanted)
+    map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
+    first = searched(map_shards, dataset, wanted)
+    assert searched(map_shards, dataset, wanted) == first == plain_loop(dataset, wanted)
 
 
 @pytest.mark.slow
 def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))
-    with Actors(Placements(client, dataset)) as actors:
+    with Actors(PlacedDataset(client, dataset)) as actors:
         state = SearchState.start(PARAMETERS, 10)
         for number, after in enumerate(local_search(actors, dataset.mean, PARAMETERS, state)):
             state = after
@@ -119,13 +126,14 @@ def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store
 def test_forgetting_what_was_accepted_would_be_found(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check is checked: a look from the weights before the last acceptance."""
+    """The check is checked: losses are computed from the weights before the last acceptance."""
     monkeypatch.setattr(
-        "pipeline.local_search._moved", lambda seen, accepted: seen._replace(accepted=accepted)
+        "pipeline.search.local_search._add_accepted",
+        lambda group_scores, accepted: group_scores._replace(accepted=accepted),
     )
     dataset = store()
-    over = here([load_shard(dataset, "train", 0, 2000)])
-    assert searched(over, dataset, PARAMETERS) != plain_loop(dataset, PARAMETERS)
+    map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
+    assert searched(map_shards, dataset, PARAMETERS) != plain_loop(dataset, PARAMETERS)
 
 
 @pytest.mark.slow
@@ -136,17 +144,20 @@ def test_on_the_real_images_with_many_acceptances(
     wanted = LocalSearch(trials=150)
     expected = plain_loop(dataset, wanted)
     assert len(expected.accepted) >= 30
-    with Actors(Placements(cluster, dataset)) as actors:
+    with Actors(PlacedDataset(cluster, dataset)) as actors:
         assert searched(actors, dataset, wanted) == expected
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trials": 0}, "at least 1 trial"),
-        ({"init_scale": 0.0}, "first weights must be a positive number, not 0.0"),
-        ({"step_scale": -1.0}, "step must be a positive number, not -1.0"),
-        ({"init_scale": 1.0, "step_scale": 1e-9}, "are lost beside weights of scale 1.0"),
+        ({"trials": 0}, "the number of trials must be at least 1, not 0"),
+        ({"init_scale": 0.0}, "first weights must be a positive number from .*, not 0.0"),
+        ({"step_scale": -1.0}, "step must be a positive number from .*, not -1.0"),
+        (
+            {"init_scale": 1.0, "step_scale": 1e-9},
+            "are lost beside weights of scale 1.0; take steps of at least 1e-05",
+        ),
     ],
 )
 def test_bad_parameters(changes: dict[str, float], message: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 PROBE = """
 import multiprocessing, os
-from pipeline.errors import PipelineError
-from pipeline.main_guard import check_main_guard
+from pipeline.inputs.errors import PipelineError
+from pipeline.cluster.main_guard import check_main_guard
 
 def probe():
     print("here", flush=True)

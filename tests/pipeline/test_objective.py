@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from kernels.hinge import loss_and_gradient
 from kernels.partial import Evaluation
-from pipeline.actors import Actors
-from pipeline.evaluation import in_tasks
-from pipeline.objective import Objective, OverShards, here
-from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.shards import Shard, StoredShard, load_shard
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.map_shards import MapShards, run_in_process
+from pipeline.cluster.placement import PlacedDataset, assign_shards, place_shards, workers_of
+from pipeline.cluster.shards import Shard, StreamedShard, load_shard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.objective import Objective
 from storage.dataset import Dataset
 from storage.schema import Split
 from tests.bits import bits
@@ -60,7 +61,7 @@ def resident(dataset: Dataset, split: Split = "train") -> list[Shard]:
 
 
 def stored(dataset: Dataset) -> list[Shard]:
-    return [StoredShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
+    return [StreamedShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
 
 
 @pytest.mark.parametrize("shards", [resident, stored])
@@ -71,26 +72,26 @@ def test_summed_here(
 ) -> None:
     dataset = store()
     held = resident(dataset) if shards is resident else stored(dataset)
-    objective = Objective(here(held), dataset.mean, REG, dtype)
+    objective = Objective(run_in_process(held), dataset.mean, REG, dtype)
     value = objective(W, rows)
     assert loss_and_bits(value) == formula(dataset, W, rows, dtype)
     assert value.rows == (2000 if rows is None else len(rows))
 
 
 @pytest.fixture(scope="module")
-def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, OverShards]]:
+def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
     dataset = store()
-    homes = plan_homes(dataset.rows("train"), workers_of(cluster))
-    placed = place(cluster, dataset, "train", homes)
-    with Actors(Placements(cluster, dataset)) as actors:
-        yield {"tasks": in_tasks(cluster, placed), "actors": actors}
+    homes = assign_shards(dataset.rows("train"), workers_of(cluster))
+    placed = place_shards(cluster, dataset, "train", homes)
+    with Actors(PlacedDataset(cluster, dataset)) as actors:
+        yield {"tasks": map_in_tasks(cluster, placed), "actors": actors}
 
 
 @pytest.mark.parametrize("way", ["tasks", "actors"])
 @BOTH_TYPES
 @EACH
 def test_summed_over_the_cluster(
-    over_the_cluster: dict[str, OverShards],
+    over_the_cluster: dict[str, MapShards],
     store: Store,
     W: NDArray[np.float64],
     rows: NDArray[np.int64] | None,
@@ -110,7 +111,7 @@ def test_summed_over_the_cluster(
 def test_any_rows_in_any_order(store: Store, W: NDArray[np.float64], rows: list[int]) -> None:
     dataset, picked = store(), np.array(rows)
     for held in (resident(dataset), stored(dataset)):
-        value = Objective(here(held), dataset.mean, REG)(W, picked)
+        value = Objective(run_in_process(held), dataset.mean, REG)(W, picked)
         assert loss_and_bits(value) == formula(dataset, W, picked, "float32")
 
 
@@ -118,9 +119,9 @@ def test_streaming_in_blocks_changes_nothing(
     store: Store, W: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = store()
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
     for rows in ROWS.values():
-        value = Objective(here(stored(dataset)), dataset.mean, REG)(W, rows)
+        value = Objective(run_in_process(stored(dataset)), dataset.mean, REG)(W, rows)
         assert loss_and_bits(value) == formula(dataset, W, rows, "float32")
 
 
@@ -130,7 +131,7 @@ def test_accuracy_is_the_part_of_rows_with_their_highest_score_at_their_label(
     dataset = store()
     images, labels = dataset.read("test", 0, dataset.rows("test"))
     scores = (images - dataset.mean) @ W[:, :-1].T + W[:, -1]
-    value = Objective(here(resident(dataset, "test")), dataset.mean, dtype="float64")(W)
+    value = Objective(run_in_process(resident(dataset, "test")), dataset.mean, dtype="float64")(W)
     assert value.accuracy == np.mean(scores.argmax(axis=1) == labels)
     assert value.rows == dataset.rows("test") == 400
 
@@ -139,9 +140,11 @@ def test_a_worker_killed_between_loading_and_summing_changes_nothing(
     client: Client, store: Store, W: NDArray[np.float64]
 ) -> None:
     dataset = store(100)
-    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
+    placed = place_shards(
+        client, dataset, "train", assign_shards(dataset.rows("train"), workers_of(client))
+    )
     (address, pid), *_ = process_ids(client).items()
     kill(pid)
-    value = Objective(in_tasks(client, placed), dataset.mean, REG)(W)
+    value = Objective(map_in_tasks(client, placed), dataset.mean, REG)(W)
     assert loss_and_bits(value) == formula(dataset, W, None, "float32")
     assert removals(client, address)

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kernels.hinge import fold
-from pipeline import placement, shards
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.objective import Objective
-from pipeline.parameters import Method, Placement
-from pipeline.placement import (
+from pipeline.cluster import placement, shards
+from pipeline.cluster.connect import connect
+from pipeline.cluster.placement import (
     MAX_SHARD_ROWS,
-    Home,
+    ShardAssignment,
     Worker,
+    assign_shards,
     fits_one_worker,
-    place,
-    plan_homes,
+    place_shards,
     workers_of,
 )
-from pipeline.shards import Pass, ResidentShard, StoredShard, load_shard, partial
-from pipeline.training import resolve
+from pipeline.cluster.shards import ResidentShard, StreamedShard, load_shard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.objective import HingeRequest, Objective, sum_hinge
+from pipeline.training.parameters import GradientDescent, MiniBatches, StepPlacement
+from pipeline.training.steps import resolve_placement
 from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.schema import PIXELS
@@ -66,9 +66,12 @@ PLANS = [
 
 @pytest.mark.parametrize(("rows", "workers", "expected"), PLANS)
 def test_plans(rows: int, workers: list[Worker], expected: str) -> None:
-    homes = plan_homes(rows, workers)
-    names = [home.worker if home.resident else str(home.worker).upper() for home in homes]
-    starts = [home.start for home in homes]
+    assignments = assign_shards(rows, workers)
+    names = [
+        assignment.worker if assignment.resident else str(assignment.worker).upper()
+        for assignment in assignments
+    ]
+    starts = [assignment.start for assignment in assignments]
     assert " ".join(f"{name}{row}" for name, row in zip(names, starts, strict=True)) == expected
 
 
@@ -79,20 +82,26 @@ WORKERS = st.lists(
 
 @given(rows=st.integers(1, 200_000), workers=WORKERS)
 def test_every_plan(rows: int, workers: list[Worker]) -> None:
-    homes = plan_homes(rows, workers)
-    stops = [home.stop for home in homes]
-    assert [home.start for home in homes] == [0, *stops[:-1]]  # every row once, in order
+    assignments = assign_shards(rows, workers)
+    stops = [assignment.stop for assignment in assignments]
+    assert [assignment.start for assignment in assignments] == [
+        0,
+        *stops[:-1],
+    ]  # every row once, in order
     assert stops[-1] == rows
-    assert all(home.start < home.stop <= home.start + MAX_SHARD_ROWS for home in homes)
+    assert all(
+        assignment.start < assignment.stop <= assignment.start + MAX_SHARD_ROWS
+        for assignment in assignments
+    )
     order = [worker.address for worker in workers]
-    places = [order.index(str(home.worker)) for home in homes]
+    places = [order.index(str(assignment.worker)) for assignment in assignments]
     assert places == sorted(places)  # neighbours lie together
     threads = sum(worker.threads for worker in workers)
     for worker in workers:
-        own = [home for home in homes if home.worker == worker.address]
-        share = sum(home.stop - home.start for home in own)
+        own = [assignment for assignment in assignments if assignment.worker == worker.address]
+        share = sum(assignment.stop - assignment.start for assignment in own)
         assert abs(share - rows * worker.threads / threads) <= 1
-        held = sum(home.stop - home.start for home in own if home.resident)
+        held = sum(assignment.stop - assignment.start for assignment in own if assignment.resident)
         room = worker.memory // 2 // ROW if worker.memory else rows
         assert held == min(share, room)  # as much as fits, and no more
 
@@ -113,15 +122,17 @@ def test_what_fits_one_worker(rows: int, workers: list[Worker], fits: bool) -> N
 
 
 def test_automatic_placement(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    def chosen(placement: Placement, method: Method) -> Placement:
-        return resolve(placement, method, 1000, client)
+    all_workers, one_worker = StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER
 
-    assert chosen(Placement.AUTO, Method.GD) is Placement.ALL_WORKERS
-    assert chosen(Placement.AUTO, Method.MINIBATCH) is Placement.ONE_WORKER
-    assert chosen(Placement.ALL_WORKERS, Method.MINIBATCH) is Placement.ALL_WORKERS
-    assert chosen(Placement.ONE_WORKER, Method.GD) is Placement.ONE_WORKER
+    def chosen(parameters: GradientDescent | MiniBatches) -> StepPlacement:
+        return resolve_placement(parameters, 1000, client)
+
+    assert chosen(GradientDescent()) is all_workers
+    assert chosen(MiniBatches()) is one_worker
+    assert chosen(MiniBatches(placement=all_workers)) is all_workers
+    assert chosen(GradientDescent(placement=one_worker)) is one_worker
     monkeypatch.setattr(placement, "RESIDENT_FRACTION", 1e-6)
-    assert chosen(Placement.AUTO, Method.MINIBATCH) is Placement.ALL_WORKERS
+    assert chosen(MiniBatches()) is all_workers
 
 
 def test_the_workers_of_a_cluster(client: Client) -> None:
@@ -143,20 +154,22 @@ def test_many_workers_are_all_seen() -> None:
 
 def test_shards_are_where_they_were_planned(client: Client, store: Store) -> None:
     dataset = store(100)
-    homes = plan_homes(dataset.rows("train"), workers_of(client))
-    placed = place(client, dataset, "train", homes)
-    assert {home.worker for home in homes} == set(process_ids(client))
+    assignments = assign_shards(dataset.rows("train"), workers_of(client))
+    placed = place_shards(client, dataset, "train", assignments)
+    assert {assignment.worker for assignment in assignments} == set(process_ids(client))
     where = client.who_has([future for _, future in placed])
-    for home, future in placed:
-        assert not isinstance(future, StoredShard)
-        assert list(where[future.key]) == [home.worker]
+    for assignment, future in placed:
+        assert not isinstance(future, StreamedShard)
+        assert list(where[future.key]) == [assignment.worker]
 
 
 def test_shards_are_let_go_of(client: Client, store: Store) -> None:
     dataset, before = store(100), held(client)
-    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
+    placed = place_shards(
+        client, dataset, "train", assign_shards(dataset.rows("train"), workers_of(client))
+    )
     keys = {future.key for _, future in placed if isinstance(future, Future)}
-    in_tasks(client, placed)(partial, Pass(fold(np.zeros((10, 3073)))))
+    map_in_tasks(client, placed)(sum_hinge, HingeRequest(fold(np.zeros((10, 3073)))))
     assert keys <= held(client)
     placed.clear()
     let_go(client, before)
@@ -165,28 +178,28 @@ def test_shards_are_let_go_of(client: Client, store: Store) -> None:
 def test_a_worker_killed_while_shards_are_loaded(client: Client, store: Store) -> None:
     dataset = store(100)
     (gone, pid), *_ = process_ids(client).items()
-    homes = plan_homes(dataset.rows("train"), workers_of(client))
+    assignments = assign_shards(dataset.rows("train"), workers_of(client))
     kill(pid)  # the plan names a worker that is no more when its shards are asked for
-    placed = place(client, dataset, "train", homes)
-    assert any(home.worker == gone for home, _ in placed)
-    value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+    placed = place_shards(client, dataset, "train", assignments)
+    assert any(assignment.worker == gone for assignment, _ in placed)
+    value = Objective(map_in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
     assert (value.loss, value.rows) == (9.0, 2000)
 
 
 def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
     dataset = store(500)
-    homes = [Home(None, 0, 500, True), Home(None, 500, 2001, True)]
+    assignments = [ShardAssignment(None, 0, 500, True), ShardAssignment(None, 500, 2001, True)]
     with pytest.raises(IndexError, match="rows 500 to 2001 asked of a split of 2000 rows"):
-        place(client, dataset, "train", homes)
+        place_shards(client, dataset, "train", assignments)
 
 
 @pytest.mark.slow
 def test_two_clusters_in_one_process_do_not_mix(client: Client, store: Store) -> None:
     dataset = store()
-    homes = plan_homes(dataset.rows("train"), workers_of(client))
+    assignments = assign_shards(dataset.rows("train"), workers_of(client))
     with connect(workers=1) as newer:  # the one that Dask now takes for everybody's
-        placed = place(client, dataset, "train", homes)
-        value = Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+        placed = place_shards(client, dataset, "train", assignments)
+        value = Objective(map_in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
         assert (value.loss, value.rows) == (9.0, 2000)
         assert newer.who_has() == {}
 
@@ -207,12 +220,14 @@ def test_a_resident_shard_counts_its_bytes(store: Store) -> None:
 
 
 def peak_of_streaming(dataset: Dataset, rows: NDArray[np.int64] | None) -> int:
-    shard = StoredShard(dataset, "train", 0, dataset.rows("train"))
+    shard = StreamedShard(dataset, "train", 0, dataset.rows("train"))
     scorer = fold(np.zeros((10, 3073)), dataset.mean)
-    partial(shard, Pass(scorer, None if rows is None else rows[:10]))  # compiled and opened
+    sum_hinge(
+        shard, HingeRequest(scorer, None if rows is None else rows[:10])
+    )  # compiled and opened
     tracemalloc.start()
     try:
-        summed = partial(shard, Pass(scorer, rows)).losses.rows
+        summed = sum_hinge(shard, HingeRequest(scorer, rows)).losses.rows
         assert summed == (len(rows) if rows is not None else shard.stop)
         return tracemalloc.get_traced_memory()[1]
     finally:
@@ -248,7 +263,9 @@ def test_picked_rows_are_streamed_in_blocks_too(
 def test_a_missing_store_is_a_data_error(client: Client, store: Store) -> None:
     dataset = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
     with pytest.raises(DataError, match="cannot open train/images"):
-        place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
+        place_shards(
+            client, dataset, "train", assign_shards(dataset.rows("train"), workers_of(client))
+        )
 
 
 def test_workers_are_there_though_the_client_looks_for_itself_meanwhile(client: Client) -> None:

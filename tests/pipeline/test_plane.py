@@ -11,15 +11,16 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from kernels.hinge import fold
-from kernels.plane import over as plane_of
-from pipeline.actors import Actors
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.line import LossAlongLine
-from pipeline.objective import Objective, OverShards, here
-from pipeline.placement import Placements
-from pipeline.plane import LossOverPlane
-from pipeline.shards import Block, Memory, ResidentShard, Shard, StoredShard
+from kernels.plane import margins_over_plane
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.connect import connect
+from pipeline.cluster.map_shards import MapShards, run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import Block, ResidentShard, Shard, ShardMemory, StreamedShard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.objective import Objective
+from pipeline.slices.line import LossAlongLine
+from pipeline.slices.plane import LossOverPlane
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -58,11 +59,11 @@ def resident(dataset: Dataset, shards: int = 1) -> list[Shard]:
 
 
 def stored(dataset: Dataset, shards: int = 1) -> list[Shard]:
-    return [StoredShard(dataset, "train", start, stop) for start, stop in runs(dataset, shards)]
+    return [StreamedShard(dataset, "train", start, stop) for start, stop in runs(dataset, shards)]
 
 
 def plane_over(
-    over: OverShards, dataset: Dataset, rows: Rows = None, seed: int = 4, **regulariser: Any
+    over: MapShards, dataset: Dataset, rows: Rows = None, seed: int = 4, **regulariser: Any
 ) -> LossOverPlane:
     """A plane at random, with biases that count."""
     W, U, V = np.random.default_rng(seed).normal(0, 1e-3, (3, 10, 3073))
@@ -79,7 +80,7 @@ def evaluations(plane: LossOverPlane, alone: Objective) -> Floats:
 def assert_evaluations(found: Floats, plane: LossOverPlane, dataset: Dataset) -> None:
     reg, reg_bias = plane.objective.reg, plane.objective.reg_bias
     for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
-        alone = Objective(here(resident(dataset)), dataset.mean, reg, dtype, reg_bias)
+        alone = Objective(run_in_process(resident(dataset)), dataset.mean, reg, dtype, reg_bias)
         expected = evaluations(plane, alone)
         assert len(np.unique(expected)) > 10  # or there would be little to tell apart
         np.testing.assert_allclose(found, expected, rtol=tolerance, err_msg=dtype)
@@ -90,36 +91,36 @@ def assert_evaluations(found: Floats, plane: LossOverPlane, dataset: Dataset) ->
 def test_a_point_of_the_plane_is_an_evaluation_of_its_own(
     dataset: Dataset, rows: Rows, reg: float, reg_bias: bool
 ) -> None:
-    shards = here(resident(dataset, 2))
+    shards = run_in_process(resident(dataset, 2))
     plane = plane_over(shards, dataset, rows, reg=reg, reg_bias=reg_bias)
     assert_evaluations(plane(A, B), plane, dataset)
 
 
 @pytest.fixture(scope="module")
-def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, OverShards]]:
+def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, MapShards]]:
     """All there are to go over the same 600 rows with the two workers."""
-    placements = Placements(cluster, dataset)
-    with Actors(placements) as actors:
+    placed_dataset = PlacedDataset(cluster, dataset)
+    with Actors(placed_dataset) as actors:
         yield {
-            "tasks": in_tasks(cluster, placements.shards("train")),
-            "tasks of stored shards": in_tasks(cluster, in_the_store(cluster, dataset)),
+            "tasks": map_in_tasks(cluster, placed_dataset.shards("train")),
+            "tasks of stored shards": map_in_tasks(cluster, in_the_store(cluster, dataset)),
             "actors": actors,
         }
 
 
 @EACH
 def test_the_ways_differ_in_no_bit(
-    ways: dict[str, OverShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, rows: Rows
+    ways: dict[str, MapShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, rows: Rows
 ) -> None:
-    def losses(over: OverShards) -> str:
+    def losses(over: MapShards) -> str:
         return bits(plane_over(over, dataset, rows, reg=2e3, reg_bias=True)(A, B))
 
-    expected = losses(here(resident(dataset)))
+    expected = losses(run_in_process(resident(dataset)))
     found = {name: losses(over) for name, over in ways.items()}
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
     for number in (1, 2, 5):
-        found[f"{number} in memory"] = losses(here(resident(dataset, number)))
-        found[f"{number} in the store"] = losses(here(stored(dataset, number)))
+        found[f"{number} in memory"] = losses(run_in_process(resident(dataset, number)))
+        found[f"{number} in the store"] = losses(run_in_process(stored(dataset, number)))
     assert found == dict.fromkeys(found, expected)
 
 
@@ -127,18 +128,20 @@ def test_the_ways_differ_in_no_bit(
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_number_of_workers_changes_no_bit(dataset: Dataset, workers: int) -> None:
     with connect(workers=workers) as client:
-        placements = Placements(client, dataset)
-        with Actors(placements) as actors:
-            for over in (actors, in_tasks(client, placements.shards("train"))):
+        placed_dataset = PlacedDataset(client, dataset)
+        with Actors(placed_dataset) as actors:
+            for over in (actors, map_in_tasks(client, placed_dataset.shards("train"))):
                 for rows in ROWS.values():
-                    expected = plane_over(here(resident(dataset)), dataset, rows, reg=2e3)(A, B)
+                    expected = plane_over(
+                        run_in_process(resident(dataset)), dataset, rows, reg=2e3
+                    )(A, B)
                     found = plane_over(over, dataset, rows, reg=2e3)(A, B)
                     assert bits(found) == bits(expected)
 
 
 @EACH
 def test_where_b_is_0_it_is_the_line_to_the_bit(dataset: Dataset, rows: Rows) -> None:
-    plane = plane_over(here(resident(dataset, 2)), dataset, rows)
+    plane = plane_over(run_in_process(resident(dataset, 2)), dataset, rows)
     line = LossAlongLine(plane.objective, plane.W, plane.U, rows)
     assert plane(A, B)[0].tolist() == line(A)
     # the regulariser of a line is that of the moved weights, and that of a plane a quadratic form
@@ -167,26 +170,29 @@ def _but_the_last(block: Block) -> tuple[Any, Any]:
 _chosen: Callable[[Block], tuple[Any, Any]] = Block.chosen.fget  # type: ignore[attr-defined]
 FAULTS: dict[str, tuple[str, Any]] = {
     "directions exchanged": (
-        "pipeline.plane.over",
-        lambda W, U, V, *block: plane_of(W, V, U, *block),
+        "pipeline.slices.plane.margins_over_plane",
+        lambda W, U, V, *block: margins_over_plane(W, V, U, *block),
     ),
     "rows forgotten": (
-        "pipeline.shards.Block.chosen",
+        "pipeline.cluster.shards.Block.chosen",
         property(lambda block: (block.images, block.labels)),
     ),
-    "the last row forgotten": ("pipeline.shards.Block.chosen", property(_but_the_last)),
-    "blocks forgotten": ("pipeline.plane.joined", lambda parts, **_axis: parts[0]),
+    "the last row forgotten": ("pipeline.cluster.shards.Block.chosen", property(_but_the_last)),
+    "blocks forgotten": (
+        "pipeline.slices.plane.concatenate_blocks",
+        lambda parts, **_axis: parts[0],
+    ),
     "rounded weights": (
-        "pipeline.plane.fold",
+        "pipeline.slices.plane.fold",
         _of_others(lambda W: W.astype(np.float32).astype(np.float64)),
     ),
-    "biases left out": ("pipeline.plane.fold", _of_others(_without_bias)),
+    "biases left out": ("pipeline.slices.plane.fold", _of_others(_without_bias)),
     "the mean left out": (
-        "pipeline.plane.fold",
+        "pipeline.slices.plane.fold",
         lambda weights, _mean, dtype: fold(weights, None, dtype),
     ),
     "directions taken for at right angles": (
-        "pipeline.plane.LossOverPlane._coordinates",
+        "pipeline.slices.plane.LossOverPlane._coordinates",
         property(lambda plane: np.diag([np.linalg.norm(W) for W in (plane.U, plane.V, plane.W)])),
     ),
 }
@@ -195,18 +201,18 @@ FAULTS: dict[str, tuple[str, Any]] = {
 def one_of_each(dataset: Dataset) -> LossOverPlane:
     """A plane over a shard in memory and one in the store, in small blocks."""
     shards = [resident(dataset, 2)[0], stored(dataset, 2)[1]]
-    return plane_over(here(shards), dataset, ROWS["some"], reg=2e3, reg_bias=True)
+    return plane_over(run_in_process(shards), dataset, ROWS["some"], reg=2e3, reg_bias=True)
 
 
 def test_the_faultless_passes(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
     plane = one_of_each(dataset)
     assert_evaluations(plane(A, B), plane, dataset)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_fails(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 37)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
     plane = one_of_each(dataset)
     with monkeypatch.context() as patch:
         patch.setattr(*FAULTS[fault])
@@ -224,9 +230,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(*given: Any) -> Any:
         passes[0] += 1
-        return plane_of(*given)
+        return margins_over_plane(*given)
 
-    monkeypatch.setattr("pipeline.plane.over", counting)
+    monkeypatch.setattr("pipeline.slices.plane.margins_over_plane", counting)
     return passes
 
 
@@ -235,7 +241,7 @@ def test_a_plane_is_taken_once_however_often_it_is_asked(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, rows: Rows
 ) -> None:
     passes = counted(monkeypatch)
-    over = here(resident(dataset, 5))
+    over = run_in_process(resident(dataset, 5))
     plane = plane_over(over, dataset, rows)
     plane(A, B)
     plane(B, A * 2)
@@ -262,7 +268,7 @@ def planes(first: LossOverPlane, second: LossOverPlane) -> dict[str, LossOverPla
 
 def assert_not_taken_for_another(dataset: Dataset, passes: list[int]) -> None:
     def over(shards: Sequence[Shard]) -> dict[str, LossOverPlane]:
-        first, second = (plane_over(here(shards), dataset, seed=seed) for seed in (1, 2))
+        first, second = (plane_over(run_in_process(shards), dataset, seed=seed) for seed in (1, 2))
         return planes(first, second)
 
     fresh = {name: over(resident(dataset, 2))[name](A, B).tolist() for name in over([])}
@@ -283,10 +289,12 @@ def test_what_a_shard_remembers_is_not_taken_for_another_planes(
 def test_what_is_remembered_whatever_is_asked_fails(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def recalled(memory: Memory, name: str, inputs: Sequence[Any], find: Callable[[], Any]) -> Any:
+    def recall_whatever(
+        memory: ShardMemory, name: str, inputs: Sequence[Any], find: Callable[[], Any]
+    ) -> Any:
         return memory.setdefault(name, find())
 
-    monkeypatch.setattr(Memory, "recalled", recalled)
+    monkeypatch.setattr(ShardMemory, "recall", recall_whatever)
     with pytest.raises(AssertionError, match="other weights"):
         assert_not_taken_for_another(dataset, counted(monkeypatch))
 
@@ -295,7 +303,7 @@ def test_a_plane_and_a_line_are_remembered_side_by_side(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = counted(monkeypatch)
-    plane = plane_over(here(resident(dataset)), dataset)
+    plane = plane_over(run_in_process(resident(dataset)), dataset)
     line = LossAlongLine(plane.objective, plane.W, plane.U)
     for _ in range(2):
         assert plane(A, B)[0].tolist() == line(A)
@@ -303,12 +311,12 @@ def test_a_plane_and_a_line_are_remembered_side_by_side(
 
 
 def test_weights_changed_in_place_are_other_weights(dataset: Dataset) -> None:
-    plane = plane_over(here(resident(dataset)), dataset)
+    plane = plane_over(run_in_process(resident(dataset)), dataset)
     before = plane(A, B)
     moved = replace(plane, W=plane.W)  # the same array
     plane.W[3, 5] += 0.01
     after = moved(A, B)
-    alone = Objective(here(resident(dataset)), dataset.mean, dtype="float64")
+    alone = Objective(run_in_process(resident(dataset)), dataset.mean, dtype="float64")
     assert (after != before).all()
     np.testing.assert_allclose(after, evaluations(moved, alone), rtol=1e-12)
 
@@ -318,13 +326,13 @@ def test_weights_changed_in_place_are_other_weights(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("a", [np.nan, np.inf])
 def test_points_that_are_no_numbers_are_refused(dataset: Dataset, a: float) -> None:
-    plane = plane_over(here(resident(dataset)), dataset, ROWS["one"])
+    plane = plane_over(run_in_process(resident(dataset)), dataset, ROWS["one"])
     for given in ((np.array([a]), B), (A, np.array([a]))):
         with pytest.raises(ValueError, match="finite numbers"):
             plane(*given)
 
 
 def test_no_rows_are_refused(dataset: Dataset) -> None:
-    plane = plane_over(here(resident(dataset, 2)), dataset, np.array([], np.int64))
+    plane = plane_over(run_in_process(resident(dataset, 2)), dataset, np.array([], np.int64))
     with pytest.raises(ValueError, match="over no rows"):
         plane(A, B)

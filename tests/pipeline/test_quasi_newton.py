@@ -17,25 +17,26 @@ from scipy.optimize import minimize as scipy_minimize
 
 from kernels import reference
 from kernels.frequency import Preconditioner
-from pipeline import quasi_newton, shards
-from pipeline.actors import Actors
-from pipeline.descent import Status
-from pipeline.evaluation import in_tasks
-from pipeline.journal import Journal
-from pipeline.objective import OverShards, here
-from pipeline.parameters import Method, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.quasi_newton import GapRule, Minimised, identity, minimise, preconditioner
-from pipeline.replay import Entry, Evaluations, Value, entries
-from pipeline.shards import ResidentShard, Shard, StoredShard
+from pipeline.cluster import shards
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.map_shards import MapShards, run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import ResidentShard, Shard, StreamedShard
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.journals.journal import Journal
+from pipeline.training import quasi_newton
+from pipeline.training.descent import Status
+from pipeline.training.parameters import LBFGS, PassParameters, SmoothedHinge
+from pipeline.training.quasi_newton import GapRule, Minimised, identity, minimise, preconditioner
+from pipeline.training.replay import Entry, Evaluations, Value, entries
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
 from tests.pipeline.workers import kill, process_ids, removals
 
-LBFGS = TrainingParameters(method=Method.LBFGS, steps=12, reg=100.0)
-SMOOTHED = TrainingParameters(method=Method.SMOOTHED, steps=60, reg=1e4, reg_bias=True, gap=5e-3)
-BOTH = pytest.mark.parametrize("wanted", [LBFGS, SMOOTHED], ids=["lbfgs", "smoothed"])
+PLAIN = LBFGS(steps=12, reg=100.0)
+SMOOTHED = SmoothedHinge(steps=60, reg=1e4, gap=5e-3)
+BOTH = pytest.mark.parametrize("wanted", [PLAIN, SMOOTHED], ids=["lbfgs", "smoothed"])
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,15 @@ def resident(dataset: Dataset, *cuts: int) -> list[Shard]:
 
 def run(
     dataset: Dataset,
-    wanted: TrainingParameters,
+    wanted: PassParameters,
     journal: Path,
-    over: OverShards | None = None,
+    map_shards: MapShards | None = None,
     report: Callable[[Evaluations], None] = lambda _evaluations: None,
 ) -> Minimised:
     with Journal(journal) as opened:
-        return minimise(over or here(resident(dataset)), dataset, wanted, opened, report)
+        return minimise(
+            map_shards or run_in_process(resident(dataset)), dataset, wanted, opened, report
+        )
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ def dataset(store: Store) -> Dataset:
 
 
 @pytest.fixture
-def expected(dataset: Dataset, tmp_path: Path) -> Callable[[TrainingParameters], Result]:
+def expected(dataset: Dataset, tmp_path: Path) -> Callable[[PassParameters], Result]:
     """The result of an undisturbed run in this process, over one shard."""
     return lambda wanted: Result.of(run(dataset, wanted, tmp_path / "undisturbed"))
 
@@ -98,23 +101,23 @@ def expected(dataset: Dataset, tmp_path: Path) -> Callable[[TrainingParameters],
 def test_shards_tasks_and_actors_change_no_bit(
     client: Client,
     dataset: Dataset,
-    expected: Callable[[TrainingParameters], Result],
-    wanted: TrainingParameters,
+    expected: Callable[[PassParameters], Result],
+    wanted: PassParameters,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shards, "STREAM_ROWS", 70)
-    placements = Placements(client, dataset)
-    with Actors(placements) as actors:
+    placed_dataset = PlacedDataset(client, dataset)
+    with Actors(placed_dataset) as actors:
         ways = {
-            "two shards": here(resident(dataset, 101)),
-            "many": here(resident(dataset, *range(37, 600, 37))),
-            "streamed": here([StoredShard(dataset, "train", 0, 600)]),
-            "tasks": in_tasks(client, placements.shards("train")),
+            "two shards": run_in_process(resident(dataset, 101)),
+            "many": run_in_process(resident(dataset, *range(37, 600, 37))),
+            "streamed": run_in_process([StreamedShard(dataset, "train", 0, 600)]),
+            "tasks": map_in_tasks(client, placed_dataset.shards("train")),
             "actors": actors,
         }
-        found = {way: Result.of(run(dataset, wanted, tmp_path / way, over))
-                 for way, over in ways.items()}  # fmt: skip
+        found = {way: Result.of(run(dataset, wanted, tmp_path / way, map_shards))
+                 for way, map_shards in ways.items()}  # fmt: skip
     assert found == dict.fromkeys(ways, expected(wanted))
     assert len({found["actors"].W, bytes(10 * 3073 * 8)}) == 2  # it did not stay at zeros
 
@@ -124,8 +127,8 @@ def test_shards_tasks_and_actors_change_no_bit(
 def test_a_worker_killed_on_the_way_changes_no_bit(
     client: Client,
     dataset: Dataset,
-    expected: Callable[[TrainingParameters], Result],
-    wanted: TrainingParameters,
+    expected: Callable[[PassParameters], Result],
+    wanted: PassParameters,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -136,8 +139,8 @@ def test_a_worker_killed_on_the_way_changes_no_bit(
             kill(pid)
 
     with (
-        caplog.at_level(logging.WARNING, "pipeline.actors"),
-        Actors(Placements(client, dataset)) as actors,
+        caplog.at_level(logging.WARNING, "pipeline.cluster.actors"),
+        Actors(PlacedDataset(client, dataset)) as actors,
     ):
         found = run(dataset, wanted, tmp_path / "killed", actors, report)
     assert Result.of(found) == expected(wanted)
@@ -150,7 +153,7 @@ class Counted:
 
     def __init__(self, shards: list[Shard]) -> None:
         self.passes = 0
-        self._over = here(shards)
+        self._over = run_in_process(shards)
 
     def __call__(self, function: Any, inputs: Any, /) -> Any:
         self.passes += 1
@@ -171,8 +174,8 @@ def stopped_at(passes: int) -> Callable[[Evaluations], None]:
 
 @pytest.mark.slow
 @BOTH
-def test_a_run_goes_on_from_its_record_without_a_pass_taken_again(
-    dataset: Dataset, wanted: TrainingParameters, tmp_path: Path
+def test_a_run_resumes_from_its_journal_and_repeats_no_pass(
+    dataset: Dataset, wanted: PassParameters, tmp_path: Path
 ) -> None:
     rows = resident(dataset)
     whole = Counted(rows)
@@ -192,12 +195,12 @@ def test_a_run_goes_on_from_its_record_without_a_pass_taken_again(
         assert Result.of(resumed) == Result.of(expected)
 
 
-def recorded(journal: Path, dataset: Dataset, wanted: TrainingParameters) -> list[Entry]:
+def recorded(journal: Path, dataset: Dataset, wanted: PassParameters) -> list[Entry]:
     with Journal(journal) as opened:
         return list(entries(opened, identity(dataset, wanted)))
 
 
-def rounded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def rounded_differently(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have SciPy ask for points that differ in a last bit, but for zeros."""
 
     def minimize(function: Callable[[Any], Any], start: Any, **options: Any) -> Any:
@@ -211,9 +214,9 @@ def rounded_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @BOTH
-def test_where_numbers_are_rounded_otherwise_a_run_goes_on_from_its_best_weights(
+def test_where_numbers_round_differently_a_run_resumes_from_its_best_weights(
     dataset: Dataset,
-    wanted: TrainingParameters,
+    wanted: PassParameters,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -223,10 +226,13 @@ def test_where_numbers_are_rounded_otherwise_a_run_goes_on_from_its_best_weights
         run(dataset, wanted, journal, report=stopped_at(6))
     copied = Path(shutil.copy(journal, tmp_path / "copied"))
     with monkeypatch.context() as elsewhere:
-        rounded_otherwise(elsewhere)
-        with caplog.at_level(logging.WARNING, "pipeline.replay"), pytest.raises(_KilledError):
+        rounded_differently(elsewhere)
+        with (
+            caplog.at_level(logging.WARNING, "pipeline.training.replay"),
+            pytest.raises(_KilledError),
+        ):
             run(dataset, wanted, journal, report=stopped_at(9))
-        assert "rounds otherwise" in caplog.text
+        assert "rounds differently" in caplog.text
         live = Counted(resident(dataset))
         there = run(dataset, wanted, journal, live)
         assert there.replayed == 9  # the new path is gone over again as the old one would be
@@ -245,7 +251,7 @@ def test_where_numbers_are_rounded_otherwise_a_run_goes_on_from_its_best_weights
         assert found.state.losses.min() <= expected.state.losses[:6].min()
         assert found.state.losses.min() == pytest.approx(expected.state.losses.min(), rel=0.05)
         assert found.gap_reached == expected.gap_reached
-        assert found.state.step <= (wanted.steps or 0)
+        assert found.state.step <= wanted.steps
 
 
 def test_the_best_of_all_evaluations_is_kept(tmp_path: Path) -> None:
@@ -314,9 +320,7 @@ def test_the_certificate_is_true(store: Store, reg: float, gap: float, tmp_path:
     few = store(40, FEW)
     below, above = _optimum(few.url, reg)
     assert 0.01 < below <= above < below * (1 + 1e-6)  # the reference knows the optimum
-    wanted = TrainingParameters(
-        method=Method.SMOOTHED, steps=200, reg=reg, reg_bias=True, gap=gap, dtype="float64"
-    )
+    wanted = SmoothedHinge(steps=200, reg=reg, gap=gap, dtype="float64")
     found = run(few, wanted, tmp_path / "journal")
     least, bound = found.state.losses.min(), found.lower_bounds[-1]
     assert np.all(found.lower_bounds <= above + 1e-12), "a bound above the optimum"
@@ -391,7 +395,7 @@ def test_the_hinge_itself_is_minimised_to_its_optimum(store: Store, tmp_path: Pa
     """Of few rows it has few kinks, and L-BFGS comes only near; the best it saw is kept."""
     few, reg = store(40, FEW), 1e6
     below, _ = _optimum(few.url, reg)
-    wanted = TrainingParameters(method=Method.LBFGS, steps=500, reg=reg, reg_bias=True)
+    wanted = LBFGS(steps=500, reg=reg, reg_bias=True)
     found = run(few, wanted, tmp_path / "journal")
     assert found.state.status is Status.CONVERGED
     assert below - 1e-6 <= found.state.losses.min() <= 1.001 * below
@@ -400,7 +404,7 @@ def test_the_hinge_itself_is_minimised_to_its_optimum(store: Store, tmp_path: Pa
 
 
 def test_iterations_are_at_most_the_steps(dataset: Dataset, tmp_path: Path) -> None:
-    found = run(dataset, LBFGS, tmp_path / "journal")
+    found = run(dataset, PLAIN, tmp_path / "journal")
     assert (found.state.step, found.state.status) == (12, Status.DONE)
     assert len(found.state.losses) >= 13  # one at the start, and one or more an iteration
     assert found.state.losses[0] == 9.0
@@ -409,35 +413,35 @@ def test_iterations_are_at_most_the_steps(dataset: Dataset, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_passes_are_at_most_the_steps(dataset: Dataset, tmp_path: Path, steps: int) -> None:
-    wanted = TrainingParameters(
-        method=Method.SMOOTHED, steps=steps, reg=1.0, reg_bias=True, gap=1e-6
-    )
+    wanted = SmoothedHinge(steps=steps, reg=1.0, gap=1e-6)
     found = run(dataset, wanted, tmp_path / "journal")
     assert (found.state.step, len(found.state.losses)) == (steps, steps)
     assert (found.state.status, found.gap_reached) == (Status.DONE, False)
 
 
 def test_a_tolerance_ends_it_early(dataset: Dataset, tmp_path: Path) -> None:
-    wanted = TrainingParameters(method=Method.LBFGS, steps=100, reg=2e3, tolerance=0.01)
+    wanted = LBFGS(steps=100, reg=2e3, tolerance=0.01)
     found = run(dataset, wanted, tmp_path / "journal")
     assert found.state.status is Status.CONVERGED
     assert found.state.step < 20
 
 
-@pytest.mark.parametrize("method", [Method.LBFGS, Method.SMOOTHED])
-def test_a_start_off_every_scale_diverges(dataset: Dataset, tmp_path: Path, method: Method) -> None:
-    wanted = TrainingParameters(method=method, steps=5, reg=1.0, reg_bias=True, init="normal:1e200")
+@pytest.mark.parametrize("method", [LBFGS, SmoothedHinge])
+def test_a_start_off_every_scale_diverges(
+    dataset: Dataset, tmp_path: Path, method: type[PassParameters]
+) -> None:
+    wanted = method(steps=5, reg=1.0, reg_bias=True, init="normal:1e200")
     found = run(dataset, wanted, tmp_path / "journal")
     assert (found.state.status, found.gap_reached) == (Status.DIVERGED, False)
     assert found.state.losses.tolist() == [np.inf]
 
 
 def test_it_starts_where_it_is_told(dataset: Dataset, tmp_path: Path) -> None:
-    wanted = TrainingParameters(method=Method.LBFGS, steps=1, init="normal:1e-3", seed=4)
+    wanted = LBFGS(steps=1, init="normal:1e-3", seed=4)
     found = run(dataset, wanted, tmp_path / "journal")
     images, labels = dataset.read("train", 0, 600)
     X = np.column_stack([images - dataset.mean, np.ones(600)])
-    W = wanted.start(10).W
+    W = wanted.first_weights(10)
     margins = np.maximum(0, X @ W.T - np.sum(X * W[labels], axis=1)[:, None] + 1)
     margins[np.arange(600), labels] = 0
     assert found.state.losses[0] == pytest.approx(margins.sum() / 600, rel=1e-6)

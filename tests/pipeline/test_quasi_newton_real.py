@@ -5,32 +5,31 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
-from flows.defaults import STEPS
-from pipeline.actors import Actors
-from pipeline.evaluation import in_tasks
-from pipeline.journal import Journal
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.journals.journal import Journal
 from pipeline.objective import Objective
-from pipeline.parameters import Method, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.quasi_newton import Minimised, minimise
+from pipeline.training.parameters import LBFGS, PassParameters, SmoothedHinge
+from pipeline.training.quasi_newton import Minimised, minimise
 from tests.pipeline.conftest import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
-def run(placements: Placements, journal: Path, wanted: TrainingParameters) -> Minimised:
-    with Journal(journal) as opened, Actors(placements) as actors:
-        return minimise(actors, placements.dataset, wanted, opened)
+def run(placed_dataset: PlacedDataset, journal: Path, wanted: PassParameters) -> Minimised:
+    with Journal(journal) as opened, Actors(placed_dataset) as actors:
+        return minimise(actors, placed_dataset.dataset, wanted, opened)
 
 
 def test_lbfgs_passes_forty_percent(
     client: Client, store: Store, real_cifar10: Path, tmp_path: Path
 ) -> None:
-    placements = Placements(client, store(7001, real_cifar10))
-    wanted = TrainingParameters(method=Method.LBFGS, steps=STEPS["lbfgs"], reg=1e3)
-    found = run(placements, tmp_path / "journal", wanted)
-    over = in_tasks(client, placements.shards("test"))
-    assert Objective(over, placements.dataset.mean)(found.state.W).accuracy > 0.4
+    placed_dataset = PlacedDataset(client, store(7001, real_cifar10))
+    wanted = LBFGS(reg=1e3)
+    found = run(placed_dataset, tmp_path / "journal", wanted)
+    map_shards = map_in_tasks(client, placed_dataset.shards("test"))
+    assert Objective(map_shards, placed_dataset.dataset.mean)(found.state.W).accuracy > 0.4
     assert len(found.state.losses) < 40
 
 
@@ -39,19 +38,17 @@ def test_the_gap_is_closed(
     client: Client, store: Store, real_cifar10: Path, tmp_path: Path, reg: float, least: float
 ) -> None:
     """`least` is between a loss and a lower bound that are 0.0005 apart."""
-    placements = Placements(client, store(7001, real_cifar10))
-    wanted = TrainingParameters(
-        method=Method.SMOOTHED, steps=STEPS["smoothed"], reg=reg, reg_bias=True, gap=1e-3
-    )
-    found = run(placements, tmp_path / "smoothed", wanted)
-    over = in_tasks(client, placements.shards("train"))
-    objective = Objective(over, placements.dataset.mean, reg, "float64", reg_bias=True)
+    placed_dataset = PlacedDataset(client, store(7001, real_cifar10))
+    wanted = SmoothedHinge(reg=reg, gap=1e-3)
+    found = run(placed_dataset, tmp_path / "smoothed", wanted)
+    map_shards = map_in_tasks(client, placed_dataset.shards("train"))
+    objective = Objective(map_shards, placed_dataset.dataset.mean, reg, "float64", reg_bias=True)
     loss, bound = objective(found.state.W).loss, found.lower_bounds[-1]
     assert found.gap_reached
     assert 0 <= loss - bound <= 1e-3 * loss
     assert bound < least + 1e-3
     assert loss > least - 1e-3
     assert len(found.state.losses) <= 18  # in pixels it takes 20 and 107
-    other = TrainingParameters(method=Method.LBFGS, steps=30, reg=reg, reg_bias=True)
-    plain = run(placements, tmp_path / "lbfgs", other).state.losses.min()
+    other = LBFGS(steps=30, reg=reg, reg_bias=True)
+    plain = run(placed_dataset, tmp_path / "lbfgs", other).state.losses.min()
     assert bound <= plain < 1.001 * least

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.cluster import connect
-from pipeline.errors import PipelineError
-from pipeline.objective import Objective, here
-from pipeline.placement import Placements
-from pipeline.random_search import Block, RandomSearch, plan_blocks, search
-from pipeline.shards import StoredShard, load_shard
+from pipeline.cluster.connect import connect
+from pipeline.cluster.map_shards import run_in_process
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.shards import StreamedShard, load_shard
+from pipeline.inputs.errors import PipelineError
+from pipeline.objective import Objective
+from pipeline.search.random_search import RandomSearch, TrialLosses, plan_blocks, random_search
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
@@ -22,11 +23,13 @@ from tests.pipeline.workers import kill, process_ids
 PARAMETERS = RandomSearch(trials=37, scale=1e-3, seed=5)
 
 
-def searched(client: Client, dataset: Dataset, blocks: Sequence[tuple[int, ...]]) -> list[Block]:
-    return list(search(Placements(client, dataset), PARAMETERS, blocks))
+def searched(
+    client: Client, dataset: Dataset, blocks: Sequence[tuple[int, ...]]
+) -> list[TrialLosses]:
+    return list(random_search(PlacedDataset(client, dataset), PARAMETERS, blocks))
 
 
-def losses_by_trial(blocks: Sequence[Block]) -> list[float]:
+def losses_by_trial(blocks: Sequence[TrialLosses]) -> list[float]:
     found = {
         trial: loss
         for block in blocks
@@ -36,7 +39,9 @@ def losses_by_trial(blocks: Sequence[Block]) -> list[float]:
 
 
 def one_after_another(dataset: Dataset) -> list[float]:
-    objective = Objective(here([load_shard(dataset, "train", 0, 2000)]), dataset.mean, 0, "float64")
+    objective = Objective(
+        run_in_process([load_shard(dataset, "train", 0, 2000)]), dataset.mean, 0, "float64"
+    )
     return [objective(PARAMETERS.weights(trial, 10)).loss for trial in range(37)]
 
 
@@ -67,15 +72,15 @@ def test_streamed_shards_change_nothing(
     cluster: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def streamed(client: Client, dataset: Dataset, split: str, homes: object) -> object:
-        return [(None, StoredShard(dataset, "train", at, at + 500)) for at in range(0, 2000, 500)]
+        return [(None, StreamedShard(dataset, "train", at, at + 500)) for at in range(0, 2000, 500)]
 
-    monkeypatch.setattr("pipeline.placement.place", streamed)
-    monkeypatch.setattr("pipeline.shards.STREAM_ROWS", 170)
+    monkeypatch.setattr("pipeline.cluster.placement.place_shards", streamed)
+    monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 170)
     got = searched(cluster, store(), plan_blocks(37, 20))
     assert losses_by_trial(got) == one_after_another(store())
 
 
-def test_what_is_done_is_not_done_again() -> None:
+def test_trials_that_are_done_are_in_no_block() -> None:
     assert plan_blocks(6, 2, done=[0, 1, 3]) == [(2, 4), (5,)]
     assert plan_blocks(3, 2, done=[0, 1, 2]) == []
 
@@ -106,9 +111,9 @@ def test_other_seeds_and_trials_are_other_weights() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"trials": 0}, "at least 1 trial, not 0"),
-        ({"scale": -1e-4}, "positive number, not -0.0001"),
-        ({"scale": float("nan")}, "positive number, not nan"),
+        ({"trials": 0}, "the number of trials must be at least 1, not 0"),
+        ({"scale": -1e-4}, "positive number from .*, not -0.0001"),
+        ({"scale": float("nan")}, "positive number from .*, not nan"),
         ({"scale": 1e16}, "from 1e-30 to 1e\\+15, not 1e\\+16"),
         ({"scale": 1e-31}, "from 1e-30 to 1e\\+15, not 1e-31"),
         ({"seed": -1}, "from 0 to 2\\^64 - 1, not -1"),

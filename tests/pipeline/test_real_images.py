@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.actors import Actors
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.local_search import LocalSearch, SearchState, local_search
+from pipeline.cluster.actors import Actors
+from pipeline.cluster.connect import connect
+from pipeline.cluster.placement import PlacedDataset, assign_shards, place_shards, workers_of
+from pipeline.cluster.tasks import map_in_tasks
 from pipeline.objective import Objective
-from pipeline.parameters import Method, Placement, TrainingParameters
-from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.random_search import RandomSearch, plan_blocks, search
+from pipeline.search.local_search import LocalSearch, SearchState, local_search
+from pipeline.search.random_search import RandomSearch, plan_blocks, random_search
+from pipeline.training.parameters import GradientDescent, MiniBatches, StepPlacement
 from storage.dataset import Dataset
 from storage.schema import Split
 from tests.pipeline.conftest import Store
@@ -21,10 +21,10 @@ from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parame
 from tests.pipeline.workers import kill, process_ids, removals
 
 pytestmark = pytest.mark.real
-PLACEMENTS = [Placement.ALL_WORKERS, Placement.ONE_WORKER]
+PLACEMENTS = [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER]
 
 
-def runs(client: Client, dataset: Dataset) -> dict[tuple[str, Placement], Trained]:
+def runs(client: Client, dataset: Dataset) -> dict[tuple[str, StepPlacement], Trained]:
     return {
         (kind, placement): on_the_cluster(client, dataset, parameters(kind, **few), placement)
         for kind, few in FEW.items()
@@ -35,7 +35,7 @@ def runs(client: Client, dataset: Dataset) -> dict[tuple[str, Placement], Traine
 FEW = {"gd": {"steps": 2}, "samples": {"steps": 20, "batch_size": 256}}
 
 
-def expected(dataset: Dataset) -> dict[tuple[str, Placement], Trained]:
+def expected(dataset: Dataset) -> dict[tuple[str, StepPlacement], Trained]:
     written = {kind: as_written_down(dataset, parameters(kind, **few)) for kind, few in FEW.items()}
     return {(kind, placement): written[kind] for kind in FEW for placement in PLACEMENTS}
 
@@ -73,8 +73,8 @@ def test_the_notes_numbers_though_a_worker_is_killed(
         if step == 100:
             kill(pid)
 
-    wanted = TrainingParameters(steps=200, step_size=1e-7)
-    run = on_the_cluster(client, dataset, wanted, Placement.ALL_WORKERS, report)
+    wanted = GradientDescent(steps=200, step_size=1e-7)
+    run = on_the_cluster(client, dataset, wanted, StepPlacement.ALL_WORKERS, report)
     assert removals(client, address)
     assert evaluate(client, dataset, "train", run.W)[0] == pytest.approx(4.69, abs=0.05)
     assert evaluate(client, dataset, "test", run.W)[1] == pytest.approx(0.37, abs=0.01)
@@ -85,16 +85,14 @@ def test_mini_batches_reach_what_they_should(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
-    wanted = TrainingParameters(
-        method=Method.MINIBATCH, steps=3000, step_size=1e-7, reg=2.5e4, init="normal:1e-3"
-    )
-    run = on_the_cluster(client, dataset, wanted, Placement.ONE_WORKER)
+    wanted = MiniBatches(steps=3000, step_size=1e-7, reg=2.5e4, init="normal:1e-3")
+    run = on_the_cluster(client, dataset, wanted, StepPlacement.ONE_WORKER)
     assert evaluate(client, dataset, "test", run.W)[1] >= 0.36
 
 
 def evaluate(client: Client, dataset: Dataset, split: Split, W: object) -> tuple[float, float]:
-    homes = plan_homes(dataset.rows(split), workers_of(client))
-    partials = in_tasks(client, place(client, dataset, split, homes))
+    homes = assign_shards(dataset.rows(split), workers_of(client))
+    partials = map_in_tasks(client, place_shards(client, dataset, split, homes))
     value = Objective(partials, dataset.mean)(np.asarray(W))
     return value.loss, value.accuracy
 
@@ -104,14 +102,14 @@ def test_a_trials_loss_is_that_of_its_own_evaluation(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, wanted = store(7001, real_cifar10), RandomSearch(trials=70)
-    placements = Placements(client, dataset)
-    blocks = list(search(placements, wanted, plan_blocks(wanted.trials, 32)))
+    placed_dataset = PlacedDataset(client, dataset)
+    blocks = list(random_search(placed_dataset, wanted, plan_blocks(wanted.trials, 32)))
     losses = np.concatenate([block.losses for block in blocks])
-    over = in_tasks(client, placements.shards("train"))
+    map_shards = map_in_tasks(client, placed_dataset.shards("train"))
     for trial in (0, 31, 32, 69, int(losses.argmin())):
         W = wanted.weights(trial, 10)
-        assert Objective(over, dataset.mean, dtype="float64")(W).loss == losses[trial]
-        assert Objective(over, dataset.mean)(W).loss == pytest.approx(losses[trial], rel=1e-5)
+        assert Objective(map_shards, dataset.mean, dtype="float64")(W).loss == losses[trial]
+        assert Objective(map_shards, dataset.mean)(W).loss == pytest.approx(losses[trial], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -119,7 +117,7 @@ def test_a_local_search_reaches_what_the_notes_do(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, wanted = store(7001, real_cifar10), LocalSearch(trials=1000)
-    with Actors(Placements(client, dataset)) as actors:
+    with Actors(PlacedDataset(client, dataset)) as actors:
         start = SearchState.start(wanted, 10)
         *_, state = local_search(actors, dataset.mean, wanted, start)
     assert 100 <= len(state.accepted) <= 180

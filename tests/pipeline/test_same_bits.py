@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from distributed import Client
 
-from pipeline import placement as placing
-from pipeline.cluster import connect
-from pipeline.parameters import Placement, TrainingParameters
-from pipeline.placement import plan_homes, workers_of
+from pipeline.cluster import placement as placing
+from pipeline.cluster.connect import connect
+from pipeline.cluster.placement import assign_shards, workers_of
+from pipeline.training.parameters import GradientDescent, StepPlacement
 from storage.dataset import Dataset
 from storage.schema import PIXELS
 from tests.bits import bits
@@ -26,7 +26,7 @@ from tests.pipeline.runs import (
 )
 from tests.pipeline.workers import busy_with, kill, process_ids, removals, until
 
-PLACEMENTS = [Placement.ALL_WORKERS, Placement.ONE_WORKER]
+PLACEMENTS = [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER]
 BOTH = pytest.mark.parametrize("placement", PLACEMENTS)
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -66,7 +66,7 @@ def test_shards_memory_and_placement_change_nothing(
     expected: dict[tuple[str, str], Trained],
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
-    placement: Placement,
+    placement: StepPlacement,
     shard_rows: int,
     dtype: str,
     memory: str,
@@ -84,7 +84,7 @@ def keep_only(rows: int, dataset: Dataset, client: Client, monkeypatch: pytest.M
     workers = workers_of(client)
     budget = rows * (PIXELS + 1) / workers[0].memory
     monkeypatch.setattr(placing, "RESIDENT_FRACTION", budget)
-    homes = plan_homes(dataset.rows("train"), workers)
+    homes = assign_shards(dataset.rows("train"), workers)
     assert sum(home.stop - home.start for home in homes if home.resident) <= 2 * rows
     assert not all(home.resident for home in homes)
     assert not placing.fits_one_worker(dataset.rows("train"), workers)
@@ -121,8 +121,8 @@ def test_a_worker_killed_between_steps_of_all_workers_changes_nothing(
         if step == 3:
             kill(pid)
 
-    with caplog.at_level(logging.WARNING, "pipeline.actors"):
-        run = on_the_cluster(client, store(), parameters(kind), Placement.ALL_WORKERS, report)
+    with caplog.at_level(logging.WARNING, "pipeline.cluster.actors"):
+        run = on_the_cluster(client, store(), parameters(kind), StepPlacement.ALL_WORKERS, report)
     assert run == expected[kind, "float32"]
     assert "a worker was lost" in caplog.text
     assert removals(client, address)
@@ -141,8 +141,8 @@ def test_a_worker_killed_within_a_step_of_all_workers_changes_nothing(
         if step == 20:
             timer.start()
 
-    with caplog.at_level(logging.WARNING, "pipeline.actors"):
-        run = on_the_cluster(client, store(), wanted, Placement.ALL_WORKERS, report)
+    with caplog.at_level(logging.WARNING, "pipeline.cluster.actors"):
+        run = on_the_cluster(client, store(), wanted, StepPlacement.ALL_WORKERS, report)
     assert run == expected
     assert "a worker was lost" in caplog.text
     assert removals(client, address)
@@ -161,7 +161,7 @@ def test_the_one_worker_killed_in_mid_run_changes_nothing(
     def run() -> None:
         runs.append(
             on_the_cluster(
-                client, store(), wanted, Placement.ONE_WORKER, lambda *_: under_way.set()
+                client, store(), wanted, StepPlacement.ONE_WORKER, lambda *_: under_way.set()
             )
         )
 
@@ -169,18 +169,18 @@ def test_the_one_worker_killed_in_mid_run_changes_nothing(
     driver.start()
     assert under_way.wait(30)
     pids = process_ids(client)
-    [address] = busy_with(client, "hinge-train")
+    [address] = busy_with(client, "hinge-minibatch")
     kill(pids[address])
     driver.join(60)
     [removal] = until(lambda: removals(client, address))
-    assert "hinge-train" in str(removal["processing-tasks"])
+    assert "hinge-minibatch" in str(removal["processing-tasks"])
     assert runs == [expected]
 
 
 @BOTH
 @pytest.mark.parametrize("kind", WITH_MOMENTUM)
 def test_momentum_and_schedules(
-    client: Client, store: Store, kind: str, placement: Placement
+    client: Client, store: Store, kind: str, placement: StepPlacement
 ) -> None:
     wanted = parameters(kind)
     assert on_the_cluster(client, store(), wanted, placement) == as_written_down(store(), wanted)
@@ -189,10 +189,10 @@ def test_momentum_and_schedules(
 def test_the_exact_step_is_the_same_on_any_cluster_and_never_rises(
     client: Client, store: Store
 ) -> None:
-    wanted = TrainingParameters(steps=5, step_size="exact", init="normal:1e-3", reg=10.0)
+    wanted = GradientDescent(steps=5, step_size="exact", init="normal:1e-3", reg=10.0)
     runs = [
         on_the_cluster(client, store(rows), wanted, placement)
-        for rows, placement in ((100, Placement.ALL_WORKERS), (701, Placement.ONE_WORKER))
+        for rows, placement in ((100, StepPlacement.ALL_WORKERS), (701, StepPlacement.ONE_WORKER))
     ]
     assert runs[0] == runs[1]
     losses = runs[0].losses

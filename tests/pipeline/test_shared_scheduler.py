@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from pipeline.cluster import connect
-from pipeline.evaluation import in_tasks
-from pipeline.ingest import ingest
+from pipeline.cluster.connect import connect
+from pipeline.cluster.placement import PlacedDataset, assign_shards, place_shards, workers_of
+from pipeline.cluster.tasks import map_in_tasks
+from pipeline.ingest.write_shards import ingest
 from pipeline.objective import Objective
-from pipeline.parameters import Placement
-from pipeline.placement import Placements, place, plan_homes, workers_of
-from pipeline.training import prepare
+from pipeline.training.parameters import StepPlacement
+from pipeline.training.steps import prepare_steps
 from storage.ingest import plan_ingest
 from storage.schema import Layout
 from storage.synthetic import Synthetic
@@ -25,7 +25,7 @@ from tests.pipeline.conftest import Store
 from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
 from tests.pipeline.workers import address_of, held, let_go, prefixes
 
-BOTH = pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+BOTH = pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 
 
 def test_the_dashboard_groups_work_by_what_it_is(
@@ -35,11 +35,13 @@ def test_the_dashboard_groups_work_by_what_it_is(
     dataset = ingest(
         client, plan_ingest(Synthetic(500, 100), str(tmp_path / "a.zarr"), Layout(100))
     )
-    placed = place(client, dataset, "train", plan_homes(dataset.rows("train"), workers_of(client)))
-    Objective(in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
-    for placement in Placement.ALL_WORKERS, Placement.ONE_WORKER:
+    placed = place_shards(
+        client, dataset, "train", assign_shards(dataset.rows("train"), workers_of(client))
+    )
+    Objective(map_in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
+    for placement in StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER:
         on_the_cluster(client, dataset, parameters("samples"), placement)
-    nouns = ("ingest", "load", "partial", "inputs", "train", "actor")
+    nouns = ("ingest", "load", "evaluation", "inputs", "minibatch", "actor")
     rows = {f"hinge-{noun}" for noun in nouns}
     assert rows <= prefixes(client).keys()
     assert prefixes(client).keys() - before.keys() <= rows
@@ -57,7 +59,9 @@ def no_collection() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_collection")
 @BOTH
-def test_nothing_is_left_on_the_workers(client: Client, store: Store, placement: Placement) -> None:
+def test_nothing_is_left_on_the_workers(
+    client: Client, store: Store, placement: StepPlacement
+) -> None:
     before = held(client)
     on_the_cluster(client, store(), parameters("samples"), placement)
     let_go(client, before)
@@ -72,7 +76,7 @@ def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) ->
 
     before = held(client)
     with pytest.raises(ReportError):
-        on_the_cluster(client, store(), parameters("gd"), Placement.ALL_WORKERS, report)
+        on_the_cluster(client, store(), parameters("gd"), StepPlacement.ALL_WORKERS, report)
     gc.collect()  # the error's traceback and its frames hold each other
     let_go(client, before)
 
@@ -80,11 +84,11 @@ def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) ->
 def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
     client: Client, store: Store
 ) -> None:
-    before, wanted = held(client), parameters("gd", placement=Placement.ONE_WORKER)
+    before, wanted = held(client), parameters("gd", placement=StepPlacement.ONE_WORKER)
 
     def run() -> None:
-        with prepare(Placements(client, store()), wanted, lambda *_: None) as stretch:
-            stretch(wanted.start(10), 2)
+        with prepare_steps(PlacedDataset(client, store()), wanted, lambda *_: None) as take_steps:
+            take_steps(wanted.start(10), 2)
             assert held(client) - before
             raise InterruptedError
 
@@ -96,7 +100,7 @@ def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
 
 @BOTH
 def test_reports_come_in_order_and_up_to_the_last_step(
-    client: Client, store: Store, placement: Placement
+    client: Client, store: Store, placement: StepPlacement
 ) -> None:
     told: list[tuple[int, float]] = []
     run = on_the_cluster(
@@ -110,14 +114,14 @@ def test_reports_come_in_order_and_up_to_the_last_step(
     steps = [step for step, _ in told]
     assert steps == sorted(steps)
     assert all(loss == losses[step - 1] for step, loss in told)
-    if placement is Placement.ALL_WORKERS:
+    if placement is StepPlacement.ALL_WORKERS:
         assert steps == list(range(1, 13))
 
 
 TRAINS = """
 import sys
-from pipeline.cluster import connect
-from pipeline.parameters import Placement
+from pipeline.cluster.connect import connect
+from pipeline.training.parameters import StepPlacement
 from storage.dataset import open_dataset
 from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
 
@@ -126,14 +130,14 @@ dataset, wanted = open_dataset(url), parameters("samples", steps=60)
 expected = as_written_down(dataset, wanted)
 with connect(scheduler=address) as client:
     for _ in range(3):
-        print(on_the_cluster(client, dataset, wanted, Placement(placement)) == expected)
+        print(on_the_cluster(client, dataset, wanted, StepPlacement(placement)) == expected)
 """
 
 
 @pytest.mark.slow
 @BOTH
 def test_two_drivers_do_not_get_each_others_data(
-    client: Client, store: Store, placement: Placement
+    client: Client, store: Store, placement: StepPlacement
 ) -> None:
     """Two processes of one machine, which start alike, train on two stores at once."""
     stores = [store(), store(701, "synthetic:1500")]
@@ -160,7 +164,7 @@ def newer_client() -> Iterator[Client]:
 
 @BOTH
 def test_a_run_on_the_older_of_two_clusters(
-    client: Client, store: Store, newer_client: Client, placement: Placement
+    client: Client, store: Store, newer_client: Client, placement: StepPlacement
 ) -> None:
     dataset, wanted = store(), parameters("gd")
     assert on_the_cluster(client, dataset, wanted, placement) == as_written_down(dataset, wanted)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kernels.exact_sum import LOSS_UNIT_BITS, LossSum, Sums
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import Comparison
-from kernels.partial import LOSS_UNIT_BITS, LossSum, Sums
 from kernels.structured_difference import Differences
-from pipeline.errors import PipelineError
-from pipeline.step_study import Pixels, StepErrors, StepStudy, step_errors
+from pipeline.check.step_study import PixelMeans, StepErrors, StepStudy, step_errors
+from pipeline.inputs.errors import PipelineError
 
 Floats = NDArray[np.float64]
 SCHEMES = pytest.mark.parametrize("scheme", list(Scheme))
@@ -43,8 +43,8 @@ REFUSED: list[Any] = [
             *("1e-3:1e-4:1e-5", "nan:1e-5", "1e-3:nan", "inf:1e-3", "1e-3:-1e-3"),
         )
     ),
-    ({"points_per_decade": 0}, "at least 1 point, not 0"),
-    ({"points_per_decade": -3}, "at least 1 point, not -3"),
+    ({"points_per_decade": 0}, "points per decade must be at least 1, not 0"),
+    ({"points_per_decade": -3}, "points per decade must be at least 1, not -3"),
     ({"points_per_decade": 25}, "201 steps are too many; take at most 200"),
     ({"steps": "1e99:1e-100", "points_per_decade": 2}, "399 steps are too many"),
     # so many that there is no room to count them one by one
@@ -95,7 +95,7 @@ def simulated(scheme: Scheme, step: float) -> tuple[StepErrors, float]:
     # how many cross in a unit of centred steps, of ROWS over a length of 2 REACH
     kappa = ROWS / (2 * REACH) * 2 * SLOPE
     comparison, sums = compared(errors, crossings, LossSum(0, 0, 1))
-    found = step_errors(step, scheme, comparison, sums, kappa, Pixels(SLOPE, SLOPE**2))
+    found = step_errors(step, scheme, comparison, sums, kappa, PixelMeans(SLOPE, SLOPE**2))
     assert found.crossings == crossed
     return found, float(np.sqrt(squares))
 
@@ -113,7 +113,7 @@ def test_centred_errors_grow_as_the_root_and_forward_ones_as_the_step() -> None:
     growth = {}
     for scheme in Scheme:
         small, large = (
-            step_errors(step, scheme, comparison, sums, 1e9, Pixels(30.0, 900.0)).truncation
+            step_errors(step, scheme, comparison, sums, 1e9, PixelMeans(30.0, 900.0)).truncation
             for step in (1e-3, 1e-1)
         )
         growth[scheme] = large / small
@@ -128,7 +128,7 @@ def test_means_over_crossings_are_those_of_pixels_drawn_by_their_size() -> None:
     mean = random.uniform(0, 255, 3072)
     x = np.abs(images - mean).ravel()
     drawn = random.choice(x, 1_000_000, p=x / x.sum())
-    found = Pixels.of(images, mean)
+    found = PixelMeans.of(images, mean)
     assert found.x1 == pytest.approx(drawn.mean(), rel=0.01)
     assert found.x2 == pytest.approx((drawn**2).mean(), rel=0.01)
 
@@ -142,7 +142,7 @@ def test_root_mean_squares_and_the_rounding_of_margins() -> None:
     comparison, sums = compared(
         np.array([3.0, -4.0, 0.0]), np.array([2, 0, 5]), LossSum(250 << LOSS_UNIT_BITS, 0, 100)
     )
-    found = step_errors(1e-6, Scheme.CENTRED, comparison, sums, 0.0, Pixels(1.0, 1.0))
+    found = step_errors(1e-6, Scheme.CENTRED, comparison, sums, 0.0, PixelMeans(1.0, 1.0))
     assert (found.step, found.scheme, found.crossings) == (1e-6, "centred", 7)
     assert found.error == pytest.approx(np.sqrt(25 / 3))
     assert found.error_after_kinks == pytest.approx(np.sqrt(25 / 3) / 2)  # kinks explain half

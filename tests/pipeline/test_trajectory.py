@@ -11,19 +11,19 @@ import pytest
 from distributed import Client
 from numpy.typing import NDArray
 
-from pipeline import trajectory as trajectories
-from pipeline.descent import DescentState
-from pipeline.errors import PipelineError
-from pipeline.parameters import Placement, TrainingParameters
-from pipeline.placement import Placements
-from pipeline.quasi_newton import preconditioner
-from pipeline.training import Stretch, train
-from pipeline.trajectory import LOOKS, PathPlane, Trajectory, path_plane, trajectory
+from pipeline.cluster.placement import PlacedDataset
+from pipeline.inputs.errors import PipelineError
+from pipeline.training import trajectory as trajectories
+from pipeline.training.descent import DescentState
+from pipeline.training.parameters import PassParameters, StepPlacement
+from pipeline.training.quasi_newton import preconditioner
+from pipeline.training.steps import TakeSteps, train
+from pipeline.training.trajectory import SNAPSHOTS, PathPlane, Trajectory, path_plane, trajectory
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import as_written_down, parameters
-from tests.pipeline.test_quasi_newton import LBFGS, SMOOTHED, run
+from tests.pipeline.runs import StepRun, as_written_down, parameters
+from tests.pipeline.test_quasi_newton import PLAIN, SMOOTHED, run
 
 Floats = NDArray[np.float64]
 
@@ -41,23 +41,23 @@ def dataset(store: Store) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def placements(cluster: Client, dataset: Dataset) -> Iterator[Placements]:
-    placed = Placements(cluster, dataset)
+def placed_dataset(cluster: Client, dataset: Dataset) -> Iterator[PlacedDataset]:
+    placed = PlacedDataset(cluster, dataset)
     yield placed
     placed.close()
 
 
-def taken(placements: Placements, wanted: TrainingParameters) -> Trajectory:
-    """Take a run again, and hold its reports to its looks."""
+def taken(placed_dataset: PlacedDataset, wanted: StepRun | PassParameters) -> Trajectory:
+    """Repeat a run, and compare its reports with its snapshots."""
     reported = list[int]()
-    path = trajectory(placements, wanted, reported.append)
+    path = trajectory(placed_dataset, wanted, reported.append)
     assert path.steps.tolist() == [0, *reported]
     assert path.weights.shape == (len(path.steps), 10, 3073)
-    assert bits(path.weights[0]) == bits(wanted.start(10).W)
+    assert bits(path.weights[0]) == bits(wanted.first_weights(10))
     return path
 
 
-def fewer(wanted: TrainingParameters, steps: int) -> TrainingParameters:
+def fewer(wanted: StepRun, steps: int) -> StepRun:
     """The same run, but for its end."""
     return replace(wanted, epochs=None, steps=steps)
 
@@ -65,8 +65,8 @@ def fewer(wanted: TrainingParameters, steps: int) -> TrainingParameters:
 # A run of steps.
 
 
-def shorter_runs(dataset: Dataset, wanted: TrainingParameters, path: Trajectory) -> list[str]:
-    """The weights of runs that end where it was looked at, as the notes write them."""
+def shorter_runs(dataset: Dataset, wanted: StepRun, path: Trajectory) -> list[str]:
+    """The weights of runs that end at the snapshots, computed as the notes do."""
     if wanted.epochs is None:
         ends = [fewer(wanted, step) for step in path.steps[1:].tolist()]
     else:  # an epoch's batches are no uniform samples: only whole epochs are runs
@@ -74,86 +74,86 @@ def shorter_runs(dataset: Dataset, wanted: TrainingParameters, path: Trajectory)
     return [bits(as_written_down(dataset, end).W) for end in ends]
 
 
-def assert_through(path: Trajectory, wanted: TrainingParameters, dataset: Dataset) -> None:
+def assert_through(path: Trajectory, wanted: StepRun, dataset: Dataset) -> None:
     found = [bits(W) for W in path.weights[1:]]
     assert found == shorter_runs(dataset, wanted, path)
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("placement", [Placement.ALL_WORKERS, Placement.ONE_WORKER])
+@pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 @pytest.mark.parametrize(
-    ("kind", "looks", "steps"),
+    ("kind", "snapshots", "steps"),
     [
         ("gd", 60, [0, 1, 2, 3, 4, 5, 6]),
-        ("gd with momentum", 3, [0, 3, 6, 7]),  # the last stretch is the shorter
+        ("gd with momentum", 3, [0, 3, 6, 7]),  # the last snapshot comes sooner
         ("samples", 5, [0, 3, 6, 9, 12]),
         ("epochs", 2, [0, 3, 6]),  # 600 rows in batches of 200, twice
         ("samples", 1, [0, 12]),
     ],
 )
 def test_a_run_of_steps_goes_through_the_weights_of_shorter_ones(
-    placements: Placements,
+    placed_dataset: PlacedDataset,
     dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
-    looks: int,
+    snapshots: int,
     steps: list[int],
-    placement: Placement,
+    placement: StepPlacement,
 ) -> None:
-    monkeypatch.setattr(trajectories, "LOOKS", looks)
+    monkeypatch.setattr(trajectories, "SNAPSHOTS", snapshots)
     wanted = replace(RUNS[kind], placement=placement)
-    path = taken(placements, wanted)
+    path = taken(placed_dataset, wanted)
     assert path.steps.tolist() == steps
     assert_through(path, wanted, dataset)
     assert bits(path.weights[-1]) == bits(as_written_down(dataset, wanted).W)
 
 
 @pytest.mark.parametrize("steps", [59, 60, 61, 119, 121])
-def test_a_run_is_looked_at_sixty_times_at_most(
-    placements: Placements, monkeypatch: pytest.MonkeyPatch, steps: int
+def test_a_run_has_sixty_snapshots_at_most(
+    placed_dataset: PlacedDataset, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    def taking_none(stretch: Stretch, *given: Any, **options: Any) -> DescentState:
+    def taking_none(take_steps: TakeSteps, *given: Any, **options: Any) -> DescentState:
         return train(lambda state, until: replace(state, step=until), *given, **options)
 
     monkeypatch.setattr(trajectories, "train", taking_none)
-    path = taken(placements, fewer(RUNS["gd"], steps))
+    path = taken(placed_dataset, fewer(RUNS["gd"], steps))
     assert path.steps[-1] == steps
     apart = np.diff(path.steps)
-    assert len(apart) <= LOOKS == 60
-    assert len(apart) > LOOKS // 2 - 1
+    assert len(apart) <= SNAPSHOTS == 60
+    assert len(apart) > SNAPSHOTS // 2 - 1
     assert len(set(apart[:-1].tolist())) == 1
 
 
 def test_a_run_that_diverges_goes_through_each_weights_once(
-    placements: Placements, dataset: Dataset
+    placed_dataset: PlacedDataset, dataset: Dataset
 ) -> None:
-    wanted = replace(RUNS["gd"], step_size=1e-2, placement=Placement.ALL_WORKERS)
-    path = taken(placements, wanted)
+    wanted = replace(RUNS["gd"], step_size=1e-2, placement=StepPlacement.ALL_WORKERS)
+    path = taken(placed_dataset, wanted)
     assert path.steps[-1] < 6
     assert len(set(path.steps.tolist())) == len(path.steps)
 
 
-def test_memory_lost_at_a_look_fails(
-    placements: Placements, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_memory_lost_at_a_snapshot_fails(
+    placed_dataset: PlacedDataset, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(stretch: Stretch, start: DescentState, *given: Any, **options: Any) -> Any:
-        def stretched(state: DescentState, until: int) -> DescentState:
-            return stretch(replace(state, memory=start.memory), until)
+    def forgetful(take_steps: TakeSteps, start: DescentState, *given: Any, **options: Any) -> Any:
+        def without_memory(state: DescentState, until: int) -> DescentState:
+            return take_steps(replace(state, memory=start.memory), until)
 
-        return train(stretched, start, *given, **options)
+        return train(without_memory, start, *given, **options)
 
-    monkeypatch.setattr(trajectories, "LOOKS", 3)
+    monkeypatch.setattr(trajectories, "SNAPSHOTS", 3)
     monkeypatch.setattr(trajectories, "train", forgetful)
     wanted = RUNS["gd with momentum"]
     with pytest.raises(AssertionError):
-        assert_through(taken(placements, wanted), wanted, dataset)
+        assert_through(taken(placed_dataset, wanted), wanted, dataset)
 
 
 # L-BFGS.
 
 
 def assert_the_best_so_far(
-    path: Trajectory, wanted: TrainingParameters, dataset: Dataset, directory: Path
+    path: Trajectory, wanted: PassParameters, dataset: Dataset, directory: Path
 ) -> None:
     """Hold each of its weights to the run that ends with that pass, or with its iteration."""
     whole = run(dataset, wanted, directory / "whole")
@@ -170,25 +170,25 @@ def assert_the_best_so_far(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wanted", [LBFGS, replace(LBFGS, init="normal:1e-3"), replace(SMOOTHED, steps=9)]
+    "wanted", [PLAIN, replace(PLAIN, init="normal:1e-3"), replace(SMOOTHED, steps=9)]
 )
 def test_a_run_of_lbfgs_goes_through_its_best_weights(
-    placements: Placements, dataset: Dataset, wanted: TrainingParameters, tmp_path: Path
+    placed_dataset: PlacedDataset, dataset: Dataset, wanted: PassParameters, tmp_path: Path
 ) -> None:
-    path = taken(placements, wanted)
+    path = taken(placed_dataset, wanted)
     assert_the_best_so_far(path, wanted, dataset, tmp_path)
     assert len(path.steps) > 4
 
 
 def test_weights_of_another_preconditioner_fail(
-    placements: Placements, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    placed_dataset: PlacedDataset, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def another(dataset: Dataset, wanted: TrainingParameters) -> Any:
+    def another(dataset: Dataset, wanted: PassParameters) -> Any:
         return preconditioner(dataset, replace(wanted, reg=2 * wanted.reg))
 
     monkeypatch.setattr(trajectories, "preconditioner", another)
     with pytest.raises(AssertionError):
-        assert_the_best_so_far(taken(placements, LBFGS), LBFGS, dataset, tmp_path)
+        assert_the_best_so_far(taken(placed_dataset, PLAIN), PLAIN, dataset, tmp_path)
 
 
 # The plane of a path.
@@ -309,8 +309,8 @@ def test_a_line_with_a_bend_in_it_has_one() -> None:
     assert_plane(bent)
 
 
-def test_a_real_path_is_seen_in_its_plane(placements: Placements) -> None:
-    path = taken(placements, RUNS["samples"])
+def test_a_real_path_is_seen_in_its_plane(placed_dataset: PlacedDataset) -> None:
+    path = taken(placed_dataset, RUNS["samples"])
     plane = path_plane(path.weights)
     away = (path.weights - path.weights[-1]).reshape(len(path.steps), -1)
     flat = plane.directions.reshape(2, -1)

@@ -295,3 +295,16 @@ def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
     assert len(opened) == 2
     assert try_lock_path(path) is None
     release(held)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket"])
+def test_a_whole_bucket_is_refused_in_one_line(url: str) -> None:
+    """Its claim would lie beside it, in another bucket."""
+    location = Location(url, is_local=False)  # `parse` wants the packages of object stores
+    with pytest.raises(DataError, match=r"whole bucket; name a store in it"), claim_store(location):
+        pytest.fail("a bucket was claimed")
+
+
+def test_a_store_in_memory_is_no_bucket() -> None:
+    with claim_store(Location.parse("memory://a.zarr")):
+        pass

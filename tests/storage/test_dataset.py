@@ -3,6 +3,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,9 @@ def test_a_relative_path_becomes_absolute(
     assert open_dataset("0.zarr") == datasets[0]
 
 
-def test_the_description_is_json(datasets: list[Dataset]) -> None:
+def test_the_summary_is_of_plain_values(datasets: list[Dataset]) -> None:
     first = datasets[0]
-    assert json.loads(json.dumps(first.describe())) == {
+    assert json.loads(json.dumps(asdict(first.summary()))) == {
         "url": first.url,
         "name": "synthetic",
         "source": "synthetic images (seed 0), not CIFAR-10",
@@ -135,6 +136,7 @@ def test_the_description_is_json(datasets: list[Dataset]) -> None:
         "shard_rows": 50,
         "chunk_rows": 10,
     }
+    assert first.summary().in_words() == f"{SOURCE.description}, 230 + 40 images"
 
 
 @pytest.mark.slow

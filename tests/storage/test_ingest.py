@@ -20,9 +20,9 @@ from storage.dataset import Dataset, open_dataset
 from storage.errors import DataError
 from storage.ingest import (
     IngestPlan,
+    ReadBackShard,
     ShardSummary,
     ShardTask,
-    StoredShard,
     abandon,
     finish,
     plan_ingest,
@@ -51,7 +51,7 @@ def carry_out(plan: IngestPlan) -> tuple[Dataset, list[ShardSummary]]:
     return finish(plan, summaries, read_all(plan)), summaries
 
 
-def read_all(plan: IngestPlan) -> list[StoredShard]:
+def read_all(plan: IngestPlan) -> list[ReadBackShard]:
     return [read_back(plan, shard) for shard in plan.shards]
 
 

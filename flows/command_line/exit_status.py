@@ -1,0 +1,12 @@
+"""How a command ends: its exit status, and the errors that the user can fix.
+
+Of such an error the command prints one line, and exits with `EXIT_USAGE`.
+"""
+
+from flows.services.errors import ServerError
+from pipeline.inputs.errors import PipelineError
+from storage.errors import DataError
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+INPUT_ERRORS = (DataError, PipelineError, ServerError)

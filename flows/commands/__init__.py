@@ -1,1 +1,0 @@
-"""The commands of `hinge`, one file each. They import what they need when they run."""

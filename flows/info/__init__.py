@@ -1,0 +1,1 @@
+"""What a store holds: `hinge info`."""

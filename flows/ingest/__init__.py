@@ -1,0 +1,1 @@
+"""Storing CIFAR-10 as Zarr: `hinge ingest`."""

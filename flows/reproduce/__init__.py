@@ -1,0 +1,1 @@
+"""Every experiment of the lecture notes, and a page of them: `hinge reproduce`."""

@@ -1,0 +1,1 @@
+"""Recorded runs: their directory, record, life cycle, locks, tables and artifacts."""

@@ -1,0 +1,1 @@
+"""What a flow runs under: the session, the Prefect server, and interruptions."""

@@ -1,0 +1,1 @@
+"""A run's weights as images, margins and confusion matrix: `hinge show`."""

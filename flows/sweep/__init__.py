@@ -1,0 +1,1 @@
+"""The loss at many step sizes along one gradient: `hinge sweep`."""

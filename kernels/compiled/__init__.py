@@ -1,0 +1,1 @@
+"""Loops over rows, compiled by Numba, one file per topic."""

@@ -1,0 +1,1 @@
+"""Gradient checks: parameters, structured differences, black box, study of steps."""

@@ -1,0 +1,1 @@
+"""The Dask side: connection, placement, shards, actors, tasks."""

@@ -1,0 +1,1 @@
+"""Writing a store's shards in parallel."""

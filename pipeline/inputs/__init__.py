@@ -1,0 +1,1 @@
+"""What decides a run: validated values, random streams, initial weights, examples, batches."""

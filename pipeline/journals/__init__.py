@@ -1,0 +1,1 @@
+"""Append-only records of finished work, from which an interrupted run resumes."""

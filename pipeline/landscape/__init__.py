@@ -1,0 +1,1 @@
+"""Which lines and planes in the space of weights to look along."""

@@ -1,0 +1,1 @@
+"""What the reproduction of the notes adds to the other experiments."""

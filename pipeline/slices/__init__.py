@@ -1,0 +1,1 @@
+"""The loss along a line and over a plane in the space of weights."""

@@ -1,0 +1,1 @@
+"""Sweeps over step sizes along one gradient."""

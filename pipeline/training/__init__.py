@@ -1,0 +1,1 @@
+"""Training: parameters, schedules, the steps, grids, and SciPy's minimisers."""
