@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, ParameterTypeError
 from prefect.settings import temporary_settings
 from prefect.utilities.callables import parameter_schema
@@ -60,7 +61,7 @@ def flow_run_of(client: Any, runs: Path, seconds: float = 20) -> Any:
     """The flow run whose results went to `runs`, once it has ended."""
 
     def ended() -> Any:
-        found = client.read_flow_runs()
+        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC)  # 200 at a time
         found = [run for run in found if run.parameters.get("runs") == str(runs)]
         return [run for run in found if run.state.type in ENDED]
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.settings import temporary_settings
 
 from flows.cli import hinge as command_group
@@ -35,6 +36,7 @@ from storage.dataset import open_dataset
 from storage.schema import CLASSES, SPLITS
 from tests.flows.conftest import Command, Finished, User, until
 from tests.flows.test_command import loss_in_numpy, read
+from tests.flows.test_flows import artifacts_of, flow_run_of
 
 RANDOM = RandomSearch(trials=37, scale=1e-3, seed=5)
 LOCAL = LocalSearch(trials=37, seed=2)
@@ -212,17 +214,11 @@ def prefect(user: User) -> Iterator[Any]:
 
 def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
     """The name of the one flow run that wrote to `runs`, its tasks' names and its artifacts."""
-    [flow_run] = until(
-        lambda: [
-            run
-            for run in client.read_flow_runs()
-            if run.parameters.get("runs") == str(runs) and run.state.type == "COMPLETED"
-        ],
-        "the flow run",
-    )
-    tasks = [run for run in client.read_task_runs() if run.flow_run_id == flow_run.id]
-    artifacts = [each for each in client.read_artifacts() if each.flow_run_id == flow_run.id]
-    return flow_run.name, [run.name for run in tasks], {each.key: each for each in artifacts}
+    flow_run = flow_run_of(client, runs)
+    assert flow_run.state.type == "COMPLETED"
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))  # the server shows 200 at a time
+    tasks = client.read_task_runs(flow_run_filter=wanted)
+    return flow_run.name, [run.name for run in tasks], artifacts_of(client, flow_run)
 
 
 @pytest.mark.slow
