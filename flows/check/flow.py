@@ -44,7 +44,6 @@ from pipeline.check.structured import (
     select_coordinates,
 )
 from pipeline.cluster.map_shards import MapShards, sum_over_shards
-from pipeline.cluster.tasks import map_in_tasks
 from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.examples import Rows
 from pipeline.journals.value_journal import value_journal
@@ -108,7 +107,7 @@ def check_flow(
 
 def _check(session: Session, run: CheckRun) -> CheckRecord:
     watch = Stopwatch()
-    map_shards = map_in_tasks(session.client, session.placed(run.dataset).shards("train"))
+    map_shards = session.map_shards(run.dataset, "train")
     watch.lap("loading")
     if run.parameters.gradient is Gradient.DATA:
         outcome: PixelOutcome | WeightOutcome = _check_pixels(run, map_shards, watch)

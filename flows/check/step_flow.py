@@ -37,7 +37,6 @@ from pipeline.check.step_study import (
 )
 from pipeline.check.structured import DifferenceRequest, compare, difference_sums, make_probe
 from pipeline.cluster.map_shards import MapShards
-from pipeline.cluster.tasks import map_in_tasks
 
 Floats = NDArray[np.float64]
 
@@ -95,7 +94,7 @@ def check_step_flow(
 
 def _study(session: Session, run: StepStudyRun) -> StepStudyRecord:
     watch, check, inputs = Stopwatch(), run.parameters.check, run.plan.inputs
-    map_shards = map_in_tasks(session.client, session.placed(run.dataset).shards("train"))
+    map_shards = session.map_shards(run.dataset, "train")
     value = compute_gradient(map_shards, run.dataset.mean, inputs.W, check, inputs.rows)
     errors = measure_errors(session, run, map_shards, value.gradient)
     watch.lap("differences")

@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from flows.runs.stopwatch import Stopwatch
 from flows.services.session import Session
 from kernels.piecewise import PiecewiseLinear
-from pipeline.cluster.tasks import map_in_tasks
 from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.examples import Examples, Rows
 from pipeline.landscape.axes import Axis
@@ -111,7 +110,7 @@ def objective_in_tasks(
     session: Session, dataset: Dataset, reg: float, *, reg_bias: bool = False
 ) -> Objective:
     """Return the regularised loss over the training images, with float64 scores, in Dask tasks."""
-    map_shards = map_in_tasks(session.client, session.placed(dataset).shards("train"))
+    map_shards = session.map_shards(dataset, "train")
     return Objective(map_shards, dataset.mean, reg, "float64", reg_bias)
 
 

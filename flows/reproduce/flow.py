@@ -36,7 +36,6 @@ from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.record import RECORD_VERSION, FinishedRecord, P, R, RunRecord
 from flows.services.guarded_flow import flow
 from flows.services.session import Session, muted
-from pipeline.cluster.tasks import map_in_tasks
 from pipeline.inputs.weights import InitialWeights
 from pipeline.landscape.parameters import AROUND
 from pipeline.objective import Objective
@@ -158,7 +157,7 @@ def _command(run: ActiveReproduction, arguments: str) -> str:
 def evaluate_duplicates(session: Session, run: ActiveReproduction) -> Duplicates:
     """Evaluate the gradient over a thousand images, and over 1,200 copies of each."""
     dataset, seed = run.dataset, run.parameters.seed
-    map_shards = map_in_tasks(session.client, session.placed(dataset).shards("train"))
+    map_shards = session.map_shards(dataset, "train")
     objective = Objective(map_shards, dataset.mean)
     W = InitialWeights.parse(AROUND).weights(len(dataset.classes), seed)
     started = time.perf_counter()

@@ -7,7 +7,6 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.services.session import Session
 from kernels.partial import Evaluation
-from pipeline.cluster.tasks import map_in_tasks
 from pipeline.objective import Objective
 from storage.dataset import Dataset
 from storage.schema import Split
@@ -25,5 +24,5 @@ def evaluate_weights(
     dtype: str = "float32",
 ) -> Evaluation:
     """Evaluate `W` (C, D + 1) on all images of a split."""
-    map_shards = map_in_tasks(session.client, session.placed(dataset).shards(split))
+    map_shards = session.map_shards(dataset, split)
     return Objective(map_shards, dataset.mean, reg, dtype, reg_bias)(W)

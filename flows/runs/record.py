@@ -13,7 +13,7 @@ are written as null and read as nan (`Number`), or as inf where they are losses 
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
@@ -35,6 +35,9 @@ RECORD_VERSION = 1
 P = TypeVar("P", bound="DataclassInstance")
 R = TypeVar("R", bound="DataclassInstance")
 T = TypeVar("T")
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+"""Returns what reads and writes values of a type. Making one takes milliseconds."""
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A number of a result that need not be finite."""
@@ -126,8 +129,7 @@ def plain(value: Any) -> Any:
     >>> plain(ClusterSummary(workers=2, threads=2, block=32))
     {'workers': 2, 'threads': 2, 'block': 32}
     """
-    kind: Any = type(value)
-    return _adapter(kind).dump_python(value, by_alias=True, exclude_defaults=True)
+    return _adapter(type(value)).dump_python(value, by_alias=True, exclude_defaults=True)
 
 
 def read_parameters(directory: RunDirectory, document: Mapping[str, Any], parameters: type[P]) -> P:
@@ -148,21 +150,13 @@ def read_parameters(directory: RunDirectory, document: Mapping[str, Any], parame
     return read
 
 
-@cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    """Return what reads and writes values of a type; it takes milliseconds to make."""
-    of: Any = kind
-    return TypeAdapter(of)
-
-
 def read_as(kind: type[T], value: Any, directory: RunDirectory, what: str) -> T:
     """Return a JSON value as a dataclass; types are strict.
 
     Raises PipelineError, which begins with `what`, if it does not fit.
     """
-    hashable: Any = kind  # as every type is; mypy does not know it of a type variable
     try:
-        read: T = _adapter(hashable).validate_json(json.dumps(value), strict=True)
+        read: T = _adapter(kind).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise directory.unreadable(f"{what}({_in_one_line(error)})") from error
     return read

@@ -17,8 +17,11 @@ from flows.services.console import Console
 from flows.services.interruption import deliver_interruption, interruptible, shield_cluster_start
 from flows.services.prefect_server import starting_server
 from pipeline.cluster.connect import connect
+from pipeline.cluster.map_shards import MapShards
 from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.tasks import map_in_tasks
 from storage.dataset import Dataset
+from storage.schema import Split
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Session:
     def placed(self, dataset: Dataset) -> PlacedDataset:
         """Return where the data set's shards are, kept for all flows of the session."""
         return self._placements.setdefault(dataset.url, PlacedDataset(self.client, dataset))
+
+    def map_shards(self, dataset: Dataset, split: Split) -> MapShards:
+        """Return what maps over a split's shards in tasks, loading them first if they are not."""
+        return map_in_tasks(self.client, self.placed(dataset).shards(split))
 
     def close(self) -> None:
         """Let go of all shards, before the cluster goes."""
