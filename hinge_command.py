@@ -1,8 +1,8 @@
 """The command `hinge`: see that its packages are its own, then run `flows.cli`.
 
 Their names are common ones: Prefect users often have a folder `flows/`. One that Python finds
-before ours (through `PYTHONPATH`, say) would be imported in its place. This module stands outside
-of them, under a name that nobody else uses, so that it runs whatever the others are.
+before ours (through `PYTHONPATH`, say) would be imported in its place. This module is outside
+those packages and its name is not in use elsewhere, so it runs even if they are shadowed.
 """
 
 import sys

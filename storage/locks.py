@@ -31,7 +31,7 @@ def try_lock(descriptor: int) -> bool:
 def try_lock_path(path: Path) -> int | None:
     """Lock a file that its holder removes, and return its descriptor, or None if it is locked.
 
-    A file that was removed between opening and locking excludes nobody, so the lock counts only
+    A lock on a file that was removed after it was opened protects nothing. So the lock counts only
     if the path still names the locked file.
     """
     while True:

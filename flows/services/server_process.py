@@ -41,7 +41,7 @@ def main() -> None:
     state = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.ftruncate(state, 0)  # before the caller looks: an earlier server's address is not ours
-    child = os.fork()  # the child shares the lock; nobody has to reap it
+    child = os.fork()  # the child inherits the lock, and init reaps it
     if child:
         _announce(state, child)  # before the caller looks, too
         os._exit(0)
