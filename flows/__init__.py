@@ -1,1 +1,1 @@
-"""Prefect flows, the command line, figures and records of runs."""
+"""Prefect flows, the command line, figures and run records."""

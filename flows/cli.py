@@ -1,5 +1,6 @@
-"""What `hinge` does once it has started: its exit status, and the list of its commands."""
+"""The command line `hinge`: its commands and exit statuses."""
 
+import atexit
 import io
 import os
 import sys
@@ -16,7 +17,10 @@ from flows.command_line.exit_status import (
     EXIT_USAGE,
     INPUT_ERRORS,
 )
+from flows.completion.command import completion
+from flows.doctor.command import doctor
 from flows.grid.command import grid
+from flows.history.command import list_recorded_runs
 from flows.info.command import info
 from flows.ingest.command import ingest
 from flows.landscape.command import landscape
@@ -24,38 +28,61 @@ from flows.landscape.panels_command import panels
 from flows.landscape.three_points_command import three_points
 from flows.reproduce.command import reproduce
 from flows.search.command import search
+from flows.serve.command import serve
+from flows.services.errors import WorkbenchLostError
 from flows.show.command import show
 from flows.sweep.command import sweep
 from flows.train.command import train
 
 
 def main() -> None:
-    """Run the command that was typed, and exit: 0 done, 1 the run failed, 2 bad usage or input."""
+    """Run the command in `sys.argv`, and exit with its status.
+
+    0: done. 1: the run failed. 2: wrong usage or input. 130: interrupted.
+    """
     for stream in sys.stdout, sys.stderr:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may not have all letters
+            stream.reconfigure(errors="replace")  # for terminals that lack a character
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # the first to be registered is the last to be called
     status = run_command(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if status == EXIT_INTERRUPTED:
+        os._exit(status)  # an abandoned start of a cluster may still be under way in a thread
+    ended.append(status)
     sys.exit(status)
 
 
+def _leave(ended: list[int]) -> None:
+    """End the process with the status of a command that has ended.
+
+    Threads have been joined and the libraries' exit handlers have run. Python would now free a
+    million objects one by one, which takes a second.
+    """
+    if ended:
+        sys.stderr.flush()
+        os._exit(ended[0])
+
+
 def run_command(arguments: Sequence[str]) -> int:
-    """Run `hinge` with these arguments and return its exit status."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect asks as it is imported
+    """Run `hinge` with `arguments`, and return its exit status."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it on import
     try:
         status: int = hinge.main(
             list(arguments) or ["--help"], prog_name="hinge", standalone_mode=False
         )
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
-        more = f" (`{context.command_path if context else 'hinge'} --help` says more)"
+        more = f" (`{context.command_path if context else 'hinge'} --help` shows the usage)"
         return _complain(error.format_message() + more)
     except INPUT_ERRORS as error:
         return _complain(str(error))
-    except OSError as error:  # a full disk, or a reader of standard output who has seen enough
+    except WorkbenchLostError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except OSError as error:  # such as a full disk, or a closed standard output
         return (
             EXIT_DONE if isinstance(error, BrokenPipeError) else _complain(str(error), EXIT_FAILED)
         )
@@ -79,6 +106,7 @@ def hinge() -> None:
 
 for command in (
     *(ingest, info, train, search, sweep, grid, check, check_step),
-    *(landscape, panels, three_points, show, reproduce),
+    *(landscape, panels, three_points, show, list_recorded_runs, reproduce),
+    *(serve, doctor, completion),
 ):
     hinge.add_command(command)

@@ -1,1 +1,1 @@
-"""Pure functions over arrays: the hinge loss, its gradient, and the updates that use it."""
+"""Pure functions over arrays: the hinge loss, its gradient and the update rules."""

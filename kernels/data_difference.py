@@ -1,8 +1,8 @@
-"""Finite differences of each row's loss in its own pixels, beside the gradient in the data.
+"""Finite-difference check of the gradient of each row's loss with respect to its pixels.
 
-Changing pixel d of row i by h moves each of its margins by `h (W_jd - W_yd)`. As for the weights
-(`kernels.structured_difference`) both hinges of every class are evaluated and subtracted, and what
-crossed kinks make of it is known exactly.
+Changing pixel d of row i by h moves each of its margins by `h (W_jd - W_yd)`. As in
+`kernels.structured_difference`, each margin's hinge is evaluated at both points of the difference
+and subtracted, and the contribution of crossed kinks is known exactly.
 """
 
 import numpy as np
@@ -27,9 +27,9 @@ def compare_pixel_gradient(
     scheme: Scheme = Scheme.CENTRED,
     delta: float = 1.0,
 ) -> Comparison:
-    """Compare `hinge.data_gradient` of images (n, D) with the differences in every pixel (n, D).
+    """Compare `hinge.data_gradient` of images (n, D) with differences in every pixel (n, D).
 
-    Raises ValueError for arrays that do not fit together, or a margin that is not finite.
+    Raises ValueError if the arrays do not fit together or a margin is non-finite.
     """
     gradient = data_gradient(W, images, labels, mean=mean, delta=delta)
     margins = np.empty((len(labels), len(W)))
@@ -37,7 +37,7 @@ def compare_pixel_gradient(
     not_finite = block_margins(products, np.zeros(len(W)), labels, float(delta), margins)
     if not_finite:
         raise ValueError(
-            f"{not_finite} margins at these weights are not finite numbers; take smaller weights"
+            f"{not_finite} margins at these weights are non-finite; use smaller weights"
         )
     pixels = np.ascontiguousarray(W[:, :-1])
     reach = np.nextafter(step * _largest_slope(pixels), np.inf)
@@ -58,20 +58,22 @@ def compare_pixel_gradient(
 
 
 def _roundings(classes: int) -> int:
-    """Return how often the largest weight is rounded on the way to a quotient and its gradient.
+    """Return a bound on the rounding errors of a quotient and the gradient that it checks.
 
-    Of C - 1 margins each moves by at most twice that weight: 6 roundings of the move and the
-    difference, and in the sums, of the differences and of the kinks' part, as many as there are
-    terms; the gradient's own sum has 2 (C - 1) weights in C terms.
+    The unit is one rounding of the largest weight. Each of the C - 1 margins moves by at most twice
+    the largest weight times the step. Computing the move and the difference of the hinges takes 6
+    roundings. The sums of the differences and of the kink parts are rounded once per term. Each
+    entry of the gradient is the sum of C products of a weight and a factor. The absolute values of
+    the factors sum to at most 2 (C - 1).
     """
     return 6 * (classes - 1) * (classes + 1)
 
 
 def _rounded(sizes: Floats) -> Floats:
-    """Return what rounding makes of sizes (n,), as a column."""
+    """Return the largest rounding error of numbers of these sizes (n,), as a column (n, 1)."""
     return np.asarray((1 + 1e-6) * ROUNDOFF_UNIT * sizes)[:, None]
 
 
 def _largest_slope(pixels: Floats) -> float:
-    """Return the most that a pixel may change a margin by."""
+    """Return the largest change of a margin per unit change of a pixel."""
     return float(np.ptp(pixels, axis=0).max(initial=0.0))

@@ -1,7 +1,7 @@
 """Exact sums of losses: integers in units of 2^-80, so that a sum does not depend on its order.
 
-The compiled loops add each loss to four limbs (`LOSS_LIMBS`). `LossSum` joins the limbs to one
-integer, and combines with others in any order and any grouping to the same bits.
+The compiled loops add each loss to four limbs (`LOSS_LIMBS`). `LossSum` joins the limbs into one
+integer. Sums combine in any order and any grouping, with bit-identical results.
 """
 
 import math
@@ -15,13 +15,13 @@ LIMB_BITS = 40
 LOSS_LIMBS = 4
 """A sum of losses is four int64 limbs, in units of 2^-80, 2^-40, 1 and 2^40.
 
-A row's loss goes in exactly, but for what is below 2^-80, so that the sum has no order; a
-limb takes `LIMB_ROWS` before it could overflow."""
+A row's loss is added exactly, except for the part below 2^-80, so the sum does not depend on the
+order of the rows. `LIMB_ROWS` rows can be added before a limb could overflow."""
 
 LIMB_ROWS = 2 ** (63 - LIMB_BITS)
 
 LARGEST_LOSS = 2.0 ** (LIMB_BITS * LOSS_LIMBS // 2)
-"""A row's loss has to be below this to count as a number; see `kernels.partial`."""
+"""A row whose loss is this or more overflows; see `kernels.partial`."""
 
 LOSS_UNIT_BITS = LIMB_BITS * (LOSS_LIMBS // 2)
 """Losses are summed in units of 2^-80."""
@@ -29,26 +29,27 @@ LOSS_UNIT_BITS = LIMB_BITS * (LOSS_LIMBS // 2)
 
 @dataclass(frozen=True)
 class LossSum:
-    """The losses of a set of rows, summed; `LossSum()` and `combine` make them a monoid."""
+    """The sum of the losses of a set of rows. `LossSum()` is the sum over no rows."""
 
     loss: int = 0
     """Sum of the rows' losses in units of 2^-80, without the rows that overflow."""
     overflows: int = 0
     """Rows that overflow: a margin is not finite, or the loss is 2^80 or more."""
     rows: int = 0
-    """How many rows were summed."""
+    """Number of rows, including those that overflow."""
 
     @classmethod
     def of_limbs(cls, limbs: NDArray[np.int64], overflows: int, rows: int) -> Self:
-        """Join the limbs (`LOSS_LIMBS`, or more,) of a compiled sum, the lowest first."""
+        """Join the limbs of a compiled sum (`LOSS_LIMBS` or more of them), lowest first."""
         loss = sum(int(limb) << (i * LIMB_BITS) for i, limb in enumerate(limbs))
         return cls(loss, int(overflows), rows)
 
     def combine(self, other: "LossSum") -> "LossSum":
         """Return the sum over both sets of rows.
 
-        >>> LossSum(3, 0, 1).combine(LossSum(4, 1, 2))
-        LossSum(loss=7, overflows=1, rows=3)
+        Examples:
+            >>> LossSum(3, 0, 1).combine(LossSum(4, 1, 2))
+            LossSum(loss=7, overflows=1, rows=3)
         """
         return LossSum(
             self.loss + other.loss, self.overflows + other.overflows, self.rows + other.rows
@@ -56,7 +57,7 @@ class LossSum:
 
     @property
     def mean(self) -> float:
-        """The mean loss of a row; inf if a row overflows.
+        """The mean loss of the rows; inf if a row overflows.
 
         Raises ValueError if no row was summed.
         """
@@ -73,14 +74,15 @@ T = TypeVar("T", bound=_Combinable)
 
 
 class Sums(tuple[T, ...]):
-    """Several sums over the same rows, side by side: one for each of some weights, say."""
+    """Several sums over the same rows, for example one per trial."""
 
     __slots__ = ()
 
     def combine(self, other: "Sums[T]", /) -> "Sums[T]":
         """Return the sums over both sets of rows.
 
-        >>> Sums([LossSum(3, 0, 1), LossSum(5, 0, 1)]).combine(Sums([LossSum(1, 0, 2)] * 2))[1]
-        LossSum(loss=6, overflows=0, rows=3)
+        Examples:
+            >>> Sums([LossSum(3, 0, 1), LossSum(5, 0, 1)]).combine(Sums([LossSum(1, 0, 2)] * 2))[1]
+            LossSum(loss=6, overflows=0, rows=3)
         """
         return Sums(a.combine(b) for a, b in zip(self, other, strict=True))

@@ -1,15 +1,15 @@
-"""The numerical gradient of any function: one coordinate after another, as a black box.
+"""The numerical gradient of any function, one coordinate at a time.
 
-    centred   (f(x + h e) - f(x - h e)) / 2h        two evaluations a coordinate
-    forward   (f(x + h e) - f(x)) / h               one, and one of f(x) for all
+    centred   (f(x + h e) - f(x - h e)) / 2h        two evaluations per coordinate
+    forward   (f(x + h e) - f(x)) / h               one per coordinate, plus one of f(x)
 
-It is the notes' `eval_numerical_gradient`, in float64. Nothing is known of f: it is only called.
-What is divided by is the distance as floating point has it, `(x + h) - (x - h)` or
-`(x + h) - x`. Steps that are not given are those of SciPy's `approx_derivative`: the cube root
-of the machine epsilon, or its square root where forward and in the direction of the sign of x,
-times `max(1, |x|)`.
+This is `eval_numerical_gradient` of the CS231n notes, in float64. The function is a black box: it
+is only called. The divisor is the distance after rounding, `(x + h) - (x - h)` or `(x + h) - x`.
 
-The coordinates are cut into blocks, and `map` may take these wherever it likes.
+The default difference steps are those of SciPy's `approx_derivative`, relative to `max(1, |x|)`:
+the cube root of the machine epsilon if centred, its square root with the sign of x if forward.
+
+The coordinates are split into blocks. `map` decides where the blocks are computed.
 """
 
 import math
@@ -26,31 +26,31 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 Function = Callable[[Floats], Any]
-"""Takes an array like x, to which it may do what it likes, and returns one number."""
+"""A function that returns one number for an array of the shape of x. It may overwrite the array."""
 
 
 class Map(Protocol):
-    """Python's `map` of one iterable, or another that keeps the order."""
+    """Python's `map` over one iterable, or a replacement that keeps the order."""
 
     def __call__(self, function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterable[Any]:
-        """Return what `function` makes of each of the items."""
+        """Return `function(item)` for each item, in order."""
         ...
 
 
 class Scheme(StrEnum):
-    """Which points a difference is taken between."""
+    """The points between which a difference is taken."""
 
     CENTRED = "centred"
     FORWARD = "forward"
 
     @property
     def width(self) -> int:
-        """How many steps they are apart."""
+        """The distance between the points, in difference steps h."""
         return 2 if self is Scheme.CENTRED else 1
 
 
 class EvaluationError(ValueError):
-    """What a function did instead of returning a finite number, and at which coordinate."""
+    """A failed evaluation: the function raised, or did not return one finite number."""
 
 
 def numerical_gradient(
@@ -60,28 +60,30 @@ def numerical_gradient(
     scheme: str = Scheme.CENTRED,
     step: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
-    map: Map = map,  # noqa: A002 (as in SciPy's neighbours, a map-like callable)
+    map: Map = map,  # noqa: A002 (a map-like callable)
     block: int = 64,
 ) -> Floats:
-    """Return the numerical gradient of f at x, of the shape of x.
+    """Return the numerical gradient of f at x, in the shape of x.
 
-    `step` is one number, or one for every element of x. `coordinates` (k,) picks some of the
-    flattened x, in any order: the result is then (k,). f is given an array of its own each
-    time, so that x stays as it is. `map` takes `block` coordinates at a time.
+    `step` is the difference step h: one number, or one per element of x. `coordinates` (k,)
+    selects elements of the flattened x, in any order; the result then has shape (k,). Every call
+    of f gets its own copy of x, so x is never modified. Each item passed to `map` is a block of up
+    to `block` coordinates.
 
-    >>> numerical_gradient(lambda x: (x**2).sum(), [[1.0, -2.0], [0.5, 0.0]], step=2.0**-10)
-    array([[ 2., -4.],
-           [ 1.,  0.]])
+    Examples:
+        >>> numerical_gradient(lambda x: (x**2).sum(), [[1.0, -2.0], [0.5, 0.0]], step=2.0**-10)
+        array([[ 2., -4.],
+               [ 1.,  0.]])
 
-    Raises EvaluationError, which names the coordinate, if f raises or returns what is no finite
-    number, and ValueError for steps that are not positive, or lost beside x, or coordinates that
-    are none.
+    Raises EvaluationError, which names the coordinate (or x itself), if f raises or does not return
+    one finite number. Raises ValueError if x is non-finite, if a step is not positive or is lost in
+    rounding when added to x, or if a coordinate does not exist.
     """
     x = np.array(x, np.float64)
     if not np.isfinite(x).all():
-        raise ValueError("x must be finite numbers: there is no difference beside another")
+        raise ValueError("x must contain only finite numbers, not inf or nan")
     if block < 1:
-        raise ValueError(f"a block has at least 1 coordinate, not {block}")
+        raise ValueError(f"a block must have at least 1 coordinate, not {block}")
     chosen = _chosen(coordinates, x.size)
     points = _Points(f, x, Scheme(scheme), _steps(step, x, Scheme(scheme), chosen))
     if points.scheme is Scheme.FORWARD and len(chosen):
@@ -93,23 +95,23 @@ def numerical_gradient(
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """What is evaluated, and where: sent whole to wherever a block is taken."""
+    """A function, a point and the difference steps. They are sent along with each block."""
 
     f: Function
     x: Floats
     scheme: Scheme
     steps: Floats
-    """(n,): one for each element of the flattened x."""
+    """(n,): one per element of the flattened x."""
     at_x: float = math.nan
     """f(x), which all forward differences share."""
 
     def with_value_at_x(self) -> "_Points":
-        """Return the same, with f(x) known."""
+        """Return a copy with f(x) evaluated."""
         value = _number(self.f, self.x.copy(), "x itself")
         return _Points(self.f, self.x, self.scheme, self.steps, value)
 
     def quotients(self, coordinates: Integers) -> list[float]:
-        """Return the difference quotients of some coordinates."""
+        """Return the difference quotients of these coordinates."""
         return [self._quotient(coordinate) for coordinate in coordinates.tolist()]
 
     def _quotient(self, coordinate: int) -> float:
@@ -122,7 +124,7 @@ class _Points:
         return difference / (ahead - behind)
 
     def _value(self, coordinate: int, element: float) -> float:
-        """Return f where one element of x is another."""
+        """Return f at x with one element replaced."""
         x = self.x.copy()
         x.flat[coordinate] = element
         place = ", ".join(map(str, np.unravel_index(coordinate, x.shape)))
@@ -130,7 +132,7 @@ class _Points:
 
 
 def _number(f: Function, x: Floats, where: str) -> float:
-    """Return f(x), which has to be one finite number; `where` says which x it is."""
+    """Return f(x), which must be one finite number; `where` describes x in error messages."""
     try:
         value = f(x)
     except Exception as error:
@@ -143,10 +145,10 @@ def _number(f: Function, x: Floats, where: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise EvaluationError(
-            f"the function returned {_described(value)} at {where}; it is to return one number"
+            f"the function returned {_described(value)} at {where}; it must return one number"
         ) from error
     if not math.isfinite(number):
-        raise EvaluationError(f"the function is {number} at {where}, and has no gradient there")
+        raise EvaluationError(f"the function is {number} at {where}, so it has no gradient there")
     return number
 
 
@@ -157,10 +159,11 @@ def _described(value: Any) -> str:
 
 
 def default_steps(x: Floats, scheme: Scheme) -> Floats:
-    """Return SciPy's step for every element of x (n,).
+    """Return SciPy's default difference step for every element of x (n,).
 
-    >>> default_steps(np.array([0.0, -8.0]), Scheme.FORWARD) * 2.0**26
-    array([ 1., -8.])
+    Examples:
+        >>> default_steps(np.array([0.0, -8.0]), Scheme.FORWARD) * 2.0**26
+        array([ 1., -8.])
     """
     size = np.maximum(1.0, np.abs(x))
     epsilon = np.finfo(np.float64).eps
@@ -170,32 +173,37 @@ def default_steps(x: Floats, scheme: Scheme) -> Floats:
 
 
 def _steps(step: ArrayLike | None, x: Floats, scheme: Scheme, chosen: Integers) -> Floats:
-    """Return a step for every element of the flattened x, each of which moves it if chosen."""
+    """Return one difference step per element of the flattened x.
+
+    Raises ValueError if a step is not positive, or adding it changes nothing at a chosen element.
+    """
     flat = x.ravel()
     if step is None:
         return default_steps(flat, scheme)
     given = np.asarray(step, np.float64)
     if given.ndim and given.shape != x.shape:
-        raise ValueError(f"steps {given.shape} do not fit x {x.shape}; give one, or one for each")
+        raise ValueError(
+            f"steps {given.shape} do not fit x {x.shape}; give one step, or one per element"
+        )
     if not (np.isfinite(given).all() and (given > 0).all()):
         raise ValueError(f"the step of a difference must be a positive number, not {step}")
     steps = np.broadcast_to(given, x.shape).ravel()
     lost = chosen[flat[chosen] + steps[chosen] == flat[chosen]]
     if len(lost):
         raise ValueError(
-            f"a step of {steps[lost[0]]} is lost beside {flat[lost[0]]}, coordinate {lost[0]} of "
-            "x; take a larger one"
+            f"a step of {steps[lost[0]]} is lost in rounding when added to {flat[lost[0]]}, "
+            f"coordinate {lost[0]} of x; use a larger step"
         )
     return steps
 
 
 def _chosen(coordinates: ArrayLike | None, size: int) -> Integers:
-    """Return the coordinates (k,), checked."""
+    """Return the coordinates (k,); raise ValueError if one does not exist."""
     if coordinates is None:
         return np.arange(size)
     chosen = np.asarray(coordinates)
     if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
-        raise ValueError(f"coordinates must be (k,) whole numbers, not {coordinates!r}")
+        raise ValueError(f"coordinates must be whole numbers of shape (k,), not {coordinates!r}")
     if chosen.size and not (chosen.min() >= 0 and chosen.max() < size):
         raise ValueError(
             f"coordinates must be from 0 to {size - 1}, not {chosen.min()} to {chosen.max()}"

@@ -1,12 +1,14 @@
-"""What a finite difference says of a gradient, coordinate by coordinate.
+"""Verdicts of a gradient check, one per coordinate.
 
-A difference and the gradient disagree for three reasons. Margins cross their kink on the way:
-how much that makes is known exactly (`kernels.structured_difference`). Floating point rounds:
-how much that can make is bounded, from the sizes of all that is rounded. What neither explains
-is a wrong gradient.
+A finite difference and the analytic gradient can disagree for three reasons:
+
+* Margins cross their kink within the difference. That contribution is known exactly
+  (`kernels.structured_difference`).
+* Floating point rounds. That contribution has a bound, from the sizes of all rounded numbers.
+* The gradient is wrong. This is the verdict if the other two do not explain the disagreement.
 
 The relative error is `|a - n| / max(|a|, |n|)`, as in the notes of Stanford's course CS231n.
-All arrays of a comparison are of one shape, an element a coordinate.
+All arrays of a comparison have the same shape, with one element per coordinate.
 """
 
 from dataclasses import dataclass
@@ -21,55 +23,55 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 TOLERANCE = 1e-7
-"""The relative error up to which a coordinate needs no explanation; it is the course's."""
+"""The relative error up to which a coordinate needs no explanation, from the CS231n notes."""
 
 ROUNDOFF_UNIT = 2.0**-53
-"""What a float64 operation is off by at most, as a part of its result."""
+"""The largest relative error of one float64 operation."""
 
 WORST = 10
-"""Coordinates that are named."""
+"""The largest number of coordinates in `Findings.worst`."""
 
 ERROR_DECADES = range(-18, 3)
-"""The powers of 10 that the histogram of relative errors goes from and to."""
+"""The powers of 10 at the edges of the histogram of relative errors."""
 
 
 class Verdict(IntEnum):
-    """What is found of a coordinate."""
+    """The outcome of the check of one coordinate."""
 
     PASS = 0
-    """Gradient and difference agree: to `TOLERANCE`, and within the bound on rounding."""
+    """The relative error is at most `TOLERANCE`, and kinks and rounding can explain the error."""
     KINK = 1
-    """They disagree by what the crossed kinks explain, but for rounding."""
+    """Gradient and difference disagree, and crossed kinks explain it up to rounding."""
     ROUNDOFF = 2
-    """They disagree by no more than the rounding of both."""
+    """Gradient and difference disagree, and rounding can explain it."""
     WRONG = 3
-    """They disagree by what nothing explains."""
+    """Gradient and difference disagree, and neither kinks nor rounding explain it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A gradient beside its difference, and what may part them."""
+    """An analytic gradient, its numerical gradient, and what may make them differ."""
 
     analytic: Floats
     numerical: Floats
     """The difference quotient."""
     kinks: Floats
-    """How much of that is there only because kinks were crossed."""
+    """The part of the difference quotient that is due to crossed kinks."""
     crossings: Integers
-    """How many margins crossed theirs."""
+    """How many margins crossed their kink."""
     bound: Floats
-    """What rounding can make of the rest, at most."""
+    """A bound on the rounding error of `analytic - (numerical - kinks)`."""
     undecided: Floats | float = 0.0
-    """What more it can make of the gradient by giving margins near 0 the other sign."""
+    """A further bound: the change of the gradient if margins near 0 get the wrong sign."""
 
     @property
     def roundoff(self) -> Floats:
-        """All that rounding can make, at most."""
+        """A bound on all effects of rounding: `bound + undecided`."""
         return np.asarray(self.bound + self.undecided)
 
     @cached_property
     def error(self) -> Floats:
-        """The disagreement, `|a - n|`; it may be no number."""
+        """The disagreement, `|a - n|`; it may be non-finite."""
         return np.abs(self.analytic - self.numerical)
 
     @cached_property
@@ -79,47 +81,49 @@ class Comparison:
 
     @cached_property
     def relative_error(self) -> Floats:
-        """`|a - n| / max(|a|, |n|)`, and 0 where both are 0."""
+        """The relative error `|a - n| / max(|a|, |n|)`, and 0 if both are 0."""
         return relative(self.error, self.analytic, self.numerical)
 
     @cached_property
     def relative_error_after_kinks(self) -> Floats:
-        """The same once the kinks are accounted for."""
+        """The relative error without the kinks' part of the difference."""
         return relative(self.error_after_kinks, self.analytic, self.numerical - self.kinks)
 
     @cached_property
     def verdicts(self) -> NDArray[np.int8]:
-        """Each coordinate's `Verdict`.
+        """The `Verdict` of each coordinate.
 
-        >>> cases = [(2.0, 2.0, 0.0, 0, 1e-12), (2.0, 2.5, 0.5, 1, 1e-12),
-        ...          (1e-20, 0.0, 0.0, 0, 1e-12), (2.0, 2.1, 0.0, 0, 1e-12)]
-        >>> [Verdict(each).name for each in Comparison(*np.array(cases).T).verdicts.tolist()]
-        ['PASS', 'KINK', 'ROUNDOFF', 'WRONG']
+        Examples:
+            >>> cases = [(2.0, 2.0, 0.0, 0, 1e-12), (2.0, 2.5, 0.5, 1, 1e-12),
+            ...          (1e-20, 0.0, 0.0, 0, 1e-12), (2.0, 2.1, 0.0, 0, 1e-12)]
+            >>> [Verdict(each).name for each in Comparison(*np.array(cases).T).verdicts.tolist()]
+            ['PASS', 'KINK', 'ROUNDOFF', 'WRONG']
         """
         after = self.error_after_kinks
         found = np.full(after.shape, Verdict.KINK, np.int8)
         found[(self.error <= self.bound) | (after > self.bound)] = Verdict.ROUNDOFF
         found[self.relative_error <= TOLERANCE] = Verdict.PASS
-        found[~(after <= self.roundoff)] = Verdict.WRONG  # what is no number, too
+        found[~(after <= self.roundoff)] = Verdict.WRONG  # also for nan, which compares False
         return found
 
 
 def relative(error: Floats, a: Floats, b: Floats) -> Floats:
-    """Return `error / max(|a|, |b|)`, and 0 where there is no error.
+    """Return `error / max(|a|, |b|)`, and 0 where the error is 0.
 
-    >>> relative(np.array([0.0, 0.5]), np.array([0.0, 2.0]), np.array([0.0, -1.0]))
-    array([0.  , 0.25])
+    Examples:
+        >>> relative(np.array([0.0, 0.5]), np.array([0.0, 2.0]), np.array([0.0, -1.0]))
+        array([0.  , 0.25])
     """
     size = np.maximum(np.abs(a), np.abs(b))
-    with np.errstate(invalid="ignore"):  # of an infinite one
+    with np.errstate(invalid="ignore"):  # inf / inf
         return np.divide(error, size, out=np.zeros_like(error), where=error != 0)
 
 
 class Named(NamedTuple):
-    """One coordinate of those that are the farthest off."""
+    """One of the coordinates with the largest errors."""
 
     place: tuple[int, ...]
-    """Its indices."""
+    """The indices of the coordinate."""
     verdict: Verdict
     analytic: float
     numerical: float
@@ -129,40 +133,40 @@ class Named(NamedTuple):
 
     @property
     def rank(self) -> tuple[int, float, tuple[int, ...]]:
-        """What the farthest off is the first by: wrong ones, then by what is unexplained."""
+        """The sort key: wrong coordinates first, then by decreasing `error_after_kinks`."""
         off = self.error_after_kinks if np.isfinite(self.error_after_kinks) else np.inf
         return -int(self.verdict is Verdict.WRONG), -off, self.place
 
 
 class Largest(NamedTuple):
-    """The largest of each error of a set of coordinates."""
+    """The largest value of each error over a set of coordinates."""
 
     relative_error: float
     relative_error_after_kinks: float
     error: float
     error_after_kinks: float
     bound: float
-    """Of the bounds on rounding."""
+    """The largest bound on rounding, `Comparison.roundoff`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What was found of a set of coordinates, in few numbers; `combine` joins two."""
+    """A summary of the check of a set of coordinates; `combine` joins two."""
 
     verdicts: Integers
-    """(4,): how many coordinates have each."""
+    """(4,): how many coordinates have each verdict."""
     crossings: int
     largest: Largest
     histograms: Integers
     """(2, len(ERROR_DECADES) - 1): relative errors by their power of 10, before and after kinks.
 
-    What is below the lowest, 0 among it, or above the highest is counted there."""
+    The outer bins also count everything beyond them; an error of 0 is in the lowest."""
     worst: tuple[Named, ...]
-    """The farthest off, at most `WORST`."""
+    """The coordinates with the largest errors, at most `WORST`."""
 
     @classmethod
     def of(cls, comparison: Comparison, rows: Integers | None = None) -> Self:
-        """Sum up a comparison; `rows` (n,) are its rows' numbers, where those are not its own."""
+        """Summarise a comparison; `rows` (n,) are the numbers of its rows (default: 0 to n - 1)."""
         errors = [
             comparison.relative_error,
             comparison.relative_error_after_kinks,
@@ -179,11 +183,11 @@ class Findings:
         )
 
     def combine(self, other: "Findings") -> "Findings":
-        """Return what was found of both sets."""
+        """Return the summary of both sets."""
         return Findings(
             self.verdicts + other.verdicts,
             self.crossings + other.crossings,
-            # NumPy's maximum keeps what is no number
+            # np.maximum propagates nan
             Largest._make(np.maximum(self.largest, other.largest).tolist()),
             self.histograms + other.histograms,
             tuple(sorted(self.worst + other.worst, key=lambda each: each.rank)[:WORST]),
@@ -191,12 +195,12 @@ class Findings:
 
     @property
     def wrong(self) -> int:
-        """How many coordinates are wrong."""
+        """The number of coordinates with the verdict `WRONG`."""
         return int(self.verdicts[Verdict.WRONG])
 
 
 def _by_decade(errors: Floats) -> Integers:
-    """Count errors by their power of 10; what is no number counts as the largest."""
+    """Count errors by their power of 10; nan counts as the largest."""
     last = len(ERROR_DECADES) - 2
     with np.errstate(divide="ignore"):
         decades = np.floor(np.log10(errors.ravel())) - ERROR_DECADES[0]
@@ -205,7 +209,7 @@ def _by_decade(errors: Floats) -> Integers:
 
 
 def _worst(comparison: Comparison, rows: Integers | None) -> tuple[Named, ...]:
-    """Return the farthest off: the wrong ones first, then by what is unexplained."""
+    """Return the `WORST` coordinates: wrong ones first, then by decreasing error after kinks."""
     after = comparison.error_after_kinks.ravel()
     wrong = np.flatnonzero(comparison.verdicts.ravel() == Verdict.WRONG)
     among = wrong if len(wrong) >= WORST else np.arange(after.size)
@@ -215,7 +219,7 @@ def _worst(comparison: Comparison, rows: Integers | None) -> tuple[Named, ...]:
 
 
 def _largest(values: Floats, among: Integers) -> Integers:
-    """Return where the `WORST` largest values are, the first of equals."""
+    """Return the positions of the `WORST` largest values; of equal values, the first."""
     if len(among) > WORST:
         least = np.partition(values[among], -WORST)[-WORST]
         among = among[values[among] >= least]

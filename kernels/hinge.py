@@ -5,10 +5,13 @@
 
 Shapes: images (n, D) or (n, 3, 32, 32), labels (n,) integer in 0..C-1, `W` (C, D + 1)
 float64 with the bias last, `mean` (D,) float64. Pixels keep their scale of 0 to 255.
-At a kink (m = 0) the subgradient is the one with indicator 0.
+The subgradient of the data part is 1/N sum_i k_i (outer) x_i. The factor k_ij of a wrong class is
+the indicator of m_ij > 0, which is 0 at a kink (m = 0). The factor of the row's own class is minus
+the sum of the others.
 
-`loss_and_gradient` is the short way in. The pipeline takes its two steps apart: `fold` the
-mean into the weights once, then `sum_rows` of each shard's bytes.
+`loss_and_gradient` does everything in one call. The pipeline calls its three parts separately:
+`fold` once per set of weights, `sum_rows` for the bytes of each shard, and
+`kernels.partial.finalize` for the combined sums.
 
 J. Weston and C. Watkins, "Support Vector Machines for Multi-Class Pattern Recognition",
 ESANN 1999.
@@ -27,16 +30,16 @@ from kernels.partial import Partial, finalize, squared_norm
 from kernels.simd import tiles as vector
 
 MAX_CLASSES = 128
-"""The factor of a row's own class is -(C - 1) at the lowest, and is kept in int8."""
+"""Largest number of classes: the factor of a row's own class, at least -(C - 1), must fit int8."""
 
 
 class Scorer(NamedTuple):
     """Weights with the mean image folded in: `scores = weights @ image + offset`."""
 
     weights: NDArray[np.floating]
-    """(C, D) float32 or float64: the type that scores are taken in."""
+    """(C, D) float32 or float64: the type of the scores."""
     offset: NDArray[np.floating]
-    """(C,) of the same type: the bias less `weights @ mean`, which is taken in float64."""
+    """(C,) of the same type: the bias minus `weights @ mean`, computed in float64."""
 
 
 def fold(
@@ -44,15 +47,16 @@ def fold(
     mean: NDArray[np.float64] | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Scorer:
-    """Fold `mean` into the weights, so that scores can be taken on stored bytes.
+    """Fold `mean` into the weights, so that stored bytes can be scored directly.
 
-    Weights beyond the range of `dtype` (float32 or float64) become infinite: the loss, too.
+    Weights beyond the range of `dtype` (float32 or float64) become infinite, and so does the loss.
 
-    >>> fold(np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), np.array([10.0, 20.0])).offset
-    array([-49.5, -20. ], dtype=float32)
+    Examples:
+        >>> fold(np.array([[1.0, 2.0, 0.5], [0.0, 1.0, 0.0]]), np.array([10.0, 20.0])).offset
+        array([-49.5, -20. ], dtype=float32)
     """
     if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"scores are taken in float32 or float64, not in {np.dtype(dtype)}")
+        raise ValueError(f"scores must be float32 or float64, not {np.dtype(dtype)}")
     weights = np.ascontiguousarray(W[:, :-1], np.float64)
     offset = W[:, -1].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -62,12 +66,17 @@ def fold(
         return Scorer(weights.astype(dtype), offset.astype(dtype))
 
 
+def load_kernels() -> None:
+    """Load Numba's machinery and one kernel, which takes a second, before they are needed."""
+    fold(np.zeros((1, 2)), np.zeros(1))
+
+
 def scores(scorer: Scorer, images: NDArray[Any]) -> NDArray[np.floating]:
     """Return the scores (n, C) of images (n, D), uint8 or of the scorer's type.
 
-    A row's scores are the same bits wherever it stands and on every processor.
+    A row's scores are bit-identical at every position and on every processor.
 
-    Raises ValueError for images of another type or width.
+    Raises ValueError if the images have another type or width.
     """
     weights, columns = scorer.weights, scorer.weights.shape[1]
     if images.dtype not in (np.uint8, weights.dtype) or images.shape != (len(images), columns):
@@ -91,15 +100,15 @@ def sum_rows(
     predictions: NDArray[np.uint8] | None = None,
     tiles: bool = vector.BYTE_DOT_PRODUCT,
 ) -> Partial:
-    """Sum the loss, its integer gradient and the right predictions over rows of bytes.
+    """Sum the loss, its integer gradient and the correct predictions over rows of bytes.
 
-    `images` (n, D) and `labels` (n,) are uint8. `rows` picks some rows, in any order and as
-    often as it names them (default: each once); the predicted class of each of them goes to
-    `predictions`, where it is given. `tiles=False` sums the gradient without the
-    processor's dot product of bytes: the same integers, slower.
+    `images` (n, D) and `labels` (n,) are uint8. `rows` selects rows, in any order and with
+    repeats (default: every row once). If `predictions` is given, the predicted class of each
+    selected row is written to it. `tiles=False` sums the gradient without the processor's dot
+    product of bytes, which gives the same integers more slowly.
 
-    Raises ValueError for a label without weights, rows outside the images, or arrays whose
-    shapes or types do not fit.
+    Raises ValueError if a label has no weights, if `rows` is outside the images, or if the shapes
+    or types of the arrays do not fit.
     """
     check_arrays(scorer.weights, images, labels)
     check_bytes(images, labels)
@@ -123,13 +132,13 @@ def sum_rows(
 
 
 def _safe_runs(rows: int, classes: int) -> list[slice]:
-    """Cut rows into runs whose sums fit int32 and the limbs, whatever their pixels."""
+    """Cut rows into runs whose sums fit int32 and the limbs, whatever the pixels."""
     longest = min((2**31 - 1) // (255 * (classes - 1)), LIMB_ROWS)
     return [slice(start, start + longest) for start in range(0, max(1, rows), longest)]
 
 
 class _Sums(NamedTuple):
-    """What the compiled loop adds to."""
+    """The arrays that the compiled loop adds to."""
 
     gradient: NDArray[np.int32]
     indicators: NDArray[np.int64]
@@ -146,7 +155,7 @@ class _Sums(NamedTuple):
     def to_partial(
         self, shape: tuple[int, ...], rows: int, correct: int, overflows: int
     ) -> Partial:
-        """Return the sums without the padding, the limbs joined to one integer."""
+        """Return the sums without the padding, with the limbs joined into one integer."""
         classes, columns = shape
         losses = LossSum.of_limbs(self.limbs, overflows, rows)
         gradient = self.gradient[:classes, :columns]
@@ -165,17 +174,20 @@ def loss_and_gradient(
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the loss and its subgradient (C, D + 1) over images in memory.
 
-    Bytes take the exact way of the pipeline, with scores in `dtype` (float32 or float64);
-    other images are taken as float64. `mean` is subtracted from the images where given.
+    uint8 images are summed exactly, as in the pipeline, with scores in `dtype` (float32 or
+    float64). Other images are converted to float64. If `mean` is given, it is subtracted from the
+    images.
 
-    >>> W = np.array([[1.0, 0.0], [0.0, 0.0]])  # two classes, one pixel, and the bias
-    >>> loss_and_gradient(W, np.array([[3], [2]], np.uint8), [1, 0])
-    (2.0, array([[ 1.5,  0.5],
-           [-1.5, -0.5]]))
+    Examples:
+        >>> W = np.array([[1.0, 0.0], [0.0, 0.0]])  # two classes, one pixel, and the bias
+        >>> loss_and_gradient(W, np.array([[3], [2]], np.uint8), [1, 0])
+        (2.0, array([[ 1.5,  0.5],
+               [-1.5, -0.5]]))
 
     The loss is inf if a row overflows; see `kernels.partial`.
 
-    Raises ValueError for no images, a label without weights or arrays whose shapes do not fit.
+    Raises ValueError if there are no images, if a label has no weights, or if the shapes of the
+    arrays do not fit.
     """
     W, pixels, classes, centre = _inputs(W, images, labels, mean)
     if not len(pixels):
@@ -185,7 +197,7 @@ def loss_and_gradient(
         value = finalize(total, W, centre, reg=reg)
         return value.loss, value.gradient
     centred = np.column_stack([pixels - centre, np.ones(len(pixels))])
-    with np.errstate(over="ignore", invalid="ignore"):  # the loss says so
+    with np.errstate(over="ignore", invalid="ignore"):  # the loss becomes inf
         losses, factors = _losses_and_factors(centred @ W.T, classes, delta)
         gradient = factors.T.astype(np.float64) @ centred / len(pixels)
         gradient[:, :-1] += 2.0 * reg * W[:, :-1]
@@ -202,11 +214,15 @@ def data_gradient(
     mean: ArrayLike | None = None,
     delta: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Return each row's `dL_i / dx_i = W^T k_i` (n, D): its own loss's, not that of the mean.
+    """Return the gradient (n, D) of each row's loss with respect to its pixels.
 
-    >>> data_gradient(np.array([[1.0, 0.0], [-2.0, 0.0]]), np.array([[3], [2]], np.uint8), [1, 0])
-    array([[3.],
-           [0.]])
+    The gradient is `dL_i / dx_i = W^T k_i`.
+
+    Examples:
+        >>> W = np.array([[1.0, 0.0], [-2.0, 0.0]])
+        >>> data_gradient(W, np.array([[3], [2]], np.uint8), [1, 0])
+        array([[3.],
+               [0.]])
     """
     W, pixels, classes, centre = _inputs(W, images, labels, mean)
     if pixels.dtype != np.uint8:
@@ -229,7 +245,7 @@ def _losses_and_factors(
 def _inputs(
     W: ArrayLike, images: ArrayLike, labels: ArrayLike, mean: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Return arrays that fit together: W (C, D + 1), images (n, D), labels (n,), mean (D,)."""
+    """Convert and check the inputs: W (C, D + 1), images (n, D), labels (n,), mean (D,)."""
     weights, pixels, classes = np.asarray(W, np.float64), np.asarray(images), np.asarray(labels)
     if weights.ndim != 2:
         raise ValueError(f"W must be (C, D + 1), not of shape {weights.shape}")
@@ -245,9 +261,9 @@ def _inputs(
 def pad(
     weights: NDArray[np.floating], images: NDArray[Any]
 ) -> tuple[NDArray[np.floating], NDArray[Any]]:
-    """Fill classes and columns with zeros to whole tiles, and rows to one after the other.
+    """Pad classes and columns with zeros to whole tiles, and make both arrays contiguous.
 
-    CIFAR-10's have no need of it; other images are copied.
+    The columns of CIFAR-10 images need no padding, so such images are not copied.
     """
     classes, columns = (
         -weights.shape[0] % vector.TILE_CLASSES,
@@ -261,7 +277,10 @@ def pad(
 
 
 def pick_rows(rows: NDArray[np.int64] | None, number: int) -> NDArray[np.int64]:
-    """Return which rows to take of so many: all for None. Raise ValueError for others."""
+    """Return the selected rows, or all `number` rows if `rows` is None.
+
+    Raises ValueError if they are not (n,) int64 or are out of range.
+    """
     if rows is None:
         return np.arange(number)
     if rows.dtype != np.int64 or rows.ndim != 1:
@@ -272,13 +291,13 @@ def pick_rows(rows: NDArray[np.int64] | None, number: int) -> NDArray[np.int64]:
 
 
 def check_bytes(images: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Raise ValueError unless both are as they are stored."""
+    """Raise ValueError unless both have the stored type, uint8."""
     if images.dtype != np.uint8 or labels.dtype != np.uint8:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
 
 
 def check_arrays(weights: NDArray[Any], images: NDArray[Any], labels: NDArray[Any]) -> None:
-    """Raise ValueError unless the three fit together."""
+    """Raise ValueError unless the shapes fit together and every label has weights."""
     classes, columns = weights.shape
     if not 2 <= classes <= MAX_CLASSES:
         raise ValueError(f"there must be 2 to {MAX_CLASSES} classes, not {classes}")

@@ -1,25 +1,26 @@
-"""The hinge loss along a line W + a V: exactly known, and so is where it is lowest.
+"""The hinge loss along a line W + a V: exact sums of its values, slopes and breakpoints.
 
 Scores are linear in the weights, so a margin is linear in the step size a,
 
     m_ij(a) = m_ij + a d_ij,    m_ij = s_ij - s_i,y_i + delta,    d_ij = t_ij - t_i,y_i
 
-with s the scores of W and t those of V, j != y_i. The sum of the hinges max(0, m_ij(a)) is
+where s are the scores of W, t those of V, and j != y_i. The sum of the hinges max(0, m_ij(a)) is
 convex and piecewise linear in a, with a breakpoint where a margin is 0. Two passes over the
-images give m and d; after them, no step size costs more than O(N C).
+images give m and d. After them, each step size costs O(N C).
 
-What floating point makes of it is said here, once; everything is float64.
+The following rules define the results in floating point. Everything is float64.
 
-* A row's loss at a is the sum, in the order of the classes, of `max(0, m_ij + a * d_ij)`, where
-  a margin is rounded once, and counts in units of 2^-80, as in `kernels.partial`.
-* The breakpoint of a margin is at `p_ij = -m_ij / d_ij`, rounded. A rising margin (d > 0) is
-  active at a where p <= a, a falling one where p > a: the right-hand derivative. All that
-  speaks of slopes compares positions with a, and never asks for the sign of a margin; so the
-  sums of slopes and the breakpoints describe one and the same function.
-* A slope counts in units of 2^-80, cut towards zero: V is not to be so short that this shows.
+* A row's loss at a is the sum of `max(0, m_ij + a * d_ij)` in the order of the classes. A margin
+  is rounded once. The loss is summed in units of 2^-80, as in `kernels.exact_sum`.
+* The breakpoint of a margin is at `p_ij = -m_ij / d_ij`, rounded. At a, a rising margin (d > 0)
+  is active if p <= a, and a falling margin if p > a. This gives the right-hand derivative.
+  Slopes and breakpoints are computed only by comparing positions with a, never from the sign of
+  a margin. They therefore describe the same function.
+* A slope is summed in units of 2^-80, rounded towards zero. V must not be so short that this
+  rounding matters.
 
-Sums are integers: neither the order of the rows nor their grouping changes a bit. Sum over
-the `Line` of every shard, and combine; `kernels.line_minimum` needs no more than that.
+Sums are integers, so they do not depend on the order or the grouping of the rows. Sum over the
+`Line` of every shard and combine the sums; `kernels.line_minimum` needs nothing else.
 """
 
 import math
@@ -35,32 +36,33 @@ from kernels.hinge import Scorer, scores
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The margins of some rows along a line; see the module's m_ij and d_ij."""
+    """The margins of some rows along a line: m_ij and d_ij of the module's docstring."""
 
     margins: NDArray[np.float64]
-    """(C - 1, n): row k is the k-th wrong class of each of n rows."""
+    """(C - 1, n): entry [k, i] is the margin of image i for its k-th wrong class."""
     slopes: NDArray[np.float64]
-    """(C - 1, n): what a margin gains for a step of size 1."""
+    """(C - 1, n): the change of a margin per unit of the step size."""
 
     def __post_init__(self) -> None:
         for array in (self.margins, self.slopes):
             if array.ndim != 2 or array.dtype != np.float64 or not array.flags.c_contiguous:
                 raise ValueError(
-                    "margins and slopes must be (C - 1, n) float64, one row after the other, "
+                    "margins and slopes must be (C - 1, n) float64 in C order, "
                     f"not {array.shape} {array.dtype}"
                 )
         if self.margins.shape != self.slopes.shape:
             raise ValueError(
-                f"margins {self.margins.shape} need as many slopes, not {self.slopes.shape}"
+                f"margins {self.margins.shape} need slopes of the same shape, "
+                f"not {self.slopes.shape}"
             )
 
     @property
     def rows(self) -> int:
-        """How many rows it holds."""
+        """The number of rows."""
         return int(self.margins.shape[1])
 
     def __sizeof__(self) -> int:
-        """Return its bytes, by which Dask places and counts it."""
+        """Return the size in bytes, which Dask uses to place tasks and to account for memory."""
         return self.margins.nbytes + self.slopes.nbytes
 
 
@@ -72,25 +74,27 @@ def margins_along_line(
     *,
     delta: float = 1.0,
 ) -> Line:
-    """Return the line from the weights of `scorer` in the direction of another's.
+    """Return the line that starts at the weights of `scorer` in the direction `direction`.
 
-    Both are float64, and folded with the mean image by `hinge.fold`. `images` (n, D) and
-    `labels` (n,) are uint8. It takes two passes over the images.
+    Both scorers are float64, with the mean image folded in by `hinge.fold`. `images` (n, D) and
+    `labels` (n,) are uint8. The function makes two passes over the images.
 
-    Raises ValueError for scorers of other types, or arrays that do not fit together.
+    Raises ValueError if a scorer is not float64, if a label has no weights, or if shapes or types
+    of the arrays do not match.
 
-    >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
-    >>> falling = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
-    >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
-    >>> line = margins_along_line(weights, falling, images, labels)
-    >>> line.margins.tolist(), line.slopes.tolist()
-    ([[-2.0], [4.0]], [[0.0], [-3.0]])
-    >>> [total.mean for total in losses(line, [0.0, 1.0, 2.0])]
-    [4.0, 1.0, 0.0]
+    Examples:
+        >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
+        >>> falling = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
+        >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
+        >>> line = margins_along_line(weights, falling, images, labels)
+        >>> line.margins.tolist(), line.slopes.tolist()
+        ([[-2.0], [4.0]], [[0.0], [-3.0]])
+        >>> [total.mean for total in losses(line, [0.0, 1.0, 2.0])]
+        [4.0, 1.0, 0.0]
     """
     if direction.weights.shape != scorer.weights.shape:
         raise ValueError(
-            f"weights {scorer.weights.shape} need a direction of their shape, "
+            f"weights {scorer.weights.shape} need a direction of the same shape, "
             f"not {direction.weights.shape}"
         )
     return Line(
@@ -101,11 +105,12 @@ def margins_along_line(
 def differences(
     scorer: Scorer, images: NDArray[np.uint8], labels: NDArray[np.uint8], constant: float
 ) -> NDArray[np.float64]:
-    """Return `s_ij - s_i,y_i + constant` (C - 1, n), row k that of each row's k-th wrong class.
+    """Return `s_ij - s_i,y_i + constant` (C - 1, n): [k, i] is for the k-th wrong class of row i.
 
-    It takes a pass over the images (n, D).
+    The function makes one pass over the images (n, D).
 
-    Raises ValueError for scores that are not float64, or arrays that do not fit together.
+    Raises ValueError if the scorer is not float64, if a label has no weights, or if shapes or
+    types of the arrays do not match.
     """
     classes = len(scorer.offset)
     if scorer.weights.dtype != np.float64:
@@ -123,11 +128,12 @@ def differences(
 
 
 def losses(line: Line, steps: ArrayLike) -> tuple[LossSum, ...]:
-    """Return the rows' loss at each of the step sizes (K,), without the regulariser.
+    """Return the summed loss of the rows at each step size (K,), without the regulariser.
 
-    At 0 it is, to the bit, what `kernels.hinge.sum_rows` sums with float64 scores.
+    At step size 0 the sum is bit-identical to that of `kernels.hinge.sum_rows` with float64
+    scores.
 
-    Raises ValueError for step sizes that are not finite.
+    Raises ValueError if a step size is not finite.
     """
     sizes = check_steps(steps)
     limbs = np.zeros((len(sizes), line_loops.LIMBS), np.int64)
@@ -141,16 +147,16 @@ def losses(line: Line, steps: ArrayLike) -> tuple[LossSum, ...]:
 
 @dataclass(frozen=True)
 class SlopeSum:
-    """The slopes of a set of rows' losses; `SlopeSum()` and `combine` make them a monoid."""
+    """The sum of the slopes of a set of rows' losses. `SlopeSum()` is the sum over no rows."""
 
     slope: int = 0
-    """Sum of the right-hand derivatives in units of 2^-80, without what overflows."""
+    """Sum of the right-hand derivatives in units of 2^-80, without the margins that overflow."""
     breakpoints: int = 0
-    """How many lie in (0, a]."""
+    """Number of breakpoints in (0, a]."""
     overflows: int = 0
-    """Margins that are not finite, or whose slope is not finite or 2^80 or more in size."""
+    """Margins that are not finite, or whose slope is not finite or at least 2^80 in size."""
     rows: int = 0
-    """How many rows were summed."""
+    """Number of rows."""
 
     def combine(self, other: "SlopeSum") -> "SlopeSum":
         """Return the sum over both sets of rows."""
@@ -173,12 +179,13 @@ class SlopeSum:
 
 
 def slopes(line: Line, steps: ArrayLike) -> tuple[SlopeSum, ...]:
-    """Return the right-hand derivative of the summed loss at each of the step sizes (K,).
+    """Return the right-hand derivative of the summed loss at each step size (K,).
 
-    The breakpoints in (low, high] are the difference of the counts at both. At a = 0 it is
-    not the slope of the subgradient that descent takes where a margin is 0.
+    For 0 <= low, the number of breakpoints in (low, high] is the difference of the counts at both
+    ends. If a margin is 0 at a = 0, the right-hand derivative there can differ from the slope
+    along the subgradient, which has the indicator 0 at a kink.
 
-    Raises ValueError for step sizes that are not finite.
+    Raises ValueError if a step size is not finite.
     """
     sizes = check_steps(steps)
     limbs = np.zeros((len(sizes), line_loops.LIMBS), np.int64)
@@ -196,9 +203,10 @@ def breakpoints(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the positions (k,) of the breakpoints in (low, high], and their jumps (k,).
 
-    A jump is what the slope gains there, |d_ij|. Their order means nothing.
+    A jump is the increase of the slope at the breakpoint, |d_ij|. The breakpoints are in no
+    particular order.
 
-    Raises ValueError for bounds that are not finite.
+    Raises ValueError if a bound is not finite.
     """
     low, high = check_steps([low, high]).tolist()
     out = np.empty((2, line.margins.size))

@@ -1,13 +1,13 @@
-"""Where the regularised loss along the ray W + a V, a >= 0, is lowest: found exactly.
+"""The exact minimum of the regularised loss along the ray W + a V, a >= 0.
 
     phi(a) = 1/N sum hinge(a) + reg ||W + a V||^2
 
-Its slope never falls as a grows: that of the hinges steps up at the breakpoints, and that of
-the regulariser is linear. Multisection closes in on the place where it stops being negative,
-a pass over the rows for many step sizes, until the breakpoints between are few enough to
-fetch; they are sorted, and the rest is integer and rational arithmetic. So the minimum is
-that of the function that `kernels.line` defines, rounded once at most, and the same bits
-however the rows are cut and ordered.
+The slope of phi never decreases as a grows: the slope of the hinges steps up at the breakpoints,
+and the slope of the regulariser is linear. Multisection brackets the step size at which the slope
+stops being negative. Each of its passes over the rows evaluates many step sizes. When the bracket
+contains few enough breakpoints, they are fetched and sorted, and integer and rational arithmetic
+finds the minimum. The result is the minimum of the function that `kernels.line` defines, rounded
+at most once. It is bit-identical for every partition and every order of the rows.
 """
 
 import math
@@ -27,33 +27,34 @@ from kernels.line import SlopeSum
 
 Floats = NDArray[np.float64]
 SlopesAt = Callable[[Floats], Sequence[SlopeSum]]
-"""`line.slopes` of all rows at step sizes (K,), one `SlopeSum` each: a pass."""
+"""One pass: `line.slopes` of all rows at step sizes (K,), one `SlopeSum` per step size."""
 BreakpointsWithin = Callable[[float, float], tuple[Floats, Floats]]
-"""`line.breakpoints` of all rows in (low, high], in any order: a pass."""
+"""One pass: `line.breakpoints` of all rows in (low, high], in any order."""
 
 SECTIONS = 32
-"""Step sizes a pass looks at between two others.
+"""Step sizes that a pass evaluates between the two ends of the bracket.
 
-Three passes leave 1/33^3 of all numbers: neighbours within 4 %. Two would take 189 a pass."""
+Three passes reduce the bracket to 1/33^3 of all non-negative float64 numbers. Its ends then differ
+by less than 6 %. Two passes would need 189 step sizes each for that."""
 
 MAX_FETCHED = 20_000
-"""Breakpoints to fetch at most: 320 kB."""
+"""Largest number of breakpoints to fetch (320 kB)."""
 
 LARGEST = sys.float_info.max
-"""The end of the ray; a breakpoint beyond has no position."""
+"""The end of the ray: the largest float64. Breakpoints beyond it are ignored."""
 
 
 class LineMinimum(NamedTuple):
-    """Where the loss along a ray is lowest."""
+    """The minimum of the loss along a ray."""
 
     step_size: float
-    """The smallest a >= 0 of those where it is: the left end of a flat bottom."""
+    """The smallest a >= 0 at which the loss is lowest: the left end of a flat bottom."""
     breakpoints: int
-    """How many lie on the ray, at a > 0."""
+    """Number of breakpoints on the ray, at a > 0."""
 
 
 class Penalty(NamedTuple):
-    """`reg ||W + a V||^2` without its value at a = 0, as `linear * a + quadratic * a^2`."""
+    """`reg ||W + a V||^2` minus its value at a = 0: `linear * a + quadratic * a^2`."""
 
     linear: float = 0.0
     """`2 reg <W, V>`."""
@@ -62,12 +63,13 @@ class Penalty(NamedTuple):
 
 
 def penalty(W: Floats, V: Floats, reg: float, *, reg_bias: bool = False) -> Penalty:
-    """Return the regulariser along the line; the bias, the last column, counts on demand.
+    """Return the regulariser along the line; with `reg_bias` it includes the bias (last column).
 
-    The products are summed exactly (`math.fsum`), and so in no order.
+    The products are summed exactly (`math.fsum`), so their order does not matter.
 
-    >>> penalty(np.array([[1.0, 9.0]]), np.array([[-2.0, 9.0]]), reg=0.5)
-    Penalty(linear=-2.0, quadratic=2.0)
+    Examples:
+        >>> penalty(np.array([[1.0, 9.0]]), np.array([[-2.0, 9.0]]), reg=0.5)
+        Penalty(linear=-2.0, quadratic=2.0)
     """
     columns = W.shape[1] if reg_bias else W.shape[1] - 1
     along = V[:, :columns]
@@ -81,18 +83,28 @@ NO_PENALTY = Penalty()
 def minimum(
     slopes_at: SlopesAt, breakpoints_within: BreakpointsWithin, penalty: Penalty = NO_PENALTY
 ) -> LineMinimum:
-    """Return where the mean hinge loss plus the penalty is lowest on the ray a >= 0.
+    """Return the minimum of the mean hinge loss plus the penalty on the ray a >= 0.
 
-    Raises ValueError if there are no rows, a margin's slope is no usable number, the penalty
-    is not convex, or the loss falls for as far as there are numbers.
+    Raises ValueError if there are no rows, if a margin overflows (see `SlopeSum`), if the penalty
+    is not finite or not convex, or if the loss still falls at the largest float64.
 
-    >>> from kernels.line import Line, breakpoints, slopes
-    >>> line = Line(np.array([[1.0, 3.0, -1.0]]), np.array([[-1.0, -2.0, 2.0]]))
-    >>> passes = lambda steps: slopes(line, steps), lambda low, high: breakpoints(line, low, high)
-    >>> minimum(*passes)  # slopes -3 from 0, -1 from 0.5, 0 from 1 and 2 from 1.5
-    LineMinimum(step_size=1.0, breakpoints=3)
-    >>> minimum(*passes, Penalty(linear=0.0, quadratic=1 / 4.5))  # 4 a / 9 is 1 / 3 at 0.75
-    LineMinimum(step_size=0.75, breakpoints=3)
+    Examples:
+        >>> from kernels.line import Line, breakpoints, slopes
+        >>> line = Line(np.array([[1.0, 3.0, -1.0]]), np.array([[-1.0, -2.0, 2.0]]))
+        >>> def slopes_at(steps):
+        ...     return slopes(line, steps)
+        >>> def breakpoints_within(low, high):
+        ...     return breakpoints(line, low, high)
+
+        The slope is -3 from 0, -1 from 0.5, 0 from 1 and 2 from 1.5.
+
+        >>> minimum(slopes_at, breakpoints_within)
+        LineMinimum(step_size=1.0, breakpoints=3)
+
+        The slope of the penalty, 4 a / 9, is 1 / 3 at 0.75.
+
+        >>> minimum(slopes_at, breakpoints_within, Penalty(linear=0.0, quadratic=1 / 4.5))
+        LineMinimum(step_size=0.75, breakpoints=3)
     """
     steps = [0.0, *_between(0.0, LARGEST), LARGEST]
     sums = slopes_at(np.array(steps))
@@ -101,7 +113,7 @@ def minimum(
     if slope(sums[0].slope, 0.0) >= 0:
         return LineMinimum(0.0, on_ray)
     if slope(sums[-1].slope, LARGEST) < 0:
-        raise ValueError("the loss falls along the whole ray; take a direction of other scale")
+        raise ValueError("the loss falls along the whole ray; use a direction of another scale")
     while True:
         i = next(i for i, a in enumerate(steps) if slope(sums[i].slope, a) >= 0)
         (low, high), (below, above) = steps[i - 1 : i + 1], sums[i - 1 : i + 1]
@@ -111,14 +123,15 @@ def minimum(
         steps = [low, *between, high]
         sums = [below, *slopes_at(np.array(between)), above]
     positions, jumps = np.empty((2, 0))
-    if between and above.breakpoints > below.breakpoints:  # else all of them are at `high`
+    # If no number is between the two ends, all breakpoints are at `high` and none is fetched.
+    if between and above.breakpoints > below.breakpoints:
         positions, jumps = breakpoints_within(low, high)
     return LineMinimum(_walk(slope, below.slope, positions, jumps, high), on_ray)
 
 
 @dataclass(frozen=True)
 class _Slope:
-    """The derivative of phi, times N, in units of 2^-80: exact."""
+    """The exact derivative of phi times N, in units of 2^-80."""
 
     linear: Fraction
     quadratic: Fraction
@@ -129,48 +142,50 @@ class _Slope:
             raise ValueError("the mean over no rows is not defined; sum at least one row")
         if total.overflows:
             raise ValueError(
-                f"{total.overflows} margins, or what they gain for a step of size 1, are not "
-                "finite or at least 2^80; take smaller weights and a shorter direction"
+                f"{total.overflows} margins are not finite, or their slope is not finite or at "
+                "least 2^80 in size; use smaller weights and a shorter direction"
             )
         if not (all(map(math.isfinite, penalty)) and penalty.quadratic >= 0):
-            raise ValueError(f"the penalty must be finite and not bend down, not {penalty}")
+            raise ValueError(f"the penalty must be finite and convex, not {penalty}")
         unit = total.rows << LOSS_UNIT_BITS
         return cls(Fraction(penalty.linear) * unit, 2 * Fraction(penalty.quadratic) * unit)
 
     def __call__(self, data: int, a: float) -> Fraction:
-        """Return the slope at `a`, where that of the summed hinges is `data`."""
+        """Return the slope at `a`, given the slope `data` of the summed hinges there."""
         return data + self.linear + self.quadratic * Fraction(a)
 
     def zero(self, data: int) -> float:
-        """Return where it is 0, rounded to the nearest number."""
+        """Return the a at which the slope is 0, rounded, given the slope `data` of the hinges."""
         return float(-(data + self.linear) / self.quadratic)
 
 
 def _walk(slope: _Slope, below: int, positions: Floats, jumps: Floats, high: float) -> float:
-    """Return where the slope stops being negative.
+    """Return the step size at which the slope stops being negative.
 
-    `below` is the hinges' slope where the breakpoints begin; the whole slope is negative
-    there, and is not at `high`, at or after the last of them.
+    `below` is the slope of the hinges before the first breakpoint. The slope of the hinges plus
+    the penalty is negative there, and not negative at `high`, which is at or after the last
+    breakpoint.
     """
     order = np.argsort(positions)
     ends: list[float] = [*positions[order].tolist(), high]
-    gains = map(int, (jumps[order] * 2.0**LOSS_UNIT_BITS).tolist())  # cut, as the slopes are
-    data = list(accumulate(gains, initial=below))  # data[i]: up to ends[i]
+    # Rounded towards zero, as slopes are.
+    gains = map(int, (jumps[order] * 2.0**LOSS_UNIT_BITS).tolist())
+    data = list(accumulate(gains, initial=below))  # data[i] is the slope up to ends[i]
 
     def not_negative(i: int) -> bool:
         return slope(data[i + 1], ends[i]) >= 0
 
     i = bisect_left(range(len(positions)), True, key=not_negative)
-    if slope(data[i], ends[i]) > 0:  # it was 0 on the way: the lowest point of a parabola
+    if slope(data[i], ends[i]) > 0:  # the slope is 0 earlier, at the lowest point of a parabola
         return slope.zero(data[i])
     return ends[i]
 
 
 def _between(low: float, high: float) -> list[float]:
-    """Return up to `SECTIONS` numbers between two that are not negative, rising.
+    """Return up to `SECTIONS` increasing numbers between two non-negative ones.
 
-    They divide the numbers that float64 has between the two, not the distance: no scale is
-    favoured, and none of 2^63 numbers is more than 13 passes away.
+    They divide the set of float64 numbers between the two evenly, not the distance, so that no
+    scale is favoured. 13 passes isolate any of the 2^63 non-negative numbers.
     """
     first, last = np.array([low, high]).view(np.int64).tolist()
     sections = range(1, SECTIONS + 1)

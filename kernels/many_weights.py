@@ -1,7 +1,8 @@
-"""The losses of many weights at once, in float64: one wide product with every row.
+"""The losses of many weights at once in float64, as one wide product with every row.
 
-It is what `kernels.hinge.sum_rows` sums with float64 scores, to the last bit, for each of the
-weights; no structure that they share is made use of. Memory does not grow with the rows.
+For each of the weights the sum is bit-identical to that of `kernels.hinge.sum_rows` with float64
+scores. The weights can be arbitrary: no common structure is used. Memory does not grow with the
+number of rows.
 """
 
 from functools import reduce
@@ -23,11 +24,11 @@ def losses_at_many_weights(
     rows: NDArray[np.int64] | None = None,
     delta: float = 1.0,
 ) -> Sums[LossSum]:
-    """Sum the rows' losses at each of the weights (B, C, D + 1), `mean` (D,) folded in.
+    """Sum the rows' losses at each of B weights `W` (B, C, D + 1), with `mean` (D,) folded in.
 
-    `rows` picks some of `images` (n, D) and `labels` (n,), both uint8.
+    `rows` selects rows of `images` (n, D) and `labels` (n,), both uint8.
 
-    Raises ValueError for a label without weights, or arrays that do not fit together.
+    Raises ValueError if a label has no weights, or if shapes or types of the arrays do not match.
     """
     if W.ndim != 3 or not len(W):
         raise ValueError(f"weights must be (B, C, D + 1) with B at least 1, not {W.shape}")

@@ -1,13 +1,17 @@
-"""The hinge loss over a plane W + a U + b V: three passes, then no point costs another.
+"""The hinge loss over a plane W + a U + b V.
 
 A margin is linear in a and b,
 
     m_ij(a, b) = m_ij + a d_ij + b e_ij
 
-with d and e the differences of the scores of U and of V (see `kernels.line`). In floating
-point it is rounded twice, after `b e_ij` and after `a d_ij`; losses count in units of 2^-80 and
-are summed as integers, so that neither the order of the rows nor their grouping changes a bit.
-Where b is 0 and V is finite, the losses are those of the line W + a U, to the bit.
+where d and e are the differences of the scores of U and of V (see `kernels.line`). Three passes
+over the images give m, d and e. The losses at all points are computed from these, without another
+pass.
+
+In floating point a margin is rounded twice: when `b e_ij` is added, and then when `a d_ij` is
+added. Losses are summed as integers in units of 2^-80, so the sums do not depend on the order or
+the grouping of the rows. If b is 0 and V is finite, the losses are bit-identical to those along
+the line W + a U.
 """
 
 import math
@@ -29,15 +33,15 @@ class Plane:
     """The margins of some rows over a plane."""
 
     line: Line
-    """Those along its first direction, where b is 0."""
+    """The margins along the first direction, at b = 0."""
     second: NDArray[np.float64]
-    """(C - 1, n): what a margin gains for b = 1."""
+    """(C - 1, n): the change of a margin per unit of b."""
 
     def __post_init__(self) -> None:
-        Line(self.line.margins, self.second)  # which checks them
+        Line(self.line.margins, self.second)  # checks the arrays
 
     def __sizeof__(self) -> int:
-        """Return its bytes, by which Dask places and counts it."""
+        """Return the size in bytes, which Dask uses to place tasks and to account for memory."""
         return self.line.__sizeof__() + self.second.nbytes
 
 
@@ -50,23 +54,25 @@ def margins_over_plane(
     *,
     delta: float = 1.0,
 ) -> Plane:
-    """Return the plane at the weights of `scorer`, in the directions of two others'.
+    """Return the plane through the weights of `scorer` in the directions `first` and `second`.
 
-    As of `kernels.line.margins_along_line`, and it takes three passes over the images.
+    Arguments and errors are those of `kernels.line.margins_along_line`. The function makes three
+    passes over the images.
 
-    >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
-    >>> first = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
-    >>> second = Scorer(np.array([[1.0], [0.0], [0.0]]), np.zeros(3))
-    >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
-    >>> plane = margins_over_plane(weights, first, second, images, labels)
-    >>> losses(plane, [0.0, 1.0, 2.0], [0.0, -1.0]).means
-    array([[4., 1., 0.],
-           [8., 5., 2.]])
+    Examples:
+        >>> weights = Scorer(np.array([[1.0], [0.0], [2.0]]), np.zeros(3))
+        >>> first = Scorer(np.array([[0.0], [0.0], [-1.0]]), np.zeros(3))
+        >>> second = Scorer(np.array([[1.0], [0.0], [0.0]]), np.zeros(3))
+        >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
+        >>> plane = margins_over_plane(weights, first, second, images, labels)
+        >>> losses(plane, [0.0, 1.0, 2.0], [0.0, -1.0]).means
+        array([[4., 1., 0.],
+               [8., 5., 2.]])
     """
     line = margins_along_line(scorer, first, images, labels, delta=delta)
     if second.weights.shape != scorer.weights.shape:
         raise ValueError(
-            f"weights {scorer.weights.shape} need a second direction of their shape, "
+            f"weights {scorer.weights.shape} need a second direction of the same shape, "
             f"not {second.weights.shape}"
         )
     return Plane(line, differences(second, images, labels, 0.0))
@@ -74,18 +80,18 @@ def margins_over_plane(
 
 @dataclass(frozen=True, eq=False)
 class PlaneSum:
-    """The losses of a set of rows at each point, summed; `combine` adds those of others."""
+    """The sums of the losses of a set of rows at each point of a plane."""
 
     limbs: NDArray[np.int64]
-    """(M, K, LIMBS): in units of 2^-80, 40 bits a limb, without what overflows."""
+    """(M, K, LIMBS): in units of 2^-80, 40 bits per limb, without the rows that overflow."""
     overflows: NDArray[np.int64]
-    """(M, K): rows that overflow; see `kernels.partial`."""
+    """(M, K): number of rows that overflow; see `kernels.partial`."""
     rows: int
 
     def combine(self, other: Self) -> Self:
         """Return the sums over both sets of rows."""
         limbs = self.limbs + other.limbs
-        for k in range(limbs.shape[-1] - 1):  # as the compiled loop leaves them
+        for k in range(limbs.shape[-1] - 1):  # carry, as the compiled loop does
             limbs[..., k + 1] += limbs[..., k] >> LIMB_BITS
             limbs[..., k] &= (1 << LIMB_BITS) - 1
         return type(self)(limbs, self.overflows + other.overflows, self.rows + other.rows)
@@ -112,9 +118,9 @@ def _joined(limbs: list[int]) -> int:
 
 
 def losses(plane: Plane, a: ArrayLike, b: ArrayLike) -> PlaneSum:
-    """Return the rows' losses at every point of `a` (K,) and `b` (M,), without the regulariser.
+    """Return the summed losses at all pairs of `a` (K,) and `b` (M,), without the regulariser.
 
-    Raises ValueError for steps that are not finite.
+    Raises ValueError if a step size is not finite.
     """
     across, up = check_steps(a), check_steps(b)
     limbs = np.zeros((len(up), len(across), line_loops.LIMBS), np.int64)

@@ -1,10 +1,8 @@
-"""The loss and its gradient as the lecture notes write them: loops over examples and classes.
+"""Reference implementation of the loss and its gradient: loops over examples and classes.
 
-Slow and obvious on purpose, in Python's own floats: the tests compare everything else with
-these. An example `x` holds its pixels, already centred, and a last 1 for the bias.
-
-After the notes on optimisation of Stanford's course CS231n, "Optimization: Stochastic
-Gradient Descent".
+It follows the notes of Stanford's course CS231n, "Optimization: Stochastic Gradient Descent". It
+is slow and simple on purpose, and uses Python floats. The tests compare all other implementations
+with it. An example `x` contains centred pixels and a final 1 for the bias.
 """
 
 from collections.abc import Sequence
@@ -23,8 +21,9 @@ def example_loss(
 ) -> float:
     """Return one example's loss, `sum_{j != y} max(0, s_j - s_y + delta)`.
 
-    >>> example_loss([[1.0, 0.0], [0.0, 0.0], [-1.0, 4.0]], [2.0, 1.0], 1)
-    6.0
+    Examples:
+        >>> example_loss([[1.0, 0.0], [0.0, 0.0], [-1.0, 4.0]], [2.0, 1.0], 1)
+        6.0
     """
     correct = score(W, x, y)
     loss = 0.0
@@ -37,7 +36,7 @@ def example_loss(
 def example_gradient(
     W: Sequence[Sequence[float]], x: Sequence[float], y: int, delta: float = 1.0
 ) -> list[list[float]]:
-    """Return one example's subgradient (C, D + 1): 0 at a kink."""
+    """Return one example's subgradient (C, D + 1), with indicator 0 at a kink."""
     gradient = [[0.0] * len(x) for _ in W]
     correct = score(W, x, y)
     for j in range(len(W)):
@@ -55,7 +54,7 @@ def loss(
     delta: float = 1.0,
     reg: float = 0.0,
 ) -> float:
-    """Return the mean of the examples' losses, plus `reg` times the squares of the weights."""
+    """Return the mean loss plus `reg` times the sum of squared weights without the bias."""
     total = 0.0
     for example, label in zip(X, y, strict=True):
         total += example_loss(W, example, label, delta)

@@ -1,7 +1,7 @@
-"""Finite differences of `reg ||W||^2`, and what rounds in the gradient that they are held against.
+"""Finite differences of `reg ||W||^2`, and bounds on the rounding of the gradient.
 
-A square has no kink, but it bends: a forward difference of `reg w^2` is off by `reg h`, whatever
-w is. That is taken away here, so that what is returned is the slope itself, but for rounding.
+A square has no kink, but it is curved: a forward difference of `reg w^2` exceeds the slope by
+`reg h` for every w. This term is subtracted here, so that only rounding remains.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 class Quotient(NamedTuple):
-    """A difference quotient, and what rounding can make of it at most; both (C, D + 1)."""
+    """A difference quotient and a bound on its rounding error, both (C, D + 1)."""
 
     value: Floats
     bound: Floats
@@ -25,14 +25,15 @@ class Quotient(NamedTuple):
 def regulariser_quotient(
     W: Floats, reg: float, step: float, scheme: Scheme, *, reg_bias: bool = False
 ) -> Quotient:
-    """Return the slope of `reg ||W||^2` in every weight, by its two squares' difference.
+    """Return the slope of `reg ||W||^2` in every weight, from the difference of two squares.
 
-    Without `reg_bias` the last column, the bias, is 0.
+    `step` is the difference step h. Without `reg_bias`, the last column (the bias) is 0.
 
-    Raises ValueError if the step is lost beside a weight.
+    Raises ValueError if h is lost in rounding when added to a weight.
 
-    >>> regulariser_quotient(np.array([[1.5, 9.0]]), 2.0, 2.0**-20, Scheme.FORWARD).value
-    array([[6., 0.]])
+    Examples:
+        >>> regulariser_quotient(np.array([[1.5, 9.0]]), 2.0, 2.0**-20, Scheme.FORWARD).value
+        array([[6., 0.]])
     """
     value, bound = np.zeros((2, *W.shape))
     columns = W.shape[1] if reg_bias else W.shape[1] - 1
@@ -42,7 +43,9 @@ def regulariser_quotient(
     ahead, behind = w + step, w - step if scheme is Scheme.CENTRED else w
     apart = ahead - behind
     if (apart == 0).any():
-        raise ValueError(f"a step of {step} is lost beside weights of {np.abs(w).max()}")
+        raise ValueError(
+            f"a step of {step} is lost in rounding when added to weights of {np.abs(w).max()}"
+        )
     slope = reg * (ahead * ahead - behind * behind) / apart
     bend = reg * (apart if scheme is Scheme.FORWARD else 0.0)
     value[:, :columns] = slope - bend
@@ -52,9 +55,9 @@ def regulariser_quotient(
 
 
 def gradient_roundoff(gradient: Floats, W: Floats, mean: Floats, reg: float) -> Floats:
-    """Return what rounding can make of a gradient that `kernels.partial.finalize` took, at most.
+    """Return a bound on the rounding error of a gradient from `kernels.partial.finalize`.
 
-    Its data part is an exact sum, divided by N, less the mean image times the bias's part.
+    Its data part is an exact sum divided by N, minus the mean image times the bias's gradient.
     """
     regularised = 2 * reg * np.abs(W)
     mean_part = np.append(mean, 0.0) * (np.abs(gradient[:, -1:]) + regularised[:, -1:])

@@ -1,23 +1,24 @@
-"""The smoothed hinge, its gradient, and a lower bound on the best loss, as exact integers.
+"""The smoothed hinge, its gradient and a lower bound on the minimum loss, from exact integer sums.
 
 The hinge of a margin m, smoothed at width mu (Nesterov's smoothing):
 
     h(m) = max over alpha of  alpha m - mu alpha^2 / 2,    alpha in {0, 1/Q, ..., 1}
 
-The grid of Q levels makes h piecewise linear, not more than mu / (8 Q^2) below the smooth
-one, and the gradient an integer matrix again, so that here too order, grouping and workers
-change no bit. The maximum is at the level next to m / mu, which is then the slope.
+The grid of Q levels makes h piecewise linear. h is at most mu / (8 Q^2) below the smoothed hinge
+without a grid. As for the true hinge, the gradients of the rows are summed in integers, here in
+units of 1/Q. The result is therefore bit-identical for any order and grouping of the rows and any
+number of workers. The maximum is at the level nearest to m / mu, and that level is the slope of h.
 
 Any alpha in [0, 1] is a feasible point of the dual of the Weston-Watkins SVM. Let
 k_ij = alpha_ij for j != y_i, k_i,y_i = -sum_j alpha_ij, and G = 1/N sum_i k_i (outer) x_i with
-x_i = (image_i - mean, 1). As h(m) >= alpha m for the hinge h, the least loss over all W is
+x_i = (image_i - mean, 1). Because max(0, m) >= alpha m, the minimum loss over all W satisfies
 
     min  1/N sum_ij max(0, m_ij) + reg ||W||^2
       >= min  delta/N sum_ij alpha_ij + <G, W> + reg ||W||^2
        = delta/N sum_ij alpha_ij - ||G||^2 / (4 reg)
 
-which is `SmoothedEvaluation.lower_bound`. The norm of W has the bias in it, as it must for the
-bound to be more than -inf whatever G's last column is.
+which is `SmoothedEvaluation.lower_bound`. Here ||W|| includes the bias. Without it, the bound
+would be -inf unless the last column of G is 0.
 
 Shapes: images (n, D) uint8, labels (n,) uint8, W (C, D + 1) float64 with the bias last, mean
 (D,) float64.
@@ -40,17 +41,20 @@ from kernels.partial import regularised, squared_norm
 from kernels.simd import tiles as vector
 
 _LARGEST_FACTOR = 127 * 256 + 127
-"""The largest k that two signed bytes hold: k = 256 high + low."""
+"""The largest k that fits two signed bytes: k = 256 high + low."""
 
 _LONGEST_RUN = min((2**31 - 1) // (255 * 128), LIMB_ROWS)
-"""Rows whose digits' sums fit int32, whatever their pixels; it is more than a shard has."""
+"""The most rows whose digit sums always fit int32; a shard has fewer."""
 
 
 def levels(classes: int) -> int:
-    """Return Q, the levels of alpha above 0: a power of two whose Q (C - 1) fits two bytes.
+    """Return Q, the number of levels of alpha above 0.
 
-    >>> [levels(classes) for classes in (2, 10, 128)]
-    [16384, 2048, 256]
+    Q is the largest power of two for which Q (C - 1) fits two bytes.
+
+    Examples:
+        >>> [levels(classes) for classes in (2, 10, 128)]
+        [16384, 2048, 256]
     """
     return 1 << ((_LARGEST_FACTOR // (classes - 1)).bit_length() - 1)
 
@@ -72,20 +76,21 @@ class SmoothedPartial:
     squared_alphas: int
     """Sum of all alpha_ij^2, in units of 1/Q^2."""
     correct: int
-    """How many rows have their highest score at their label."""
+    """The number of rows whose label has the highest score."""
 
     @classmethod
     def zero(cls, classes: int, columns: int) -> Self:
-        """Return the sums over no row."""
+        """Return the sums over no rows."""
         gradient = np.zeros((classes, columns), np.int64)
         return cls(gradient, np.zeros(classes, np.int64), LossSum(), LossSum(), 0, 0, 0)
 
     def combine(self, other: "SmoothedPartial") -> "SmoothedPartial":
         """Return the sums over both sets of rows.
 
-        >>> zero = SmoothedPartial.zero(2, 3)
-        >>> zero.combine(zero).smoothed
-        LossSum(loss=0, overflows=0, rows=0)
+        Examples:
+            >>> zero = SmoothedPartial.zero(2, 3)
+            >>> zero.combine(zero).smoothed
+            LossSum(loss=0, overflows=0, rows=0)
         """
         return SmoothedPartial(
             gradient=self.gradient + other.gradient,
@@ -107,21 +112,22 @@ def sum_smoothed_rows(
     delta: float = 1.0,
     tiles: bool = vector.BYTE_DOT_PRODUCT,
 ) -> SmoothedPartial:
-    """Sum the smoothed and the true hinge loss, the alphas and their gradient over rows.
+    """Sum the smoothed loss and its gradient, the true hinge loss, and the alphas over rows.
 
-    Margins are taken in the scorer's type, as `kernels.hinge.sum_rows` takes them.
-    `tiles=False` sums the gradient without the processor's dot product of bytes: the same
-    integers, slower.
+    Margins are computed in the scorer's type, as in `kernels.hinge.sum_rows`. `tiles=False` sums
+    the gradient without the processor's dot product of bytes, which gives the same integers more
+    slowly.
 
-    >>> from kernels.hinge import fold
-    >>> W = np.array([[1.0, 0.0], [0.75, 0.0]])  # two classes, one pixel, and the bias
-    >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
-    >>> total = sum_smoothed_rows(fold(W), images, labels, mu=0.5)
-    >>> total.alphas / levels(2), total.hinge.mean, total.smoothed.mean  # its margin is 0.25
-    (0.5, 0.25, 0.0625)
+    Examples:
+        >>> from kernels.hinge import fold
+        >>> W = np.array([[1.0, 0.0], [0.75, 0.0]])  # two classes, one pixel, and the bias
+        >>> images, labels = np.array([[3]], np.uint8), np.array([0], np.uint8)
+        >>> total = sum_smoothed_rows(fold(W), images, labels, mu=0.5)
+        >>> total.alphas / levels(2), total.hinge.mean, total.smoothed.mean  # the margin is 0.25
+        (0.5, 0.25, 0.0625)
 
-    Raises ValueError for mu not above 0 or not finite, a label without weights, or arrays
-    whose shapes or types do not fit.
+    Raises ValueError if mu is not positive and finite, if a label has no weights, or if the shapes
+    or types of the arrays do not fit.
     """
     if not 0 < mu < math.inf:
         raise ValueError(f"mu must be above 0 and finite, not {mu}")
@@ -142,7 +148,7 @@ def sum_smoothed_rows(
 
 
 class _Sums(NamedTuple):
-    """What the compiled loop adds to."""
+    """The arrays that the compiled loop adds to."""
 
     gradient: NDArray[np.int64]
     digit_gradient: NDArray[np.int32]
@@ -153,7 +159,7 @@ class _Sums(NamedTuple):
 
     @classmethod
     def zero(cls, weights: NDArray[np.floating], tiles: bool) -> "_Sums":
-        """Return zeros, of which that gradient is empty that is not used."""
+        """Return zeros; of the two gradients, the one that is not used is empty."""
         classes, columns = weights.shape
         return cls(
             np.zeros((0 if tiles else classes, columns), np.int64),
@@ -167,7 +173,7 @@ class _Sums(NamedTuple):
     def to_partial(
         self, shape: tuple[int, ...], rows: int, counts: tuple[int, int, int]
     ) -> SmoothedPartial:
-        """Return the sums without the padding, the digits and the limbs joined."""
+        """Return the sums without the padding, with digits and limbs joined."""
         classes, columns = shape
         correct, smoothed_overflows, hinge_overflows = counts
         gradient = self.gradient
@@ -188,7 +194,7 @@ class _Sums(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SmoothedEvaluation:
-    """The smoothed objective at some weights, and what it says of the true one's minimum."""
+    """The smoothed objective at one set of weights, and bounds on the minimum of the true one."""
 
     loss: float
     """Mean smoothed loss plus the regulariser; inf if a row overflows."""
@@ -197,13 +203,13 @@ class SmoothedEvaluation:
     hinge_loss: float
     """Mean hinge loss plus the regulariser."""
     lower_bound: float
-    """Never above the least `hinge_loss` of any weights."""
+    """A lower bound on `hinge_loss` over all weights."""
     smoothed_lower_bound: float
-    """Never above the least `loss` of any weights: `loss` less it is ||gradient||^2 / (4 reg)."""
+    """A lower bound on `loss` over all weights: `loss` minus ||gradient||^2 / (4 reg)."""
     accuracy: float
-    """Fraction of the rows predicted right."""
+    """Fraction of the rows predicted correctly."""
     rows: int
-    """How many rows it is the mean of."""
+    """The number of rows over which the losses are averaged."""
 
 
 def finalize(
@@ -215,13 +221,14 @@ def finalize(
     reg: float,
     delta: float = 1.0,
 ) -> SmoothedEvaluation:
-    """Turn sums into the smoothed loss, its gradient, the hinge loss and the bounds.
+    """Return the smoothed loss, its gradient, the hinge loss and the bounds from the sums.
 
-    `W` (C, D + 1), `mean` (D,), `mu` and `delta` are what the sums were taken with. The
-    regulariser is `reg ||W||^2`, the bias included. 1/N comes first, so that rows repeated
-    any number of times give the same bits.
+    `W` (C, D + 1), `mean` (D,), `mu` and `delta` must be those used for the sums. The regulariser
+    is `reg ||W||^2`, including the bias. The sums are divided by N first, so that repeating all
+    rows gives a bit-identical result.
 
-    Raises ValueError if no row was summed or `reg` is not above 0: there is no bound then.
+    Raises ValueError if no rows were summed, or if `reg` is not positive and finite, because there
+    is no bound then.
     """
     if not 0 < reg < math.inf:
         raise ValueError(f"a lower bound needs a reg above 0 and finite, not {reg}")
@@ -234,7 +241,7 @@ def finalize(
     np.divide(total.gradient, rows * grid, out=pixels)
     pixels -= bias * mean
     bound = delta * (total.alphas / (rows * grid)) - squared_norm(gradient, bias=True) / (4 * reg)
-    with np.errstate(over="ignore"):  # the losses say so
+    with np.errstate(over="ignore"):  # the losses become inf
         gradient += 2.0 * reg * W
         regulariser = reg * squared_norm(W, bias=True)
     return SmoothedEvaluation(

@@ -1,21 +1,21 @@
 """Finite differences of the loss in every weight at once, from the hinges themselves.
 
-Changing the weight W[j, d] by h moves only the margins that the score of class j enters, each
-by the pixel: `m_ij` by `h x_id`, and in rows of class j every other margin by `-h x_id`. So one
-pass over the images takes the difference of the true loss in all coordinates: for each row,
-class and column both hinge values are evaluated and subtracted. The gradient's formula is never
-used; the scores are, which are linear in W.
+Changing the weight W[j, d] by h moves only the margins that depend on the score of class j:
+`m_ij` by `h x_id`, and in rows of class j every other margin by `-h x_id`. So one pass over the
+images computes the difference of the true loss in all coordinates. For each row, class and column,
+both hinge values are evaluated and subtracted. The formula of the gradient is not used, only the
+fact that scores are linear in W.
 
     centred   (L(W + h e) - L(W - h e)) / 2h    from    hinge(m + h x) - hinge(m - h x)
     forward   (L(W + h e) - L(W)) / h           from    hinge(m + h x) - hinge(m)
 
-A hinge has a kink where its margin is 0. A margin that crosses it within the difference makes
-the difference depart from the subgradient (the one with indicator 0 at m = 0), by an amount that
-is known exactly: the part of the move on the far side. Crossings are counted for each coordinate,
-and their departures added up, so that what is left of a disagreement is rounding alone.
+A hinge has a kink at margin 0. If a margin crosses its kink within the difference, the difference
+departs from the subgradient (the one with indicator 0 at m = 0). The departure is known exactly:
+its size is the part of the move beyond the kink. Crossings are counted and departures are summed
+per coordinate. For a correct gradient, rounding explains the rest of a disagreement.
 
-Differences are rounded to whole units, of a 2^47th part of the largest, and added as integers:
-the same bits in any order and grouping of the rows.
+Differences are rounded to whole units and added as integers, so the sums are bit-identical for
+any order and grouping of the rows. A unit is about 2^-47 of the largest possible difference.
 """
 
 import math
@@ -37,62 +37,65 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 STEPS = 1e-200, 1e200
-"""The smallest step and the largest: units are float64's, as are the moved margins."""
+"""The smallest and the largest difference step h: units and moved margins must fit float64."""
 
 _UNITS = 47
-"""The largest difference has 2^47 units, and a unit in the last place may double it: those of
-256 rows and 128 classes fit int64."""
+"""The largest difference has up to 2^47 units, and rounding of the moved margins may double it.
+The sums of a block of 256 rows and 128 classes still fit int64."""
 
 _HIGHER_ORDERS = 1 + 1e-6
-"""What products of round-offs add to a bound of the first order, and its own rounding."""
+"""Factor for what a first-order bound omits: products of rounding errors and its own rounding."""
 
 _BIAS_LANES = 8
-"""The bias's column stands at the end of a vector of its own."""
+"""Number of columns in the extra vector for the bias. The bias is its last lane."""
 
 
 class Probe(NamedTuple):
-    """What is asked of every row."""
+    """The parameters of the differences."""
 
     scorer: Scorer
-    """Of the weights, float64, with the mean folded in; see `hinge.fold`."""
+    """The weights with the mean folded in, float64; see `hinge.fold`."""
     mean: Floats
     """The mean image (D,)."""
     step: float
-    """h, positive."""
+    """The difference step h, positive."""
     scheme: Scheme = Scheme.CENTRED
     delta: float = 1.0
     slack: float = 0.0
-    """How far the scores of the gradient to be checked may be off, as a part of `|W| . |x|`.
+    """A bound on the error of the scores that the checked gradient uses, relative to `|W| . |x|`.
 
-    0 if they are taken in float64 as here, to the same bits."""
+    It is 0 for float64 scores, because they are bit-identical to the scores here."""
 
     @property
     def reach(self) -> float:
-        """The farthest that a margin may be moved."""
+        """The largest distance that a margin can move."""
         centred = np.maximum(np.abs(self.mean), np.abs(255 - self.mean))
         return float(np.nextafter(self.step * max(1.0, centred.max(initial=0)), math.inf))
 
     @property
     def unit(self) -> float:
-        """What differences are counted in: a power of two."""
+        """The unit that differences are counted in, a power of two."""
         _, exponent = math.frexp(2 * self.reach)
         return math.ldexp(1.0, exponent - _UNITS)
 
 
 @dataclass(frozen=True, eq=False)
 class Differences:
-    """The sums over a set of rows, of one probe; `combine` adds two."""
+    """The sums over a set of rows for one probe; `combine` adds two."""
 
     differences: Integers
-    """(2, C, D + 1): what the rows' losses gain, in units: what is below 2^32 of it, and above."""
+    """(2, C, D + 1): the differences of the rows' losses in units, as a lower 32-bit limb and an
+    upper limb."""
     departures: Integers
-    """(2, C, D + 1): how much of it is due to crossed kinks, likewise."""
+    """(2, C, D + 1): the part of `differences` that is due to crossed kinks, in the same form."""
     crossings: Integers
-    """(C, D + 1): the margins that cross their kink within the difference."""
+    """(C, D + 1): the number of margins that cross their kink within the difference."""
     undecided: Integers
-    """(C, D + 1): pixels of margins that `slack` leaves without a sign, in 2^-20."""
+    """(C, D + 1): sums of |centred pixel|, in units of 2^-20, over margins whose sign may be wrong
+    because of `slack`."""
     active: Sums[LossSum]
-    """(C,): the sizes of the margins that are not 0 all along the way; `rows` counts them."""
+    """(C,): sums of |margin| over margins whose hinge may be positive within `Probe.reach`;
+    `rows` counts these margins."""
     rows: int
 
     def combine(self, other: "Differences") -> Self:
@@ -108,7 +111,7 @@ class Differences:
 
     @property
     def overflows(self) -> int:
-        """0 if all margins are finite, and all that are active are below 2^80 in size."""
+        """0 if all margins are finite and all active ones below 2^80 in size, else positive."""
         return sum(each.overflows for each in self.active)
 
 
@@ -122,10 +125,10 @@ def differences(
 ) -> Differences:
     """Add up the differences over `images` (n, D) and `labels` (n,), both uint8.
 
-    `rows` picks some rows, in any order and as often as it names them. `tiles=False` takes the
-    plain way: the same integers, slower.
+    `rows` selects rows, in any order and with repeats (default: every row once). `tiles=False`
+    uses the plain implementation, which gives the same integers more slowly.
 
-    Raises ValueError for a step that is not positive, or arrays that do not fit together.
+    Raises ValueError if the difference step is outside `STEPS` or the arrays do not fit together.
     """
     _check_probe(probe)
     check_arrays(probe.scorer.weights, images, labels)
@@ -139,7 +142,7 @@ def differences(
 
 
 def _check_probe(probe: Probe) -> None:
-    """Raise ValueError unless differences can be counted by it."""
+    """Raise ValueError unless the step, the scores and the mean are usable."""
     smallest, largest = STEPS
     if not smallest <= probe.step <= largest:
         raise ValueError(
@@ -147,10 +150,11 @@ def _check_probe(probe: Probe) -> None:
         )
     weights = probe.scorer.weights
     if weights.dtype != np.float64:
-        raise ValueError(f"differences are taken of float64 scores, not of {weights.dtype}")
+        raise ValueError(f"differences need float64 scores, not {weights.dtype}")
     if probe.mean.shape != weights.shape[1:]:
         raise ValueError(
-            f"weights {weights.shape} need a mean of their pixels, not {probe.mean.shape}"
+            f"weights {weights.shape} need a mean of shape {weights.shape[1:]}, "
+            f"not {probe.mean.shape}"
         )
 
 
@@ -161,7 +165,7 @@ def _run(
     rows: Integers,
     tiles: bool,
 ) -> Differences:
-    """Add up so few rows that no sum overflows."""
+    """Add up the differences of rows that are few enough for no sum to overflow."""
     weights, images = pad(probe.scorer.weights, images)
     classes, columns = probe.scorer.weights.shape
     tiles_of_classes = -(-classes // TILE_CLASSES) * TILE_CLASSES
@@ -198,13 +202,13 @@ def _run(
 
 
 def _carry(limbs: Integers) -> Integers:
-    """Return the same numbers with their lower limbs in 0..2^32 - 1: in the one way there is."""
+    """Return the same numbers with the lower limb in 0..2^32 - 1, which makes limbs unique."""
     low, high = limbs
     return np.stack([low & (2**compiled.LIMB_BITS - 1), high + (low >> compiled.LIMB_BITS)])
 
 
 def _numbers(probe: Probe) -> tuple[float, float, float, float, float, bool]:
-    """Return what the compiled loop takes of a probe; see there."""
+    """Return the numbers of a probe that `kernels.compiled.differences.differences` needs."""
     magic = 1.5 * 2.0**52 * probe.unit
     centred = probe.scheme is Scheme.CENTRED
     return probe.delta, probe.step, probe.reach, magic, probe.slack, centred
@@ -213,35 +217,35 @@ def _numbers(probe: Probe) -> tuple[float, float, float, float, float, bool]:
 def quotient(total: Differences, probe: Probe) -> Floats:
     """Return the difference quotient (C, D + 1) of the mean hinge loss.
 
-    Raises ValueError if no row was summed.
+    Raises ValueError if no rows were summed.
     """
     return _whole(total.differences) * _weight(total, probe)
 
 
 def kink_part(total: Differences, probe: Probe) -> Floats:
-    """Return how much of the quotient (C, D + 1) is there only because kinks were crossed."""
+    """Return the part of the quotient (C, D + 1) that is due to crossed kinks."""
     return _whole(total.departures) * _weight(total, probe)
 
 
 def _whole(limbs: Integers) -> Floats:
-    """Return the numbers that the limbs stand for, rounded once."""
+    """Return the numbers that the limbs represent, rounded once."""
     low, high = limbs.astype(np.float64)
     return np.asarray(high * 2.0**compiled.LIMB_BITS + low)
 
 
 def _weight(total: Differences, probe: Probe) -> float:
-    """What a unit of the sums is of the quotient."""
+    """Return the contribution of one unit of the sums to the quotient."""
     if total.rows == 0:
         raise ValueError("the mean over no rows is not defined; sum at least one row")
     return probe.unit / (probe.step * probe.scheme.width * total.rows)
 
 
 def roundoff(total: Differences, probe: Probe) -> Floats:
-    """Return what rounding can make of the quotient less its kink part, at most (C, D + 1).
+    """Return a bound on the rounding error of the quotient minus its kink part (C, D + 1).
 
-    Rounded are, for each margin that is not 0 all along, the centred pixel, both moved margins,
-    the difference, and that to whole units; of each crossing the departure, to whole units; and
-    both of the sums.
+    For each active margin, the centred pixel, both moved margins and their difference are rounded,
+    and the difference again to whole units. For each crossing, the departure is rounded to whole
+    units. Last, both sums are rounded.
     """
     sizes = np.array([each.loss / (1 << LOSS_UNIT_BITS) for each in total.active])
     counts = np.array([each.rows for each in total.active])
@@ -252,16 +256,16 @@ def roundoff(total: Differences, probe: Probe) -> Floats:
 
 
 def undecided_part(total: Differences) -> Floats:
-    """Return what scores that are off by the probe's slack can make of a gradient (C, D + 1)."""
+    """Return a bound on the error of a gradient (C, D + 1) whose scores err by up to the slack."""
     part = total.undecided * (2.0**-compiled.PIXEL_BITS / total.rows)
     return np.asarray(part, np.float64)
 
 
 def slack_of_float32(columns: int) -> float:
-    """Return how far float32 scores of so many pixels may be off, as a part of `|W| . |x|`.
+    """Return a bound on the error of float32 scores of `columns` pixels, relative to `|W| . |x|`.
 
-    A score is summed in `columns / 16` steps and a tree of four, and has an offset; weights and
-    offset are rounded, and a margin takes two more operations.
+    A score is a sum of `columns / 16` terms per lane, followed by a tree of four additions and
+    the offset. Weights and offset are rounded, and a margin needs two more operations.
 
     N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapter 3.
     """

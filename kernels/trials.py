@@ -1,9 +1,9 @@
-"""Many trials' losses in one pass over the images: one wide product of integers.
+"""The losses of many trials in one pass over the images, as one wide product of integers.
 
-Scores are linear in the weights, so that a block of trials is one product of the images
-with all their weights side by side. The weights are 16-bit fixed-point numbers
-(`kernels.fixed_point`): the product is exact, and a trial's loss is to the last bit that of
-`kernels.hinge.sum_rows` with float64 scores at the same weights, whatever trials it is taken with.
+Scores are linear in the weights, so the scores of a block of trials are one product of the images
+with all weights side by side. The weights are 16-bit fixed-point numbers (`kernels.fixed_point`),
+so the product is exact. A trial's loss is bit-identical to that of `kernels.hinge.sum_rows` with
+float64 scores at the same weights, and does not depend on the other trials of its block.
 """
 
 from typing import NamedTuple
@@ -19,39 +19,39 @@ from kernels.simd import trial_tiles
 from kernels.simd.tiles import VECTOR_BYTES
 
 LANES = trial_tiles.LANES
-"""Trials in a group; other numbers of them are filled up to whole groups."""
+"""Trials per group. Other numbers of trials are padded to whole groups."""
 
 Scores = NDArray[np.int32]
-"""A group's scores of some rows, in units, without the offsets (n, C, LANES)."""
+"""Scores of a group on some rows (n, C, LANES), in units and without the offsets."""
 
 
 class Trials(NamedTuple):
-    """The weights of some trials, in the order in which they are multiplied."""
+    """The weights of some trials, in the memory order of the product."""
 
     panels: NDArray[np.int16]
     """(G, P, pairs, TILE_CLASSES, LANES, 2): groups, panels of classes, pairs of pixels."""
     offsets: NDArray[np.float64]
-    """(G, C, LANES): the bias less `weights @ mean`, as `kernels.hinge.fold` takes it."""
+    """(G, C, LANES): the bias minus `weights @ mean`, as `kernels.hinge.fold` computes it."""
     unit: float
     columns: int
-    """D, the pixels of an image."""
+    """D, the number of pixels of an image."""
     size: int
-    """How many trials there are: the last lanes of the last group may be of none."""
+    """The number of trials. The last lanes of the last group may be padding."""
 
 
 def pack(weights: FixedPoint, mean: NDArray[np.float64] | None = None) -> Trials:
-    """Put the weights (B, C, D + 1) of B trials side by side, `mean` (D,) folded in.
+    """Pack the weights (B, C, D + 1) of B trials side by side, with `mean` (D,) folded in.
 
-    Raises ValueError if a score on bytes might not fit 32 bits.
+    Raises ValueError if a score on bytes could exceed 32 bits.
     """
     trials, classes, columns = weights.units.shape
     columns -= 1
     pixels = weights.units[..., :-1]
     total = np.sum(pixels, axis=-1, dtype=np.int64)
     size = np.sum(np.abs(pixels, dtype=np.int32), axis=-1, dtype=np.int64)
-    # on white where weights are positive and black elsewhere, and the other way round
+    # the extreme scores: pixels of 255 where the weights are positive, or where they are negative
     if trials and 255 * np.max([size + total, size - total]) // 2 >= 2**31:
-        raise ValueError("scores of these weights on bytes may not fit 32 bits; take a larger unit")
+        raise ValueError("scores of these weights on bytes may exceed 32 bits; use a larger unit")
     fill = (-trials % LANES, -classes % trial_tiles.TILE_CLASSES, columns % 2)
     units = np.pad(pixels, [(0, more) for more in fill])
     groups, panels, pairs = (
@@ -77,7 +77,7 @@ def trial_losses(
 ) -> Sums[LossSum]:
     """Sum every trial's losses over the rows of images (n, D) and labels (n,), both uint8.
 
-    Raises ValueError for a label without weights or arrays whose shapes or types do not fit.
+    Raises ValueError if a label has no weights, or if shapes or types of the arrays do not match.
     """
     _check(trials, images, labels)
     groups = len(trials.panels)
@@ -98,7 +98,7 @@ def scores(trials: Trials, images: NDArray[np.uint8]) -> Scores:
     """Return the scores of one group of trials on images (n, D) uint8."""
     _check(trials, images, np.zeros(len(images), np.uint8))
     if len(trials.panels) != 1:
-        raise ValueError(f"scores are kept of one group at a time, not of {len(trials.panels)}")
+        raise ValueError(f"scores need exactly one group of trials, not {len(trials.panels)}")
     out = np.empty((len(images), trials.offsets.shape[1], LANES), np.int32)
     trial_loops.scores(np.ascontiguousarray(images), _aligned(trials.panels)[0], out)
     return out
@@ -114,8 +114,8 @@ def losses_of_scores(
 ) -> Sums[LossSum]:
     """Sum the losses of a group of trials whose scores are `(base + scores) unit + offsets`.
 
-    `base` (n, C) float64 holds the scores, in whole units, of weights that all trials add to;
-    `trials.offsets` are those of the sums.
+    Each trial is added to the same common weights. `base` (n, C) float64 contains the scores of
+    the common weights, in whole units. `trials.offsets` must be the offsets of the summed weights.
     """
     limbs = np.zeros((1, LOSS_LIMBS, LANES), np.int64)
     overflows = np.zeros((1, LANES), np.int64)
@@ -137,7 +137,7 @@ def _sums(
 
 
 def _check(trials: Trials, images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
-    """Raise ValueError unless they fit together."""
+    """Raise ValueError unless shapes, types and labels match."""
     classes = trials.offsets.shape[1]
     if images.dtype != np.uint8 or labels.dtype != np.uint8:
         raise ValueError(f"images and labels must be uint8, not {images.dtype}, {labels.dtype}")
@@ -151,7 +151,7 @@ def _check(trials: Trials, images: NDArray[np.uint8], labels: NDArray[np.uint8])
 
 
 def _aligned(panels: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return the panels where a vector does not straddle two cache lines: a fifth quicker."""
+    """Return the panels aligned to cache lines, which makes the product a fifth faster."""
     if panels.ctypes.data % VECTOR_BYTES == 0:
         return panels
     room = np.empty(panels.nbytes + VECTOR_BYTES, np.uint8)

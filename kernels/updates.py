@@ -1,10 +1,12 @@
-"""Update rules: an optimiser is `init`, which makes a state, and `update`, which takes a step.
+"""Update rules of training.
 
-Both are pure, so a run is its weights and its state: it can be stopped, stored and gone on
-with anywhere. States are named tuples of arrays and numbers, or tuples of such.
+An optimiser consists of two pure functions: `init` makes a state, and `update` takes a step. The
+weights and the state therefore describe a run completely, and it can be stopped, stored and resumed
+after any step. States are named tuples of arrays and numbers, or tuples of such named tuples.
 
-An optimiser is composed of transforms, each of which makes the gradient, or what became of
-it, more of a step: `descent(momentum(0.9), scaled(cosine(1e-7, 200)))`.
+An optimiser is a chain of transforms. The first transform changes the gradient, each of the others
+changes the output of the one before it, and the last output is the step:
+`descent(momentum(0.9), scaled(cosine(1e-7, 200)))`.
 """
 
 import math
@@ -17,14 +19,11 @@ from numpy.typing import NDArray
 Weights = NDArray[np.float64]
 
 LineSearch = Callable[[Weights, Weights], float]
-"""`line(W, direction) -> a`: the `a >= 0` at which the loss at `W - a direction` is lowest."""
+"""`line(W, direction) -> a`: the `a >= 0` that minimises the loss at `W - a direction`."""
 
 
 def no_line_search(_W: Weights, _direction: Weights) -> float:
-    """Stand for the line search where the objective has none.
-
-    Raises ValueError.
-    """
+    """Raise ValueError: the line search of an objective that has none."""
     raise ValueError("this objective has no line search; give a step size")
 
 
@@ -34,7 +33,7 @@ class Transform(NamedTuple):
     init: Callable[[Weights], Any]
     """`init(W) -> state` before the first step."""
     update: Callable[[Weights, Any, Weights, LineSearch], tuple[Weights, Any]]
-    """`update(step, state, W, line) -> (step, state)`; its arguments are left as they are."""
+    """`update(step, state, W, line) -> (step, state)`. The arguments are not modified."""
 
 
 class Optimiser(NamedTuple):
@@ -43,20 +42,21 @@ class Optimiser(NamedTuple):
     init: Callable[[Weights], Any]
     """`init(W) -> state` before the first step."""
     update: Callable[..., tuple[Weights, Any]]
-    """`update(gradient, state, W, line=no_line_search) -> (W, state)`; its arguments are left as
-    they are."""
+    """`update(gradient, state, W, line=no_line_search) -> (W, state)`. The arguments are not
+    modified."""
 
 
 def descent(*transforms: Transform) -> Optimiser:
-    """Return the rule `W <- W - step`, the step being the gradient after all transforms.
+    """Return the rule `W <- W - step`, where the step is the gradient after all transforms.
 
-    >>> optimiser = descent(momentum(0.5), scaled(constant(0.1)))
-    >>> W = np.array([[1.0, 2.0]])
-    >>> state = optimiser.init(W)
-    >>> for _ in range(2):
-    ...     W, state = optimiser.update(np.array([[2.0, 0.0]]), state, W)
-    >>> W  # 1 - 0.1 * 2 - 0.1 * (0.5 * 2 + 2)
-    array([[0.5, 2. ]])
+    Examples:
+        >>> optimiser = descent(momentum(0.5), scaled(constant(0.1)))
+        >>> W = np.array([[1.0, 2.0]])
+        >>> state = optimiser.init(W)
+        >>> for _ in range(2):
+        ...     W, state = optimiser.update(np.array([[2.0, 0.0]]), state, W)
+        >>> W  # 1 - 0.1 * 2 - 0.1 * (0.5 * 2 + 2)
+        array([[0.5, 2. ]])
     """
 
     def init(W: Weights) -> tuple[Any, ...]:
@@ -77,23 +77,26 @@ def descent(*transforms: Transform) -> Optimiser:
 def gradient_descent(step_size: float) -> Optimiser:
     """Return the rule `W <- W - step_size * gradient`.
 
-    >>> optimiser = gradient_descent(0.5)
-    >>> W = np.array([[1.0, 2.0]])
-    >>> optimiser.update(np.array([[2.0, 0.0]]), optimiser.init(W), W)[0]
-    array([[0., 2.]])
+    Examples:
+        >>> optimiser = gradient_descent(0.5)
+        >>> W = np.array([[1.0, 2.0]])
+        >>> optimiser.update(np.array([[2.0, 0.0]]), optimiser.init(W), W)[0]
+        array([[0., 2.]])
     """
     return descent(scaled(constant(step_size)))
 
 
 class MomentumState(NamedTuple):
-    """What momentum remembers."""
+    """The state of `momentum`."""
 
     velocity: Weights
     """`v` (C, D + 1)."""
 
 
 def momentum(decay: float, *, nesterov: bool = False) -> Transform:
-    """Replace the gradient g by the velocity `v <- decay v + g`, or with Nesterov by `g + decay v`.
+    """Return the transform that replaces the gradient g by the velocity `v <- decay v + g`.
+
+    With `nesterov` it replaces g by `g + decay v`.
 
     B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964;
     I. Sutskever, J. Martens, G. Dahl and G. Hinton, "On the importance of initialization and
@@ -113,17 +116,17 @@ def momentum(decay: float, *, nesterov: bool = False) -> Transform:
 
 
 class ScaledState(NamedTuple):
-    """How many steps were taken."""
+    """The state of `scaled`: the number of steps taken."""
 
     steps: int
 
 
 Schedule = Callable[[int], float]
-"""The step size of step number t, from 0."""
+"""`schedule(t)` is the step size of step t, counted from 0."""
 
 
 def scaled(schedule: Schedule) -> Transform:
-    """Multiply by the step size."""
+    """Return the transform that multiplies its input by the step size of the schedule."""
 
     def init(_W: Weights) -> ScaledState:
         return ScaledState(0)
@@ -138,13 +141,13 @@ def scaled(schedule: Schedule) -> Transform:
 
 
 class LineState(NamedTuple):
-    """The last step size."""
+    """The state of `line_search`: the last step size."""
 
     step_size: float
 
 
 def line_search() -> Transform:
-    """Multiply by the step size at which the loss along the step is lowest."""
+    """Return the transform that scales a step by the step size with the lowest loss along it."""
 
     def init(_W: Weights) -> LineState:
         return LineState(0.0)
@@ -159,7 +162,7 @@ def line_search() -> Transform:
 
 
 def constant(step_size: float) -> Schedule:
-    """Return the schedule that never changes."""
+    """Return the schedule that always gives `step_size`."""
     return lambda _step: step_size
 
 
@@ -168,25 +171,28 @@ def cosine(step_size: float, steps: int) -> Schedule:
 
     I. Loshchilov and F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
 
-    >>> [round(cosine(2.0, 4)(t), 6) for t in range(5)]
-    [2.0, 1.707107, 1.0, 0.292893, 0.0]
+    Examples:
+        >>> [round(cosine(2.0, 4)(t), 6) for t in range(5)]
+        [2.0, 1.707107, 1.0, 0.292893, 0.0]
     """
     return lambda step: step_size * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
 
 
 def inverse(step_size: float, half: int) -> Schedule:
-    """Return the schedule `step_size / (1 + t / half)`, which is halved after `half` steps.
+    """Return the schedule `step_size / (1 + t / half)`: half of `step_size` after `half` steps.
 
-    >>> [inverse(6.0, 2)(t) for t in (0, 2, 4)]
-    [6.0, 3.0, 2.0]
+    Examples:
+        >>> [inverse(6.0, 2)(t) for t in (0, 2, 4)]
+        [6.0, 3.0, 2.0]
     """
     return lambda step: step_size / (1 + step / half)
 
 
 def staircase(step_size: float, factor: float, every: int) -> Schedule:
-    """Return the schedule that is multiplied by `factor` every so many steps.
+    """Return the schedule that is multiplied by `factor` after every `every` steps.
 
-    >>> [staircase(8.0, 0.5, 2)(t) for t in range(5)]
-    [8.0, 8.0, 4.0, 4.0, 2.0]
+    Examples:
+        >>> [staircase(8.0, 0.5, 2)(t) for t in range(5)]
+        [8.0, 8.0, 4.0, 4.0, 2.0]
     """
     return lambda step: step_size * factor ** (step // every)

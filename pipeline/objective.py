@@ -1,14 +1,14 @@
 """The objective: the loss and its gradient over the training rows. Start reading here.
 
-The path of the data, whole:
+The path of the data:
 
 1. `fold` joins the weights and the mean image into a `Scorer`.
 2. `sum_hinge` runs on every shard. It sums the losses and the integer gradients of the shard's
    rows into a `Partial`.
-3. `sum_over_shards` combines the partials. They are integers, so any order gives the same bits.
+3. `sum_over_shards` combines the partials. They are integers, so the order does not matter.
 4. `finalize` turns the total into the mean loss and its gradient.
 
-Where the shards are is known to a `MapShards` only (`pipeline.cluster.map_shards`).
+Only a `MapShards` knows where the shards are (`pipeline.cluster.map_shards`).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class HingeRequest(NamedTuple):
 
 @shown_as("hinge-evaluation")
 def sum_hinge(shard: Shard, request: HingeRequest) -> Partial:
-    """Sum the loss and its gradient over the requested rows that the shard holds."""
+    """Sum the loss and its gradient over the requested rows of the shard."""
 
     def sum_block(block: Block) -> Partial:
         return sum_rows(request.scorer, block.images, block.labels, rows=block.rows)
@@ -52,7 +52,7 @@ class Objective:
     reg: float = 0.0
     """The loss includes `reg * ||W without bias||^2`."""
     dtype: str = "float32"
-    """The type of the scores. Sums are exact and weights float64 in any case."""
+    """The type of the scores. Sums are always exact, and weights always float64."""
     reg_bias: bool = False
     """Whether the regulariser includes the bias."""
 

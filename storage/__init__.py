@@ -1,1 +1,1 @@
-"""CIFAR-10 in its official forms, and the chunked Zarr store the pipeline reads."""
+"""CIFAR-10 in its official formats, and the chunked Zarr store that the pipeline reads."""

@@ -1,7 +1,7 @@
-"""Unpack a `.tar.gz` whose maker is not trusted.
+"""Unpacking of an untrusted `.tar.gz` archive.
 
-Only plain files and directories inside the destination are made, nothing is left when the
-archive proves bad, and what is read from it is bounded, so that no archive fills the disk.
+Only plain files and directories inside the destination are created. A bad archive leaves no files
+behind. The unpacked size is limited, so that no archive can fill the disk.
 """
 
 import gzip
@@ -16,23 +16,23 @@ from pathlib import Path, PurePosixPath
 from storage.errors import DataError
 
 MAX_BYTES = 512 * 2**20
-"""Largest unpacked size taken; the official archives unpack to 178 MiB."""
+"""Largest accepted unpacked size; the official archives unpack to 178 MiB."""
 
 MAX_MEMBERS = 100
-"""Most files and directories taken; the official archives have nine."""
+"""Largest accepted number of files and directories; the official archives have nine."""
 
 _BLOCK_BYTES = 2**20
 
 
 def unpack(archive: Path, workdir: Path, max_bytes: int = MAX_BYTES) -> Path:
-    """Unpack `archive` under `workdir` and return the directory made.
+    """Unpack `archive` under `workdir` and return the new directory.
 
-    Its name carries the archive's SHA-256, and it appears only when it is whole, so a second
-    call returns what the first one made.
+    The directory's name contains the first 16 digits of the archive's SHA-256. The directory
+    appears only when it is complete. A second call returns the existing directory.
 
     Raises:
-        DataError: the archive is damaged or too large, or a member is a link, a device, or a
-            name outside the destination. Nothing is left behind.
+        DataError: The archive is damaged or too large, a member is neither a plain file nor a
+            directory, or a member's name is outside the destination. No files are left behind.
     """
     with archive.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -53,7 +53,7 @@ def _publish(begun: Path, done: Path) -> None:
     try:
         begun.rename(done)
     except OSError:
-        if not done.is_dir():  # else another process has unpacked the same archive meanwhile
+        if not done.is_dir():  # else another process has unpacked the same archive
             raise
 
 
@@ -64,17 +64,19 @@ def _unpack_into(archive: Path, destination: Path, max_bytes: int) -> None:
             with tarfile.open(fileobj=bounded, mode="r|") as tar:
                 for number, member in enumerate(tar):
                     if number >= MAX_MEMBERS:
-                        raise DataError(f"more than {MAX_MEMBERS} members, wanted CIFAR-10's nine")
+                        raise DataError(
+                            f"more than {MAX_MEMBERS} members; CIFAR-10's archives have nine"
+                        )
                     _check_member(member)
                     tar.extract(member, destination, filter="data")
-            while bounded.read(_BLOCK_BYTES):  # to the end, where gzip's checksum stands
+            while bounded.read(_BLOCK_BYTES):  # read to the end, to check gzip's checksum
                 pass
     except DataError as error:
         raise DataError(f"{archive}: {error}; nothing was unpacked") from None
     except tarfile.FilterError as error:
         raise DataError(f"{archive}: {error}; nothing was unpacked") from error
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{archive} is not a whole .tar.gz ({error}); download it again") from error
+        raise DataError(f"{archive} is not a valid .tar.gz ({error}); download it again") from error
 
 
 def _check_member(member: tarfile.TarInfo) -> None:
@@ -86,7 +88,7 @@ def _check_member(member: tarfile.TarInfo) -> None:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than `limit` bytes."""
+    """A stream that raises DataError after more than `limit` bytes."""
 
     def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
-"""The arrays of a store, and reads that no damaged or missing chunk slips through.
+"""The arrays of a store, with reads that report every damaged or missing chunk.
 
-Zarr gives the fill value for an object that is not there, and does not say which chunk failed
-its checksum. `StoredArray` makes an error of the first and names the second.
+Zarr returns the fill value for a missing object, and does not say which chunk failed its
+checksum. `StoredArray` raises an error for a missing object and names the damaged chunk.
 """
 
 import warnings
@@ -32,9 +32,10 @@ _AGAIN = "remove the store and ingest it again"
 
 
 def create_arrays(where: Location, layout: Layout, rows: dict[Split, int]) -> None:
-    """Create what the group at `where` lacks of the store's arrays; their chunks come later.
+    """Create the arrays that the group at `where` does not have yet; write no data.
 
-    Every inner chunk is followed by its CRC32C. Labels are one chunk a shard, the mean is one.
+    Every inner chunk is followed by its CRC32C. Labels have one chunk per shard. The mean is one
+    chunk.
     """
     root = zarr.open_group(where.store(read_only=False), mode="r+", use_consolidated=False)
     for split in SPLITS:
@@ -70,10 +71,10 @@ def _create(
 
 
 def consolidate(where: Location) -> None:
-    """Gather the arrays' metadata in each group's own, where xarray looks for it first.
+    """Consolidate the arrays' metadata in each group, where xarray looks for it first.
 
-    Zarr warns that its specification has no such thing yet; without it xarray warns instead,
-    and opens a store on a network object by object.
+    Zarr warns that consolidated metadata is not part of its specification yet. Without it, xarray
+    warns instead, and opens a store on a network object by object.
     """
     store = where.store(read_only=False)
     with warnings.catch_warnings():
@@ -84,7 +85,7 @@ def consolidate(where: Location) -> None:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array of a store; `path` is its path there, such as ``train/images``."""
+    """An array of a store; `path` is its path in the store, such as ``train/images``."""
 
     where: Location
     path: str
@@ -92,10 +93,10 @@ class StoredArray:
 
     @classmethod
     def open(cls, where: Location, path: str) -> "StoredArray":
-        """Open the array at `path` of the store at `where`.
+        """Open the array at `path` in the store at `where`.
 
         Raises:
-            DataError: it is not there or cannot be read.
+            DataError: The array does not exist or cannot be read.
         """
         try:
             store = _NothingMissing(where.store(read_only=True))
@@ -108,7 +109,7 @@ class StoredArray:
         """Read rows `start` to `stop`.
 
         Raises:
-            DataError: a chunk is damaged or missing; it names the first such.
+            DataError: A chunk is damaged or missing; the message names the first one.
         """
         try:
             return np.asarray(self.array[start:stop])
@@ -116,10 +117,12 @@ class StoredArray:
             raise self._damage([range(start, stop)], error) from error
 
     def read_rows(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Read `rows`, which ascend and differ, and only the inner chunks they lie in.
+        """Read `rows`, which must be strictly increasing.
+
+        Only the inner chunks that contain these rows are read.
 
         Raises:
-            DataError: as of `read`.
+            DataError: A chunk is damaged or missing; the message names the first one.
         """
         try:
             return np.asarray(self.array.oindex[rows])
@@ -128,18 +131,17 @@ class StoredArray:
             raise self._damage(ranges, error) from error
 
     def read_if_whole(self, start: int, stop: int) -> NDArray[Any] | None:
-        """Read rows `start` to `stop`, or return None where a chunk is damaged or missing."""
+        """Read rows `start` to `stop`, or return None if a chunk is damaged or missing."""
         try:
             return np.asarray(self.array[start:stop])
         except ValueError:
             return None
 
     def write(self, start: int, data: NDArray[Any]) -> None:
-        """Write whole shards from row `start` on, in place of whatever is there.
+        """Write whole shards from row `start` on, replacing any existing ones.
 
-        Zarr merges what it writes with the shard that is there, which may be damaged: so that is
-        removed first. A chunk of zeros is written like any other, so that a missing chunk is
-        always an error.
+        Existing shards are removed first, because Zarr would merge the data with them and they may
+        be damaged. Chunks of zeros are written too, so a missing chunk is always an error.
         """
         for shard in range(start // self._shard_rows, -(-(start + len(data)) // self._shard_rows)):
             self.where.child(self._object(shard)).remove()
@@ -151,12 +153,12 @@ class StoredArray:
         return (self.array.shards or self.array.chunks)[0]
 
     def _object(self, shard: int) -> str:
-        """Name the object that holds a shard."""
+        """Return the name of the object that contains a shard."""
         key = self.array.metadata.encode_chunk_key((shard, *[0] * (self.array.ndim - 1)))
         return f"{self.path}/{key}"
 
     def _damage(self, touched: Iterable[range], error: ValueError) -> DataError:
-        """Return the error that names the first damaged chunk of the shards touched."""
+        """Return an error that names the first damaged chunk in the shards of the given rows."""
         step = self._shard_rows
         shards = {row // step for rows in touched for row in (*rows[::step], *rows[-1:])}
         for shard in sorted(shards):
@@ -167,7 +169,7 @@ class StoredArray:
         return DataError(f"{self.where}: cannot read {self.path} ({error})")
 
     def _chunks(self, shard: int) -> list[range]:
-        """Return the rows of each inner chunk of a shard, as far as the array has them."""
+        """Return the rows of each inner chunk of a shard, up to the end of the array."""
         start = shard * self._shard_rows
         stop = min(start + self._shard_rows, self.array.shape[0])
         step = self.array.chunks[0]
@@ -189,7 +191,7 @@ class StoredArray:
             return f"{file} ({self._rows(chunks[0].start, chunks[-1].stop)}) {why}"
         if len(failures) == len(chunks) > 1:
             rows = self._rows(chunks[0].start, chunks[-1].stop)
-            return f"the shard {file} ({rows}) is cut short or its index {why}"
+            return f"the shard {file} ({rows}) is truncated or its index {why}"
         rows = self._rows(chunks[number].start, chunks[number].stop)
         return f"inner chunk {number} ({rows}) of the shard {file} {why}"
 
@@ -199,11 +201,11 @@ class StoredArray:
 
 
 class _LackingObjectError(ValueError):
-    """An object of the store is missing, or bytes of it are; told as the verb of a sentence."""
+    """A missing or truncated object; the message completes a sentence, as in "is missing"."""
 
 
 class _NothingMissing(WrapperStore[Store]):
-    """A store whose chunks are all there: one that is not is an error, not the fill value."""
+    """A store that raises an error for a missing chunk instead of returning the fill value."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -213,7 +215,7 @@ class _NothingMissing(WrapperStore[Store]):
             if value is None:
                 raise _LackingObjectError("is missing")
             if len(value) < _wanted_bytes(byte_range):
-                raise _LackingObjectError("is cut short")
+                raise _LackingObjectError("is truncated")
         return value
 
 

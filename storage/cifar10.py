@@ -1,8 +1,8 @@
 """CIFAR-10 in its two official versions: a directory of six batch files of 10,000 images.
 
-The binary version's files are records of 3,073 bytes, a label and the 3,072 pixels; the python
-version's are pickled dicts with `data` (10000, 3072) uint8 and `labels`, a list of 10,000
-whole numbers. Both order the pixels as this project does: channel, height, width.
+In the binary version, a file consists of records of 3,073 bytes: a label, then the 3,072 pixels.
+In the python version, a file is a pickled dict with `data` (10000, 3072) uint8 and `labels`, a
+list of 10,000 integers. Both order the pixels as this project does: channel, height, width.
 """
 
 import hashlib
@@ -38,14 +38,14 @@ _AGAIN = "unpack or download the data set again"
 class Cifar10:
     """A source (see `storage.sources.Source`): the batch files of one directory.
 
-    Make it with `open_directory`, which checks the files. Whoever reads it, a worker on another
-    machine too, must see the directory under the same path.
+    Create it with `open_directory`, which checks the files. Every process that reads it must see
+    the directory under the same path, including workers on other machines.
     """
 
     version: Version
     directory: Path
     digest: str
-    """SHA-256 (hex) over the six files."""
+    """SHA-256 (hex) of the six files' concatenated SHA-256 digests."""
     limit: int | None = None
     records: int = RECORDS
     """Images in each batch file."""
@@ -54,17 +54,17 @@ class Cifar10:
 
     @property
     def kind(self) -> str:
-        """The format's name."""
+        """The name of the format."""
         return f"cifar10-{self.version}"
 
     @property
     def description(self) -> str:
-        """What the data is, in words."""
+        """A human-readable description of the data."""
         return f"CIFAR-10, {self.version} version"
 
     @property
     def identity(self) -> Identity:
-        """Which data this is: the format and the files' digest, wherever the files lie."""
+        """The identity of the data: format and digest of the files, not their location."""
         return Identity(kind=self.kind, content=f"sha256:{self.digest}", limit=self.limit)
 
     def rows(self, split: Split) -> int:
@@ -76,8 +76,8 @@ class Cifar10:
         """Read rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8.
 
         Raises:
-            DataError: a file is not there or has changed since it was opened, or a label is no
-                class index.
+            DataError: A file is missing or has been damaged since it was opened, or a label is not
+                a class index.
         """
         check_range(start, stop, self.rows(split))
         images = np.empty((stop - start, PIXELS), np.uint8)
@@ -93,26 +93,27 @@ class Cifar10:
             try:
                 batch = read_batch(path, low - first, high - first, self.records)
             except OSError as error:
-                raise DataError(f"cannot read {path}: {error}; every worker must see it") from error
+                raise DataError(f"cannot read {path}: {error}; all workers must see it") from error
             images[rows], labels[rows] = batch
         return images, labels
 
 
 def open_directory(directory: Path, limit: int | None = None, records: int = RECORDS) -> Cifar10:
-    """Open the version of CIFAR-10 that lies in `directory` or in its official subdirectory.
+    """Open the version of CIFAR-10 in `directory` or in its official subdirectory.
 
-    Every file is read once, for its size, shape and digest; labels are checked when read.
-    Where both versions lie there, the binary one is taken: it needs no unpickling.
+    Every file is read once to check its size and shape and to compute its digest. Labels are
+    checked when their rows are read. If both versions exist, the binary version is used, because
+    it needs no unpickling.
 
     Raises:
-        DataError: neither version is there, or one is there in part or damaged.
+        DataError: Neither version exists, or a version is incomplete or damaged.
     """
     for version, form in _FORMATS.items():
         for place in (directory, directory / form.folder):
             if any((place / name).exists() for name in _all_batches(version)):
                 return _open_version(version, place, limit, records)
     raise DataError(
-        f"{directory} holds no CIFAR-10: wanted data_batch_1.bin to data_batch_5.bin and "
+        f"{directory} contains no CIFAR-10 files: wanted data_batch_1.bin to data_batch_5.bin and "
         "test_batch.bin (binary version), or the same without .bin (python version)"
     )
 
@@ -122,7 +123,7 @@ def _open_version(version: Version, place: Path, limit: int | None, records: int
     names = _all_batches(version)
     missing = [name for name in names if not (place / name).is_file()]
     if missing:
-        raise DataError(f"{place} lacks {', '.join(missing)}; {_AGAIN}")
+        raise DataError(f"{place} does not contain {', '.join(missing)}; {_AGAIN}")
     digest = hashlib.sha256()
     for name in names:
         form.check(place / name, records)
@@ -130,7 +131,7 @@ def _open_version(version: Version, place: Path, limit: int | None, records: int
             digest.update(hashlib.file_digest(file, "sha256").digest())
     meta = place / form.meta
     if meta.exists() and (classes := form.read_classes(meta)) != CLASSES:
-        raise DataError(f"{meta} names the classes {', '.join(classes)}: not CIFAR-10's")
+        raise DataError(f"{meta} lists the classes {', '.join(classes)}, not CIFAR-10's")
     return Cifar10(version, place.absolute(), digest.hexdigest(), limit, records)
 
 
@@ -169,11 +170,11 @@ def _load_python(path: Path, records: int) -> tuple[Bytes, list[int]]:
     batch = load_pickle(path)
     data, labels = batch.get(b"data"), batch.get(b"labels")
     if not isinstance(data, np.ndarray) or data.shape != (records, PIXELS):
-        got = f"shape {data.shape}" if isinstance(data, np.ndarray) else "no array"
-        raise DataError(f"{path}: data has {got}, wanted ({records}, {PIXELS}) uint8; {_AGAIN}")
+        got = f"has shape {data.shape}" if isinstance(data, np.ndarray) else "is not an array"
+        raise DataError(f"{path}: data {got}, wanted ({records}, {PIXELS}) uint8; {_AGAIN}")
     if not isinstance(labels, list) or len(labels) != records:
-        got = f"{len(labels)}" if isinstance(labels, list) else "no list"
-        raise DataError(f"{path}: labels has {got}, wanted a list of {records}; {_AGAIN}")
+        got = f"has {len(labels)} entries" if isinstance(labels, list) else "is not a list"
+        raise DataError(f"{path}: labels {got}, wanted a list of {records}; {_AGAIN}")
     for record, label in enumerate(labels):
         if type(label) is not int or not 0 <= label <= 255:
             raise DataError(f"{path}, record {record}: label {label!r}, wanted 0 to 9; {_AGAIN}")
@@ -194,7 +195,7 @@ def _read_python(path: Path, start: int, stop: int, records: int) -> tuple[Bytes
 def _read_python_classes(meta: Path) -> tuple[str, ...]:
     names = load_pickle(meta).get(b"label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
-        raise DataError(f"{meta}: label_names is no list of names; {_AGAIN}")
+        raise DataError(f"{meta}: label_names is not a list of names; {_AGAIN}")
     return tuple(name.decode("ascii", errors="replace") for name in names)
 
 

@@ -1,25 +1,26 @@
-"""Claims: one ingest at a time writes a store, whatever process or machine it runs on.
+"""Claims, which ensure that only one ingest at a time writes a store, even across machines.
 
     with claim_store(location) as claim:
         ...  # write
         claim.check()
         ...  # publish
 
-A claim is a small JSON file beside the store, `.NAME.claim`, that says who writes. A second
-ingest is refused.
+A claim is a small JSON file beside the store, `.NAME.claim`, that names the writing process. A
+second ingest of that store raises ClaimedError.
 
-* For a path, the file is locked by the kernel (`flock`), and the lock ends with its process.
-  Other machines are excluded if the file system passes such locks on, as NFSv4 does. If it
-  does not, the file's content excludes them, by the rule below.
-* Elsewhere, the object is created only if there is none (see `Location.create_object`). On a
-  file system that cannot promise that, two ingests may both create it within one moment. The
-  second then replaces the first one's claim, which the first notices in `claim_store` or, at
+* For a path, the file is locked by the kernel (`flock`), which releases the lock when the process
+  ends. The lock also excludes other machines if the file system supports locks between machines,
+  as NFSv4 does. On other file systems, an ingest on another machine watches the content of the
+  file, as described below.
+* For other URLs, the object is created only if it does not exist (see `Location.create_object`).
+  On a file system that cannot guarantee this, two ingests may both create it at the same moment.
+  The second then replaces the claim of the first. The first notices this in `claim_store` or, at
   the latest, in `Claim.check`. So at most one of them publishes.
 
-The holder rewrites its claim every few seconds (`Lease`). Whoever finds a claim that no kernel
-lock decides on watches it. If it changes, its holder is alive. If it does not change for
-`Lease.expiry_seconds`, its holder is dead, and the watcher takes over. No two clocks are
-compared.
+The holder rewrites its claim every few seconds (`Lease`). An ingest that finds a claim without a
+kernel lock watches the claim. If it changes, its holder is alive. If it does not change for
+`Lease.expiry_seconds`, its holder is presumed dead, and the watching ingest takes over. Clocks of
+different machines are never compared.
 """
 
 import json
@@ -35,27 +36,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.errors import DataError
+from storage.errors import ClaimedError, DataError
 from storage.location import Location
 from storage.locks import is_locked, release, try_lock_path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_LOCK_SECONDS = 1.0  # for which a probe by `refuse_if_claimed` cannot refuse a real claim
+# long enough to outlast the short lock that `refuse_if_claimed` takes, and the writing of a claim
+_LOCK_SECONDS = 1.0
 _POLL_SECONDS = 0.05
 
 Tell = Callable[[str], None]
+Wait = Callable[[float], None]
 
 
 @dataclass(frozen=True)
 class Lease:
-    """How long a claim holds without a sign of life from its holder."""
+    """The timing of a claim: how often it is rewritten and when it expires."""
 
     refresh_seconds: float = 5.0
-    """The holder rewrites its claim this often."""
+    """Interval at which the holder rewrites its claim."""
     expiry_seconds: float = 30.0
-    """A claim that is not rewritten for so long is a dead process's."""
+    """Time without a rewrite after which the holder is presumed dead."""
     settle_seconds: float = 1.0
-    """After this, a claim that another ingest created in the same moment is seen."""
+    """Wait after creating a claim, so that the claim of a concurrent ingest becomes visible."""
 
 
 LEASE = Lease()
@@ -63,22 +66,22 @@ LEASE = Lease()
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim, as the claim's file says."""
+    """The holder of a claim, as stored in the claim's file."""
 
     host: str
     kernel: str
-    """The running kernel's boot id; the host's name on a system without one."""
+    """The kernel's boot id, or the host's name on a system without one."""
     pid: int
     started: str
-    """When the claim was made, UTC."""
+    """Time (UTC) at which the claim was made."""
     nonce: str
-    """A random number that no other claim has."""
+    """A random number that is unique to this claim."""
     beat: int = 0
-    """How often the claim was rewritten."""
+    """Number of times that the claim was rewritten."""
 
     @classmethod
     def this_process(cls) -> "Holder":
-        """Make a new holder for this process."""
+        """Return a new holder for this process."""
         host = socket.gethostname()
         kernel = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else host
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,10 +89,10 @@ class Holder:
 
     @classmethod
     def read(cls, place: Location) -> "Holder | None":
-        """Return who holds the claim at `place`; None if there is none, or it cannot be read."""
+        """Return the holder of the claim at `place`, or None if it is missing or unreadable."""
         try:
             return cls(**json.loads(place.read_bytes() or b""))
-        except (ValueError, TypeError):  # killed, or still busy, while it wrote it
+        except (ValueError, TypeError):  # half-written, by a process that died or is still writing
             return None
 
     def write(self, place: Location) -> None:
@@ -106,30 +109,32 @@ class Holder:
 
 @dataclass
 class Claim:
-    """The right to write a store, held by this process. Made by `claim_store`."""
+    """This process's right to write a store, created by `claim_store`."""
 
     location: Location
     holder: Holder
     _ended: threading.Event = field(default_factory=threading.Event)
     _rewriting: AbstractContextManager[Any] = field(default_factory=threading.RLock)
-    """Held while the claim is rewritten, so that `check` never reads half of it."""
+    """Locked while the claim is rewritten, so that `check` never reads a half-written claim."""
 
     def check(self) -> None:
-        """Check that no other ingest has taken over, as one may if this process was suspended.
+        """Check that this process still holds the claim.
+
+        Another ingest may have taken over while this process was suspended.
 
         Raises:
-            DataError: one has, or the claim's file was removed.
+            DataError: Another ingest has taken over, or the claim's file was removed.
         """
         with self._rewriting:
             held = Holder.read(self.location.claim)
         if held is None or held.nonce != self.holder.nonce:
-            by = f"it is now held by {held}" if held else f"{self.location.claim} is gone"
+            by = f"it is now held by {held}" if held else f"{self.location.claim} was removed"
             raise DataError(
                 f"this ingest has lost its claim on {self.location} ({by}); run it again"
             )
 
     def _refresh(self, seconds: float) -> None:
-        """Rewrite the claim every so often until it is given up or lost."""
+        """Rewrite the claim every `seconds` until it is given up or lost."""
         while not self._ended.wait(seconds):
             try:
                 with self._rewriting:
@@ -138,11 +143,11 @@ class Claim:
                     self.holder.write(self.location.claim)
             except DataError:
                 return
-            except Exception:  # a network's bad moment; `check` tells if it lasts
+            except Exception:  # a network failure; if it persists, `check` raises
                 continue
 
     def _give_up(self) -> None:
-        """Remove the claim; if that fails, as on a bad network, it expires with its lease."""
+        """Remove the claim; if that fails (on a bad network, for example), it expires."""
         with suppress(Exception):
             held = Holder.read(self.location.claim)
             if held is not None and held.nonce == self.holder.nonce:
@@ -151,14 +156,19 @@ class Claim:
 
 @contextmanager
 def claim_store(
-    location: Location, lease: Lease = LEASE, tell: Tell = lambda _: None
+    location: Location,
+    lease: Lease = LEASE,
+    tell: Tell = lambda _: None,
+    wait: Wait = time.sleep,
 ) -> Iterator[Claim]:
-    """Hold the claim on the store at `location` while the block writes it.
+    """Hold the claim on the store at `location` while the `with` block runs.
 
-    `tell` is told what is waited for, in a line, if another's claim has to be watched.
+    `tell` is called with one line of text if another ingest's claim has to be watched. `wait` waits
+    for a number of seconds; it may raise an exception to give up.
 
     Raises:
-        DataError: another ingest holds it, or no claim can be written there.
+        ClaimedError: Another ingest holds the claim.
+        DataError: No claim can be written there.
     """
     if location.is_bucket:
         raise DataError(
@@ -169,9 +179,9 @@ def claim_store(
         try:
             if location.is_local:
                 stack.enter_context(_locked(location))
-                _take_file(claim, lease, tell)
+                _take_file(claim, lease, tell, wait)
             else:
-                _take_object(claim, lease, tell)
+                _take_object(claim, lease, tell, wait)
         except OSError as error:
             raise DataError(f"cannot write a store at {location}: {error}") from error
         stack.callback(claim._give_up)
@@ -180,17 +190,20 @@ def claim_store(
 
 
 def refuse_if_claimed(location: Location) -> None:
-    """Refuse early what `claim_store` would surely refuse; write nothing.
+    """Raise ClaimedError if a process on this machine is writing the local store at `location`.
+
+    This early check writes nothing; `claim_store` makes the complete check.
 
     Raises:
-        DataError: a process of this machine is writing the store.
+        ClaimedError: A process on this machine is writing the store.
+        DataError: The location cannot be read.
     """
     try:
         claimed = location.is_local and is_locked(Path(location.claim.url))
     except OSError as error:
         raise DataError(f"cannot write a store at {location}: {error}") from error
     if claimed:
-        raise _refusal(location, Holder.read(location.claim))
+        raise _refusal(location, _holder_of_lock(location))
 
 
 @contextmanager
@@ -208,13 +221,13 @@ def _refreshing(claim: Claim, lease: Lease) -> Iterator[None]:
 
 @contextmanager
 def _locked(location: Location) -> Iterator[None]:
-    """Hold the kernel's lock on a path's claim; on leaving, the file may be gone."""
+    """Hold the kernel lock on a local claim's file; the `with` block may remove the file."""
     path = Path(location.claim.url)
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + _LOCK_SECONDS
     while (descriptor := try_lock_path(path)) is None:
         if time.monotonic() > deadline:
-            raise _refusal(location, Holder.read(location.claim))
+            raise _refusal(location, _holder_of_lock(location))
         time.sleep(_POLL_SECONDS)
     try:
         yield
@@ -222,41 +235,52 @@ def _locked(location: Location) -> Iterator[None]:
         release(descriptor)
 
 
-def _take_file(claim: Claim, lease: Lease, tell: Tell) -> None:
+def _holder_of_lock(location: Location) -> Holder | None:
+    """Return the holder of a locked claim, or None if the file names none within `_LOCK_SECONDS`.
+
+    The file is empty for a moment between the lock and the first claim, and at every rewrite.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while (holder := Holder.read(location.claim)) is None and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return holder
+
+
+def _take_file(claim: Claim, lease: Lease, tell: Tell, wait: Wait) -> None:
     """Write the claim into the locked file.
 
-    What a holder under the same kernel left there, the lock has decided on.
+    A claim left by a process under the same kernel is stale, because this process has the lock.
     """
     place = claim.location.claim
     left = Holder.read(place)
     if left is not None and left.kernel != claim.holder.kernel:
-        _watch(claim.location, left, lease, tell)
+        _watch(claim.location, left, lease, tell, wait)
     claim.holder.write(place)
 
 
-def _take_object(claim: Claim, lease: Lease, tell: Tell) -> None:
-    """Create the claim's object; take the place of a dead process's."""
+def _take_object(claim: Claim, lease: Lease, tell: Tell, wait: Wait) -> None:
+    """Create the claim's object, replacing that of a dead process."""
     place = claim.location.claim
     while not place.create_object(claim.holder.to_bytes()):
         held = Holder.read(place)
-        _watch(claim.location, held, lease, tell)
+        _watch(claim.location, held, lease, tell, wait)
         if Holder.read(place) == held:
             place.remove()
-    time.sleep(lease.settle_seconds)
+    wait(lease.settle_seconds)
     settled = Holder.read(place)
     if settled != claim.holder:
         raise _refusal(claim.location, settled)
 
 
-def _watch(location: Location, held: Holder | None, lease: Lease, tell: Tell) -> None:
-    """Return when the claim has expired or is gone; refuse as soon as its holder shows life."""
+def _watch(location: Location, held: Holder | None, lease: Lease, tell: Tell, wait: Wait) -> None:
+    """Wait until the claim expires or is removed; raise ClaimedError if its holder rewrites it."""
     tell(
-        f"{location} is claimed by another ingest ({held or 'unknown'}); watching for up to "
-        f"{lease.expiry_seconds:g} s whether it is alive"
+        f"{location} is claimed by another ingest ({held or 'unknown'}); waiting up to "
+        f"{lease.expiry_seconds:g} s to see whether it is alive"
     )
     deadline = time.monotonic() + lease.expiry_seconds
     while time.monotonic() < deadline:
-        time.sleep(lease.refresh_seconds / 5)
+        wait(lease.refresh_seconds / 5)
         now = Holder.read(location.claim)
         if now is None and location.claim.read_bytes() is None:
             return
@@ -264,8 +288,8 @@ def _watch(location: Location, held: Holder | None, lease: Lease, tell: Tell) ->
             raise _refusal(location, now)
 
 
-def _refusal(location: Location, holder: Holder | None) -> DataError:
-    return DataError(
-        f"{location} is being written by another ingest ({holder or 'it has just begun'}); "
-        "wait for its end or end it, then run this again"
+def _refusal(location: Location, holder: Holder | None) -> ClaimedError:
+    return ClaimedError(
+        f"{location} is being written by another ingest ({holder or 'it has just started'}); "
+        "wait until it finishes or stop it, then run this again"
     )

@@ -1,4 +1,4 @@
-"""A finished store, opened for reading."""
+"""Finished stores, opened for reading."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ from storage.schema import (
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images and labels of a store; a value that can be sent to any worker.
+    """The images and labels of a store, as a value that can be sent to any worker.
 
-    Two are equal when they are of one URL and hold the same rows in the same layout. Make one
-    with `open_dataset`.
+    Two data sets are equal if they have the same URL, the same rows and the same layout. Create
+    one with `open_dataset`.
     """
 
     url: str
@@ -36,17 +36,17 @@ class Dataset:
     name: str
     """``"cifar10"`` or ``"synthetic"``."""
     source: str
-    """Where the rows come from, in words."""
+    """A description of the source of the rows, for people."""
     classes: tuple[str, ...]
-    """The classes' names; a label is an index into them."""
+    """The names of the classes; a label is an index into this tuple."""
     fingerprint: str
-    """SHA-256 (hex) of all rows, whatever their layout."""
+    """SHA-256 (hex) of all rows; it does not depend on the layout."""
     layout: Layout
-    """As asked for at ingest; `shards` gives what it came to."""
+    """The layout requested at ingest; `shards` returns the resulting shards."""
     train_rows: int
     test_rows: int
     mean: NDArray[np.float64] = field(compare=False, repr=False)
-    """Mean training image, (3072,) float64: exact sums of integers over the number of rows."""
+    """Mean training image, (3072,) float64: exact integer sums divided by the number of rows."""
 
     def rows(self, split: Split) -> int:
         """Return the number of images of `split`."""
@@ -61,7 +61,7 @@ class Dataset:
         """Read all labels of `split`: (N,) uint8.
 
         Raises:
-            DataError: a chunk is damaged or missing.
+            DataError: A chunk is damaged or missing; the message names the first one.
         """
         return self._array(split, "labels").read(0, self.rows(split))
 
@@ -69,28 +69,29 @@ class Dataset:
         """Read rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8.
 
         Raises:
-            DataError: a chunk is damaged or missing; it names the chunk.
-            IndexError: there are no such rows.
+            DataError: A chunk is damaged or missing; the message names the first one.
+            IndexError: The split does not have these rows.
         """
         check_range(start, stop, self.rows(split))
         images = self._array(split, "images").read(start, stop)
         return images.reshape(-1, PIXELS), self._array(split, "labels").read(start, stop)
 
     def read_rows(self, split: Split, rows: ArrayLike) -> tuple[Bytes, Bytes]:
-        """Read `rows`, in any order and as often as they are named, and no other inner chunks.
+        """Read `rows`, in any order and with repetitions.
 
-        Returns images (n, 3072) uint8 and labels (n,) uint8 in the order of `rows`.
+        Only the inner chunks that contain these rows are read. Returns images (n, 3072) uint8 and
+        labels (n,) uint8 in the order of `rows`.
 
         Raises:
-            DataError: as of `read`.
-            IndexError: a row is not of the split, or no whole number.
+            DataError: A chunk is damaged or missing; the message names the first one.
+            IndexError: A row is outside the split or not an integer.
         """
         wanted = np.asarray(rows)
         if not wanted.size:
             return np.empty((0, PIXELS), np.uint8), np.empty(0, np.uint8)
         if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
             raise IndexError(
-                f"rows must be a list of whole numbers, not {wanted.dtype}, {wanted.ndim}-d"
+                f"rows must be a list of integers, not a {wanted.ndim}-d array of {wanted.dtype}"
             )
         check_range(int(wanted.min()), int(wanted.max()) + 1, self.rows(split))
         distinct, place = np.unique(wanted, return_inverse=True)
@@ -99,7 +100,7 @@ class Dataset:
         return images[place], labels[place]
 
     def summary(self) -> "DatasetSummary":
-        """Return what a person or a run's record wants to know of the data."""
+        """Return the description of the data that commands show and records contain."""
         return DatasetSummary(
             url=self.url,
             name=self.name,
@@ -119,7 +120,7 @@ class Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
-    """What a person or a run's record wants to know of a store, as plain values."""
+    """A description of a store for commands and records, in JSON-compatible values."""
 
     url: str
     name: str
@@ -135,31 +136,41 @@ class DatasetSummary:
     chunk_rows: int
 
     def in_words(self) -> str:
-        """Say which data it is, in one line."""
+        """Return one line that describes the data."""
         return f"{self.source}, {self.rows['train']:,} + {self.rows['test']:,} images"
 
 
-# The fingerprint and the layout are in the key so that a store replaced by another is reopened.
+# Fingerprint and layout are part of the cache's key, so that a replaced store is opened again.
 @lru_cache(maxsize=32)
 def _open_array(url: str, path: str, _fingerprint: str, _layout: Layout) -> StoredArray:
     return StoredArray.open(Location.parse(url), path)
+
+
+def store_exists(url: str) -> bool:
+    """Return whether there is a finished store at `url`, a path or a URL.
+
+    Raises:
+        DataError: Something else exists there.
+    """
+    manifest = read_manifest(Location.parse(url))
+    return manifest is not None and manifest.fingerprint is not None
 
 
 def open_dataset(url: str) -> Dataset:
     """Open the finished store at `url`, a path or a URL.
 
     Raises:
-        DataError: there is no store, it is not one of this project, it is not finished, it was
-            written by a newer version, or its mean image is damaged.
+        DataError: The store does not exist, is not a store of this project, is not finished, was
+            written by a newer version, or has wrong arrays or a damaged mean image.
     """
     where = Location.parse(url)
     manifest = read_manifest(where)
     if manifest is None:
         begun = not where.partial.is_empty()
-        state = "an ingest was begun here and not finished; " if begun else ""
-        raise DataError(f"no store at {where}; {state}make it with ingest")
+        state = "an ingest was started here but did not finish; " if begun else ""
+        raise DataError(f"no store at {where}; {state}create it with `hinge ingest`")
     if manifest.fingerprint is None:
-        raise DataError(f"the store at {where} is not finished; ingest it again to go on")
+        raise DataError(f"the store at {where} is not finished; run its ingest again to resume it")
     return Dataset(
         url=where.url,
         name=manifest.name,
@@ -174,7 +185,7 @@ def open_dataset(url: str) -> Dataset:
 
 
 def _count_rows(where: Location, manifest: Manifest, split: Split) -> int:
-    """Return a split's rows; check that its arrays are as the manifest says."""
+    """Return the number of rows of a split; check its arrays against the manifest."""
     images = StoredArray.open(where, f"{split}/images").array
     labels = StoredArray.open(where, f"{split}/labels").array
     rows = images.shape[0]

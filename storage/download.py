@@ -1,7 +1,7 @@
-"""Fetch the data set from its own page: checked, resumed where it broke off, cached.
+"""Download of the data set from its official page, with checksum, cache and resume.
 
-Pooch keeps the cache and checks the MD5; the transfer here adds what Pooch's own lacks, a
-partial file that the next attempt goes on with.
+Pooch manages the cache and checks the MD5. Pooch's own transfer cannot resume, so this module
+adds one that keeps a partial file from which the next attempt resumes.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ PYTHON_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 PYTHON_MD5 = "c58f30108f718f92721af3b95e74349a"
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and the bytes there will be (None: not known)."""
+"""Called with the number of bytes received and the total (None if not known)."""
 
 _BLOCK_BYTES = 2**18
-_ATTEMPTS = 4  # in a row that break off; each goes on where the one before stopped
+_ATTEMPTS = 4  # per call; each attempt resumes where the previous one stopped
 
 
 def download(
@@ -32,15 +32,15 @@ def download(
     progress: Progress | None = None,
     timeout: float = 30.0,
 ) -> Path:
-    """Return the path of `url`'s file in `cache`, fetched if it is not there yet.
+    """Download the file at `url` to `cache`, unless it is already there, and return its path.
 
-    A transfer that breaks off leaves a `.part` file in `cache` from which the next attempt, of
-    this call or a later one, goes on, unless the server has another version of the file by
-    then. `timeout` is the longest silence of the server, in seconds.
+    An interrupted transfer leaves a `.part` file in `cache`. The next attempt, in this call or a
+    later one, resumes from it, unless the file on the server has changed by then. `timeout` is
+    the longest time without data from the server, in seconds.
 
     Raises:
-        DataError: the server cannot be reached or refuses, or the file's MD5 is not `md5` (the
-            file is then deleted).
+        DataError: The server cannot be reached or returns an error, or the file's MD5 is not
+            `md5` (the file is then deleted).
     """
     part = cache / f"{Path(url).name}.part"
 
@@ -54,19 +54,19 @@ def download(
     except requests.RequestException as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"cannot download {url}: {reason}. Try again, which goes on where this stopped, "
-            "or name a directory or a .tar.gz that holds CIFAR-10"
+            f"cannot download {url}: {reason}. Try again to resume the download, "
+            "or name a directory or a .tar.gz that contains CIFAR-10"
         ) from error
-    except ValueError as error:  # what Pooch raises of a wrong checksum
+    except ValueError as error:  # raised by Pooch for a wrong checksum
         raise DataError(
             f"{url} does not have the MD5 {md5}; the file was deleted. "
-            "Try again, or name a directory or a .tar.gz that holds CIFAR-10"
+            "Try again, or name a directory or a .tar.gz that contains CIFAR-10"
         ) from error
     return Path(found)
 
 
 def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """Bring all of `url` into `part`, going on after a broken connection."""
+    """Download all of `url` to `part`; resume after a broken connection."""
     for attempt in range(_ATTEMPTS):
         try:
             _transfer(url, part, progress, timeout)
@@ -79,7 +79,7 @@ def _fetch(url: str, part: Path, progress: Progress | None, timeout: float) -> N
 
 
 def _transfer(url: str, part: Path, progress: Progress | None, timeout: float) -> None:
-    """Ask once for what `part` lacks and append it; start anew where the server gives all."""
+    """Request the rest of `part` once and append it; replace `part` if the server sends all."""
     headers = {"Accept-Encoding": "identity", **_resume_headers(part)}
     with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -95,7 +95,7 @@ def _transfer(url: str, part: Path, progress: Progress | None, timeout: float) -
 def _settle(
     url: str, part: Path, progress: Progress | None, timeout: float, extent: str | None
 ) -> None:
-    """Keep a `part` from which nothing is missing; ask for all of it where it is of no use."""
+    """Keep `part` if it is complete; otherwise delete it and download the file again."""
     if extent != f"bytes */{part.stat().st_size}":
         part.unlink()
         _transfer(url, part, progress, timeout)
@@ -113,16 +113,16 @@ def _append(file: IO[bytes], response: requests.Response, progress: Progress | N
 
 
 def _resume_headers(part: Path) -> dict[str, str]:
-    """Ask for the rest of `part`, and for all of it where the server's version has changed."""
+    """Return headers that request the rest of `part`, or the whole file if it has changed."""
     if not part.exists() or not part.stat().st_size:
         return {}
     headers = {"Range": f"bytes={part.stat().st_size}-"}
     tag = _tag_of(part).read_text() if _tag_of(part).exists() else ""
-    if tag and not tag.startswith("W/"):  # a weak tag does not promise the same bytes
+    if tag and not tag.startswith("W/"):  # a weak tag does not guarantee identical bytes
         headers["If-Range"] = tag
     return headers
 
 
 def _tag_of(part: Path) -> Path:
-    """Name the file beside `part` that holds the ETag of what is in it."""
+    """Return the path of the file beside `part` that stores the ETag of its content."""
     return part.with_name(f"{part.name}.etag")

@@ -1,9 +1,13 @@
-"""The one error of this package: input that is not what it should be."""
+"""The errors that this package raises."""
 
 
 class DataError(ValueError):
-    """Bad input, told in one line: what was received, what was wanted, what to do.
+    """An invalid input that the user can fix.
 
-    The line is meant for the person who typed the command; the command line prints it as it
-    is and exits with status 2.
+    The message states in one line what was received, what was wanted and what to do. The command
+    line prints it unchanged and exits with status 2.
     """
+
+
+class ClaimedError(DataError):
+    """The error if another ingest is writing the store."""

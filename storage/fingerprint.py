@@ -1,8 +1,8 @@
-"""Tell two data sets apart by one SHA-256, however their rows are stored or were read.
+"""Fingerprints of data sets: one SHA-256 over all rows, independent of how they are stored.
 
-Each row is digested alone (its label byte, then its 3,072 pixels), on whichever worker has it;
-the fingerprint digests those digests in the rows' order. So it depends neither on the shards
-nor on the order of the work.
+Each row (its label byte, then its 3,072 pixels) is hashed separately, on any worker. The
+fingerprint is the hash of these digests in the order of the rows. It therefore does not depend on
+the shards or on the order of the work.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ DIGEST_BYTES = 32
 
 
 def row_digests(images: Bytes, labels: Bytes) -> bytes:
-    """Return the SHA-256 of each row, one after the other: 32 n bytes.
+    """Return the concatenated SHA-256 digests of the rows, 32 n bytes.
 
-    `images` is (n, 3072) and `labels` (n,).
+    `images` is (n, 3072) uint8 and `labels` (n,) uint8.
     """
     records = np.empty((len(labels), 1 + PIXELS), np.uint8)
     records[:, 0] = labels
@@ -27,14 +27,15 @@ def row_digests(images: Bytes, labels: Bytes) -> bytes:
 
 
 def fingerprint(digests: Mapping[Split, Iterable[bytes]]) -> str:
-    """Return the data set's fingerprint (hex) from its splits' row digests in the rows' order.
+    """Return the fingerprint (hex) of a data set from its row digests, in row order per split.
 
-    How a split's digests are cut into pieces does not matter:
+    The digests of a split may be divided into pieces in any way.
 
-    >>> fingerprint({"train": [b"ab", b"c"], "test": [b"d"]}) == fingerprint(
-    ...     {"train": [b"abc"], "test": [b"d"]}
-    ... )
-    True
+    Examples:
+        >>> fingerprint({"train": [b"ab", b"c"], "test": [b"d"]}) == fingerprint(
+        ...     {"train": [b"abc"], "test": [b"d"]}
+        ... )
+        True
     """
     whole = hashlib.sha256()
     for split in SPLITS:

@@ -1,16 +1,17 @@
-"""Ingest: from a source to a finished store, planned first, then done shard by shard.
+"""Ingest of a source into a store: planned first, then written shard by shard.
 
     plan = plan_ingest(source, url)
     with claim_store(plan.location) as claim:
         plan = prepare(plan)
-        summaries = [write_shard(plan, shard) for shard in plan.shards]  # on any worker, any order
+        summaries = [write_shard(plan, shard) for shard in plan.shards]  # any worker, any order
         stored = [read_back(plan, shard) for shard in plan.shards]  # likewise
         claim.check()
         dataset = finish(plan, summaries, stored)
 
-No finished store is at `url` before `finish`. If an ingest was killed, the next one of the same
-source and layout keeps the shards that hold the source's rows and writes the others; an ingest
-of another source starts over. The fingerprint is that of the rows read back from the store.
+There is no finished store at `url` before `finish`. After an ingest is killed, the next ingest of
+the same source and layout keeps the shards that already contain the source's rows and writes the
+others. An ingest of another source or layout starts from scratch. The fingerprint is computed
+from the rows as read back from the store.
 """
 
 from collections.abc import Iterable
@@ -50,53 +51,53 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What a written shard adds to the mean and to the fingerprint."""
+    """The contribution of a written shard to the mean, and the digests of its rows."""
 
     shard: ShardTask
     pixel_sum: NDArray[np.int64] = field(compare=False, repr=False)
-    """Sum of the images, (3072,) int64: exact."""
+    """Exact sum of the images, (3072,) int64."""
     digests: bytes = field(repr=False)
-    """SHA-256 of each row of the source, 32 bytes per row."""
+    """SHA-256 of each row as read from the source, 32 bytes per row."""
     class_counts: tuple[int, ...]
-    """Images of each class."""
+    """Number of images per class."""
     reused: bool
-    """Whether the store already held these rows, so that nothing was written."""
+    """Whether the store already contained these rows, so that nothing was written."""
 
 
 @dataclass(frozen=True)
 class ReadBackShard:
-    """What a shard of the store holds, as read back from it."""
+    """The digests of a shard's rows, as read back from the store."""
 
     shard: ShardTask
     digests: bytes = field(repr=False)
-    """SHA-256 of each row of the store, 32 bytes per row; empty if it cannot be read."""
+    """SHA-256 of each row in the store, 32 bytes per row; empty if the shard is unreadable."""
 
 
 @dataclass(frozen=True)
 class IngestPlan:
-    """What an ingest will do; a value that can be sent to any worker."""
+    """The plan of an ingest, as a value that can be sent to any worker."""
 
     source: Source
     location: Location
     layout: Layout
     shards: tuple[ShardTask, ...]
-    """One task a shard; empty where `complete`."""
+    """One task per shard; empty if `complete`."""
     complete: bool
-    """Whether the store is there already and holds this very source: nothing is to be done."""
+    """Whether a finished store of this source already exists, so that nothing is left to do."""
 
     @property
     def manifest(self) -> Manifest:
-        """What the store says of itself until it is finished."""
+        """The manifest of the unfinished store."""
         return Manifest.of(self.source, self.layout)
 
 
 def plan_ingest(source: Source, url: str, layout: Layout | None = None) -> IngestPlan:
-    """Plan the ingest of `source` into a store at `url`, and touch nothing.
+    """Plan the ingest of `source` into a store at `url` without changing anything.
 
-    A finished store of the same source is complete whatever its layout.
+    A finished store of the same source counts as complete whatever its layout.
 
     Raises:
-        DataError: `url` has a store of other data, or something that is no store.
+        DataError: There is a store of other data at `url`, or something that is not a store.
     """
     layout = layout or Layout()
     location = Location.parse(url)
@@ -104,7 +105,7 @@ def plan_ingest(source: Source, url: str, layout: Layout | None = None) -> Inges
     if held is not None and held.fingerprint is not None:
         if held.identity != source.identity:
             raise DataError(
-                f"{location} already holds other data: {held.source} "
+                f"{location} already contains other data: {held.source} "
                 f"(fingerprint {held.fingerprint[:12]}); remove it or name another store"
             )
         return IngestPlan(source, location, layout, shards=(), complete=True)
@@ -117,13 +118,14 @@ def plan_ingest(source: Source, url: str, layout: Layout | None = None) -> Inges
 
 
 def prepare(plan: IngestPlan) -> IngestPlan:
-    """Make the unfinished store, or keep the one that an ingest like this left.
+    """Create the unfinished store, or keep the one that an interrupted ingest of this plan left.
 
-    Hold the claim on the store (`storage.claims.claim_store`) from here to `finish`. Returns the
-    plan as it is now: another ingest may have completed the store since `plan` was made.
+    The caller must hold the claim on the store (`storage.claims.claim_store`) from here to
+    `finish`. Returns an updated plan, because another ingest may have completed the store since
+    `plan` was made.
 
     Raises:
-        DataError: the place cannot be written, or has got a store of other data meanwhile.
+        DataError: The location cannot be written, or there is now a store of other data.
     """
     plan = plan_ingest(plan.source, plan.location.url, plan.layout)
     if plan.complete:
@@ -143,9 +145,9 @@ def prepare(plan: IngestPlan) -> IngestPlan:
 
 
 def _take_back(location: Location) -> None:
-    """Move an unfinished store from a path's final place to where unfinished stores lie.
+    """Move an unfinished store from the final path to the path of unfinished stores.
 
-    Ingests that did not exclude each other could leave one there.
+    Two ingests that ran at the same time without a claim could leave one at the final path.
     """
     if not location.is_empty():
         location.partial.remove()
@@ -155,18 +157,18 @@ def _take_back(location: Location) -> None:
 def _is_begun(plan: IngestPlan) -> bool:
     try:
         held = read_manifest(plan.location.partial)
-    except DataError:  # killed before it said what it was
+    except DataError:  # an ingest was killed before it wrote the manifest
         return False
     return held is not None and held.is_same_ingest(plan.manifest)
 
 
 def write_shard(plan: IngestPlan, shard: ShardTask) -> ShardSummary:
-    """Write one shard, unless the store already holds its rows, and sum it up.
+    """Write one shard, unless the store already contains its rows, and return its summary.
 
-    May run on any worker that sees the source and the store, any number of times.
+    It may run any number of times on any worker that sees the source and the store.
 
     Raises:
-        DataError: the source is damaged here, or the ingest was not prepared.
+        DataError: The source is damaged in these rows, or the ingest was not prepared.
     """
     images, labels = _open_arrays(plan, shard)
     stored_images = images.read_if_whole(shard.start, shard.stop)
@@ -187,7 +189,7 @@ def write_shard(plan: IngestPlan, shard: ShardTask) -> ShardSummary:
 
 
 def _open_arrays(plan: IngestPlan, shard: ShardTask) -> tuple[StoredArray, StoredArray]:
-    """Open the unfinished store's images and labels of a shard's split."""
+    """Open the images and labels of a shard's split in the unfinished store."""
     images, labels = (
         StoredArray.open(plan.location.partial, f"{shard.split}/{name}")
         for name in ("images", "labels")
@@ -200,9 +202,9 @@ def _is_equal(stored: Bytes | None, rows: Bytes) -> bool:
 
 
 def read_back(plan: IngestPlan, shard: ShardTask) -> ReadBackShard:
-    """Read a written shard from the unfinished store and digest its rows.
+    """Read a written shard from the unfinished store and return the digests of its rows.
 
-    Call it when all shards are written, on any worker that sees the store.
+    Call it after all shards are written, on any worker that sees the store.
     """
     images, labels = (
         array.read_if_whole(shard.start, shard.stop) for array in _open_arrays(plan, shard)
@@ -217,12 +219,12 @@ def finish(
 ) -> Dataset:
     """Write the mean and the fingerprint, publish the store and open it.
 
-    `summaries` and `stored` are those of all the plan's shards, in any order.
+    `summaries` and `stored` must contain every shard of the plan once, in any order.
 
     Raises:
-        ValueError: a shard is missing among them, or there twice.
-        DataError: the store does not hold the source's rows, or another ingest has taken the
-            place meanwhile.
+        ValueError: A shard is missing or occurs twice.
+        DataError: The store does not contain the source's rows, or another ingest has replaced
+            the unfinished store.
     """
     if plan.complete:
         return open_dataset(plan.location.url)
@@ -230,10 +232,13 @@ def finish(
     held = sorted(stored, key=lambda each: each.shard)
     for shards in ([summary.shard for summary in ordered], [each.shard for each in held]):
         if shards != sorted(plan.shards):
-            raise ValueError(f"{len(shards)} shards do not match the plan's {len(plan.shards)}")
+            raise ValueError(
+                f"each of the plan's {len(plan.shards)} shards is needed exactly once, "
+                f"but {len(shards)} shards were given"
+            )
     _check_stored(plan, ordered, held)
     if not _is_begun(plan):
-        raise DataError(f"{plan.location}: another ingest has taken the place; run this again")
+        raise DataError(f"{plan.location}: another ingest has replaced this one; run this again")
     partial = plan.location.partial
     mean = StoredArray.open(partial, "train/mean")
     mean.write(0, _mean_image(plan, ordered))
@@ -256,9 +261,9 @@ def _check_stored(
         if summary.digests != held.digests:
             shard = summary.shard
             raise DataError(
-                f"{plan.location}: {shard.split} rows {shard.start} to {shard.stop - 1} are not "
-                "the source's: something else has written there; the store is not finished, run "
-                "this again"
+                f"{plan.location}: {shard.split} rows {shard.start} to {shard.stop - 1} differ "
+                "from the source, because something else has written to the store; the store is "
+                "not finished, so run this again"
             )
 
 
@@ -270,17 +275,17 @@ def _mean_image(plan: IngestPlan, summaries: list[ShardSummary]) -> NDArray[np.f
 
 
 def _publish(plan: IngestPlan) -> None:
-    """Rename the finished store to its place: it appears whole or not at all."""
+    """Rename the finished store to its final path, so that it appears complete or not at all."""
     partial = Path(plan.location.partial.url)
-    for left in partial.rglob("*.partial"):  # what Zarr was writing when it was killed
+    for left in partial.rglob("*.partial"):  # left by Zarr writes that were killed
         left.unlink()
     try:
         partial.rename(plan.location.url)
     except OSError as error:
-        raise DataError(f"cannot put the store at {plan.location}: {error}") from error
+        raise DataError(f"cannot publish the store at {plan.location}: {error}") from error
 
 
 def abandon(plan: IngestPlan) -> None:
-    """Remove what an unfinished ingest has written, while its claim is held."""
+    """Remove what an unfinished ingest has written; the caller must hold its claim."""
     if not plan.complete and _is_begun(plan):
         plan.location.partial.remove()

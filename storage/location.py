@@ -1,4 +1,4 @@
-"""Where a store is: a path, or a URL of any file system that fsspec knows."""
+"""Locations of stores: a path, or a URL of any file system that fsspec supports."""
 
 import shutil
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from zarr.storage import FsspecStore, LocalStore
 from storage.errors import DataError
 
 _WITH_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"}
-"""Protocols whose URLs begin with a bucket or a container."""
+"""Protocols whose URLs start with a bucket or a container."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """The place of a store: an absolute path, or a URL such as ``s3://bucket/cifar10.zarr``.
+    """The location of a store: an absolute path or a URL such as ``s3://bucket/cifar10.zarr``.
 
-    >>> Location.parse("file:///data/cifar10.zarr")
-    Location(url='/data/cifar10.zarr', is_local=True)
-    >>> Location.parse("memory://cifar10.zarr")
-    Location(url='memory://cifar10.zarr', is_local=False)
+    Examples:
+        >>> Location.parse("file:///data/cifar10.zarr")
+        Location(url='/data/cifar10.zarr', is_local=True)
+        >>> Location.parse("memory://cifar10.zarr")
+        Location(url='memory://cifar10.zarr', is_local=False)
     """
 
     url: str
@@ -30,10 +31,10 @@ class Location:
 
     @classmethod
     def parse(cls, url: str) -> "Location":
-        """Read what a person wrote; a relative path is taken from the working directory.
+        """Parse a path or URL; a relative path is relative to the working directory.
 
         Raises:
-            DataError: the URL is empty or of a kind that is not installed.
+            DataError: The URL is empty, or the package for its protocol is not installed.
         """
         protocol, path = split_protocol(url)
         if protocol in {None, "file", "local"}:
@@ -48,10 +49,11 @@ class Location:
 
     @property
     def partial(self) -> "Location":
-        """Where the store lies while it is being made.
+        """The location of the store while it is being written.
 
-        A path's is a hidden sibling, renamed when it is whole. An object store has no rename:
-        there the store is made in place, and its fingerprint, written last, says it is whole.
+        For a path, this is a hidden sibling, which is renamed when the store is complete. Object
+        stores cannot rename, so there the store is written in place. The fingerprint, which is
+        written last, marks it as complete.
         """
         if not self.is_local:
             return self
@@ -60,24 +62,24 @@ class Location:
 
     @property
     def is_bucket(self) -> bool:
-        """Whether the URL names a whole bucket of an object store, and nothing in it."""
+        """Whether the URL names a whole bucket of an object store instead of a store in it."""
         protocol, _, path = self.url.partition("://")
         return protocol in _WITH_BUCKETS and "/" not in path
 
     @property
     def claim(self) -> "Location":
-        """Where an ingest says that it is writing the store: a hidden sibling."""
+        """The location of the claim on the store, a hidden sibling (see `storage.claims`)."""
         parent, name = self.url.rsplit("/", 1)
         return Location(f"{parent}/.{name}.claim", self.is_local)
 
     def store(self, *, read_only: bool) -> Store:
-        """Open the place for Zarr."""
+        """Open the location as a Zarr store."""
         if self.is_local:
             return LocalStore(self.url, read_only=read_only)
         return FsspecStore.from_url(self.url, read_only=read_only)
 
     def is_empty(self) -> bool:
-        """Tell whether nothing is here: no file, no object, or a directory without entries."""
+        """Return whether nothing exists here except possibly an empty directory."""
         if self.is_local:
             path = Path(self.url)
             return not path.exists() or (path.is_dir() and not any(path.iterdir()))
@@ -85,7 +87,7 @@ class Location:
         return not system.exists(path_there) or system.find(path_there) == []
 
     def read_bytes(self) -> bytes | None:
-        """Read the file or object here, or return None if there is none."""
+        """Return the content of the file or object here, or None if it does not exist."""
         try:
             if self.is_local:
                 return Path(self.url).read_bytes()
@@ -95,7 +97,7 @@ class Location:
             return None
 
     def write_bytes(self, data: bytes) -> None:
-        """Write the file or object here, in place of any."""
+        """Write the file or object here, replacing an existing one."""
         if self.is_local:
             Path(self.url).write_bytes(data)
             return
@@ -103,10 +105,12 @@ class Location:
         system.pipe_file(path, data)
 
     def create_object(self, data: bytes) -> bool:
-        """Create the object here, or return False if there is one; not for a path.
+        """Create the object here and return True, or return False if it exists.
 
-        In memory and on S3, Google's and Azure's stores (s3fs, gcsfs and adlfs from 2024.12 on)
-        one of several writers at once succeeds. Other file systems only look first.
+        This is not available for local paths. If several writers call it at the same time, exactly
+        one succeeds in memory and on S3, Google Cloud Storage and Azure (with s3fs, gcsfs and
+        adlfs from 2024.12 on). Other file systems check first whether the object exists and then
+        create it, so several writers may succeed.
         """
         system, path = self._system()
         try:
@@ -116,11 +120,11 @@ class Location:
         return True
 
     def child(self, key: str) -> "Location":
-        """Return the place of `key`, a path below this one."""
+        """Return the location of `key`, a path below this one."""
         return Location(f"{self.url}/{key}", self.is_local)
 
     def remove(self) -> None:
-        """Remove all that is here, which need not be anything."""
+        """Remove everything here; do nothing if nothing exists here."""
         if self.is_local:
             path = Path(self.url)
             if path.is_dir() and not path.is_symlink():
@@ -130,8 +134,8 @@ class Location:
             return
         system, root = self._system()
         if system.exists(root):
-            # The root's metadata goes last. Without it, what a broken-off removal leaves would
-            # not be recognised as an unfinished store.
+            # Remove the root's metadata last. Without it, the rest of an interrupted removal
+            # would not be recognised as an unfinished store.
             last = {root, f"{root}/zarr.json"}
             first = [file for file in system.find(root) if file not in last]
             if first:
@@ -139,7 +143,7 @@ class Location:
             system.rm(root, recursive=True)
 
     def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        """Return the file system and the path there, with no listing left from earlier."""
+        """Return the file system and the path in it, without cached listings."""
         system, path = fsspec.url_to_fs(self.url)
         system.invalidate_cache()  # another process may have written since
         return system, path

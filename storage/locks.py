@@ -1,6 +1,7 @@
-"""Locks on files that the kernel keeps (`flock`).
+"""File locks of the operating system (`flock`).
 
-They end with the process that holds them, however it goes, so that none can be stale.
+The operating system releases a lock when its process ends, even by a crash, so no lock can be
+stale.
 """
 
 import fcntl
@@ -10,17 +11,17 @@ from pathlib import Path
 
 
 def open_lock(path: Path) -> int:
-    """Open the file to lock, made if it is not there, and return its descriptor."""
+    """Open the file to lock, creating it if it does not exist, and return its descriptor."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def lock_shared(descriptor: int) -> None:
-    """Take a lock that others may share, waiting for one who has it alone."""
+    """Take a shared lock; wait while another process has the exclusive lock."""
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Take the exclusive lock if nobody else holds any."""
+    """Take the exclusive lock and return True, or return False if another process has a lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -29,10 +30,10 @@ def try_lock(descriptor: int) -> bool:
 
 
 def try_lock_path(path: Path) -> int | None:
-    """Lock a file that its holder removes, and return its descriptor, or None if it is locked.
+    """Lock the file at `path` and return its descriptor, or None if it is already locked.
 
-    A lock on a file that was removed after it was opened protects nothing. So the lock counts only
-    if the path still names the locked file.
+    The holder of the lock may remove the file. A lock on a removed file protects nothing. If
+    the path no longer refers to the locked file, this function therefore tries again.
     """
     while True:
         descriptor = open_lock(path)
@@ -46,7 +47,7 @@ def try_lock_path(path: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether somebody holds a lock on the file, if it is there."""
+    """Return whether the file exists and a process has a lock on it."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -58,6 +59,6 @@ def is_locked(path: Path) -> bool:
 
 
 def release(descriptor: int) -> None:
-    """Give the lock back and close the file."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child forked just now has the descriptor too
+    """Release the lock and close the file."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: a forked child may share it
     os.close(descriptor)

@@ -1,6 +1,6 @@
-"""What a store says of itself: the attributes of its root group.
+"""The manifest of a store, stored in the attributes of its root group.
 
-A store without a fingerprint is not finished: the fingerprint is the last thing written.
+The fingerprint is written last, so a store without a fingerprint is not finished.
 """
 
 from collections.abc import Mapping
@@ -18,38 +18,38 @@ from storage.sources import Source
 
 @dataclass(frozen=True)
 class Manifest:
-    """Which data a store holds, and how.
+    """The identity and layout of a store's data.
 
-    Every field but `fingerprint` is known before the first row is read.
+    Every field except `fingerprint` is known before the first row is read.
     """
 
     name: str
     source: str
-    """The source in words."""
+    """A human-readable description of the source."""
     identity: Identity
     layout: Layout
-    """As asked for; `Layout.fit` gives each split's."""
+    """The layout requested at ingest; `Layout.fit` returns the layout of each split."""
     classes: tuple[str, ...] = CLASSES
     fingerprint: str | None = None
     """SHA-256 (hex) of all rows, or None for a store that is not finished."""
 
     @classmethod
     def of(cls, source: Source, layout: Layout) -> "Manifest":
-        """Return the manifest of the store that `source` will make."""
+        """Return the manifest of an unfinished store of `source`."""
         limit = source.identity["limit"]
         first = "" if limit is None else f", the first {limit} images of each split"
         return cls(source.name, source.description + first, source.identity, layout)
 
     def finished(self, fingerprint: str) -> "Manifest":
-        """Return this manifest with the fingerprint of what was stored."""
+        """Return this manifest with the fingerprint of the stored rows."""
         return replace(self, fingerprint=fingerprint)
 
     def is_same_ingest(self, other: "Manifest") -> bool:
-        """Tell whether both are of one ingest, finished or not."""
+        """Return whether both manifests are equal apart from their fingerprints."""
         return replace(self, fingerprint=None) == replace(other, fingerprint=None)
 
     def to_attributes(self) -> dict[str, JSON]:
-        """Return the attributes of the root group, as JSON."""
+        """Return the attributes of the root group, as JSON values."""
         attributes: dict[str, JSON] = asdict(self) | {"classes": list(self.classes)}
         if self.fingerprint is None:
             del attributes["fingerprint"]
@@ -57,16 +57,17 @@ class Manifest:
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, object], where: Location) -> "Manifest":
-        """Read the root group's attributes.
+        """Return the manifest in the attributes of a root group.
 
         Raises:
-            DataError: they are not a store's of this project, or of a newer version of it.
+            DataError: The attributes are not those of a store of this project, or a newer version
+                wrote them.
         """
         version = attributes.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise DataError(
-                f"{where} has format version {version}, this program reads up to "
-                f"{FORMAT_VERSION}; use a newer one"
+                f"{where} has format version {version}, but this program reads only versions up "
+                f"to {FORMAT_VERSION}; upgrade hinge to read it"
             )
         match attributes:
             case {
@@ -86,14 +87,15 @@ class Manifest:
                     tuple(str(each) for each in classes),
                     None if fingerprint is None else str(fingerprint),
                 )
-        raise DataError(f"{where} is a Zarr group, but not a store that ingest made")
+        raise DataError(f"{where} is a Zarr group, but not a store created by `hinge ingest`")
 
 
 def read_manifest(where: Location) -> Manifest | None:
-    """Return what the store at `where` says of itself, or None where there is nothing.
+    """Return the manifest of the store at `where`, or None if nothing exists there.
 
     Raises:
-        DataError: what is there is not a store of this project, or cannot be read.
+        DataError: Something exists at `where` that is not a store of this project or cannot be
+            read.
     """
     try:
         if where.is_empty():
@@ -102,5 +104,5 @@ def read_manifest(where: Location) -> Manifest | None:
         attributes = root.attrs.asdict()
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{where} is not a store that ingest made ({reason})") from error
+        raise DataError(f"{where} is not a store created by `hinge ingest` ({reason})") from error
     return Manifest.from_attributes(attributes, where)

@@ -1,10 +1,10 @@
-"""Read the python version's pickles without running a line of what they say.
+"""Safe reading of the pickles of CIFAR-10's python version, without running their code.
 
-A pickle is a program that may call anything it can name. The official batches name three
-things, all of NumPy's: the function that makes an empty array, the class it is made of, and
-`dtype`. Copies written by Python 3 add two: a way to spell bytes, and an array from a buffer.
-Each stands here for a narrow replacement that can make a uint8 array or bytes and nothing
-else; every other name is refused before it is looked up.
+A pickle is a program that may call any function it names. The official batches name three objects
+of NumPy: the function that makes an empty array, the array class, and `dtype`. Copies written by
+Python 3 name two more: a function that encodes bytes and one that makes an array from a buffer.
+Each of these names is replaced by a function that can only make a uint8 array or bytes. Any other
+name raises DataError before it is looked up.
 """
 
 import io
@@ -20,28 +20,28 @@ from storage.schema import Bytes
 
 
 def load_pickle(path: Path) -> dict[object, object]:
-    """Return the dict that the file holds: of uint8 arrays, bytes, numbers, lists and dicts.
+    """Return the pickled dict in the file: uint8 arrays, bytes, numbers, lists and dicts.
 
-    Strings of Python 2 come back as bytes, as in the official batches.
+    Strings of Python 2, as in the official batches, are returned as bytes.
 
     Raises:
-        DataError: the file is damaged, holds no dict, or names anything but what a uint8 array
-            needs.
-        OSError: the file cannot be read.
+        DataError: The file is damaged, does not contain a dict, or names an object that uint8
+            arrays do not need.
+        OSError: The file cannot be read.
     """
     content = path.read_bytes()
     try:
         held = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    # Damaged bytes are a random program: the unpickler and NumPy raise nearly anything.
+    # A damaged pickle is a random program: the unpickler and NumPy may raise nearly any error.
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"{path} is not a whole pickle ({reason}); unpack or download the data set again"
+            f"{path} is not a valid pickle ({reason}); unpack or download the data set again"
         ) from error
     if not isinstance(held, dict):
-        raise DataError(f"{path}: the pickle holds a {type(held).__name__}, wanted a dict")
+        raise DataError(f"{path}: the pickle contains a {type(held).__name__}, wanted a dict")
     return {key: _unwrap(value) for key, value in held.items()}
 
 
@@ -56,15 +56,15 @@ class _ArraysOnly(pickle.Unpickler):
             also = f" (os.{name})" if module in {"posix", "nt"} else ""
             raise DataError(
                 f"the pickle names {module}.{name}{also}, which no CIFAR-10 batch needs; "
-                "nothing was run. Do not trust this file"
+                "nothing was executed. Do not trust this file"
             )
-        # A fresh object each time: a pickle may set attributes on what it was given.
+        # A new object each time, because a pickle may set attributes on it.
         return _Call(replacement)
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One of the replacements, as the pickle sees it."""
+    """A callable that the pickle gets in place of the object that it names."""
 
     function: Callable[..., object]
 
@@ -73,17 +73,17 @@ class _Call:
 
 
 class _Dtype:
-    """NumPy's uint8, whatever else the pickle says."""
+    """Replacement for `numpy.dtype`, which accepts only uint8."""
 
     def __setstate__(self, state: object) -> None:
         match state:
             case (3, "|" | b"|", None, None, None, -1, -1, 0):
                 return
-        raise DataError("the pickle's dtype has a state that no uint8 has")
+        raise DataError("the pickle's dtype has a state that uint8 never has")
 
 
 class _Array:
-    """An array on its way: empty until the pickle gives its shape and bytes."""
+    """An array under construction, empty until the pickle sets its shape and bytes."""
 
     def __init__(self) -> None:
         self.array = np.empty(0, np.uint8)
@@ -93,7 +93,7 @@ class _Array:
             case (1, tuple(shape), _Dtype(), bool() | 0 | 1 as fortran, bytes(data)):
                 self.array = _shaped(data, shape, "F" if fortran else "C")
             case _:
-                raise DataError("the pickle holds an array that is not plain uint8")
+                raise DataError("the pickle contains an array that is not plain uint8")
 
 
 def _shaped(data: bytes | bytearray, shape: object, order: object) -> Bytes:
@@ -101,18 +101,18 @@ def _shaped(data: bytes | bytearray, shape: object, order: object) -> Bytes:
         case tuple(lengths), "C" | "F" as known:
             if all(type(length) is int and length >= 0 for length in lengths):
                 return np.frombuffer(data, np.uint8).reshape(lengths, order=known)
-    raise DataError(f"the pickle holds an array of shape {shape!r}, order {order!r}")
+    raise DataError(f"the pickle contains an array of shape {shape!r}, order {order!r}")
 
 
 def _reconstruct(kind: object, shape: object, code: object) -> _Array:
     if kind != _Call(_ndarray) or shape != (0,) or code not in (b"b", "b"):
-        raise DataError("the pickle starts an array in a way that NumPy does not")
+        raise DataError("the pickle creates an array in a way that NumPy never does")
     return _Array()
 
 
 def _from_buffer(data: object, dtype: object, shape: object, order: object) -> _Array:
     if not isinstance(data, bytes | bytearray) or not isinstance(dtype, _Dtype):
-        raise DataError("the pickle holds an array that is not plain uint8")
+        raise DataError("the pickle contains an array that is not plain uint8")
     made = _Array()
     made.array = _shaped(data, shape, order)
     return made
@@ -120,18 +120,18 @@ def _from_buffer(data: object, dtype: object, shape: object, order: object) -> _
 
 def _dtype(code: object, *_: object) -> _Dtype:
     if code not in (b"u1", "u1"):
-        raise DataError(f"the pickle holds an array of dtype {code!r}, wanted uint8 ('u1')")
+        raise DataError(f"the pickle contains an array of dtype {code!r}, wanted uint8 ('u1')")
     return _Dtype()
 
 
 def _encode(text: object, encoding: object) -> bytes:
     if not isinstance(text, str) or encoding not in (b"latin1", "latin1"):
-        raise DataError("the pickle spells bytes in a way that Python does not")
+        raise DataError("the pickle encodes bytes in a way that Python never does")
     return text.encode("latin1")
 
 
 def _ndarray(*_: object) -> object:
-    raise DataError("the pickle calls numpy.ndarray, which no CIFAR-10 batch does")
+    raise DataError("the pickle calls numpy.ndarray, which a CIFAR-10 batch never does")
 
 
 _REPLACEMENTS: dict[tuple[str, str], Callable[..., object]] = {

@@ -1,4 +1,4 @@
-"""What the stored data is: shapes, splits, classes, and how rows lie in shards and chunks.
+"""The schema of the stored data: shapes, splits, classes, and the layout in shards and chunks.
 
 An image is 3,072 bytes, row-major (channel, height, width); a label is one byte, the class
 index. Nothing is centred or scaled on disk.
@@ -31,60 +31,70 @@ CLASSES = (
     "truck",
 )
 FORMAT_VERSION = 1
-"""Version of the store's layout; raised when an older reader could not read it."""
+"""Version of the store's format; increased when older readers cannot read the new one."""
 
 Bytes = NDArray[np.uint8]
 
 
 class Identity(TypedDict):
-    """Which data a source holds, as JSON; equal for two sources that hold the same rows."""
+    """The identity of a source's data, as JSON; equal for two sources with the same rows."""
 
     kind: str
     """The format, e.g. ``"cifar10-binary"``."""
     content: str
-    """Digest of the files read, or the parameters of generated data."""
+    """Digest of the source's files, or the parameters of generated data."""
     limit: int | None
-    """At most this many first images of each split; None for all."""
+    """Maximum number of images kept from the start of each split; None for all."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many rows a shard (one task's work) and an inner chunk (one random read) hold.
+    """The number of rows per shard (one task's work) and per inner chunk (one random read).
 
-    A shard of Zarr's is a whole number of inner chunks, so `chunk_rows` becomes the divisor
-    of `shard_rows` that is nearest to what was asked, by ratio. A prime number of rows has no
-    divisor worth having and its shard is one chunk: single-row chunks would make every read
-    of the whole set thousands of times smaller, which costs far more than coarse random reads.
+    A Zarr shard consists of a whole number of inner chunks. `chunk_rows` is therefore replaced by
+    the divisor of `shard_rows` whose ratio to the requested size is nearest to 1. If `shard_rows`
+    is prime and less than the square of the requested size, this divisor is `shard_rows` itself,
+    so each shard is one chunk. With chunks of a single row, a pass over the data would consist of
+    thousands of small reads, which cost far more than coarse random reads.
 
     Raises:
-        DataError: a size is not a positive whole number.
+        DataError: A size is less than 1.
 
-    >>> Layout()
-    Layout(shard_rows=5000, chunk_rows=250)
-    >>> Layout(shard_rows=900), Layout(shard_rows=7001), Layout(shard_rows=50_000)
-    (Layout(shard_rows=900, chunk_rows=225), Layout(shard_rows=7001, chunk_rows=7001), \
-Layout(shard_rows=50000, chunk_rows=250))
+    Examples:
+        >>> Layout()
+        Layout(shard_rows=5000, chunk_rows=250)
+        >>> Layout(shard_rows=900)
+        Layout(shard_rows=900, chunk_rows=225)
+        >>> Layout(shard_rows=7001)
+        Layout(shard_rows=7001, chunk_rows=7001)
+        >>> Layout(shard_rows=50_000)
+        Layout(shard_rows=50000, chunk_rows=250)
     """
 
-    # Measured on two cores with all 50,000 images in the page cache (zarr 3.1.6, its default
-    # configuration; ms for all images, ms for 256 random rows): 5000/250 0.08-0.11 s and 68,
-    # 5000/50 0.22 s and 118, 500/250 0.15 s and 114, 50000/250 0.20 s and 162, 5000/5000
-    # 0.10 s and 70, but the last reads 20 times the bytes, which counts on a network.
+    # Measured on two cores with all 50,000 images in the page cache (zarr 3.1.6 with its default
+    # configuration). For each shard_rows/chunk_rows: seconds for all images, and milliseconds for
+    # 256 random rows. 5000/250: 0.08-0.11 s, 68 ms. 5000/50: 0.22 s, 118 ms. 500/250: 0.15 s,
+    # 114 ms. 50000/250: 0.20 s, 162 ms. 5000/5000: 0.10 s, 70 ms, but the random read transfers
+    # 20 times the bytes, which matters on a network.
     shard_rows: int = 5000
     chunk_rows: int = 250
 
     def __post_init__(self) -> None:
         for name, value in (("shard_rows", self.shard_rows), ("chunk_rows", self.chunk_rows)):
             if value < 1:
-                raise DataError(f"{name} must be a whole number from 1, not {value!r}")
+                raise DataError(f"{name} must be a whole number of at least 1, not {value!r}")
         object.__setattr__(self, "chunk_rows", _nearest_divisor(self.shard_rows, self.chunk_rows))
 
     def fit(self, rows: int) -> "Layout":
-        """Return the layout of a split of `rows` rows: no shard longer than the split needs.
+        """Return the layout for a split of `rows` rows, with shards no longer than necessary.
 
-        >>> Layout().fit(50_000), Layout().fit(1009), Layout().fit(10)
-        (Layout(shard_rows=5000, chunk_rows=250), Layout(shard_rows=1250, chunk_rows=250), \
-Layout(shard_rows=10, chunk_rows=10))
+        Examples:
+            >>> Layout().fit(50_000)
+            Layout(shard_rows=5000, chunk_rows=250)
+            >>> Layout().fit(1009)
+            Layout(shard_rows=1250, chunk_rows=250)
+            >>> Layout().fit(10)
+            Layout(shard_rows=10, chunk_rows=10)
         """
         if rows >= self.shard_rows:
             return self
@@ -92,10 +102,11 @@ Layout(shard_rows=10, chunk_rows=10))
         return Layout(-(-rows // chunk_rows) * chunk_rows, chunk_rows)
 
     def shards(self, rows: int) -> tuple[range, ...]:
-        """Return the rows of each shard of a split of `rows` rows, in order.
+        """Return the row range of each shard of a split of `rows` rows, in order.
 
-        >>> Layout(shard_rows=4).shards(10)
-        (range(0, 4), range(4, 8), range(8, 10))
+        Examples:
+            >>> Layout(shard_rows=4).shards(10)
+            (range(0, 4), range(4, 8), range(8, 10))
         """
         step = self.shard_rows
         return tuple(range(start, min(start + step, rows)) for start in range(0, rows, step))
@@ -108,20 +119,20 @@ def _nearest_divisor(number: int, wanted: int) -> int:
 
 
 def check_range(start: int, stop: int, rows: int) -> None:
-    """Check that `start` to `stop` are rows of a split of `rows` rows.
+    """Check that rows `start` to `stop` exist in a split of `rows` rows.
 
     Raises:
-        IndexError: they are not.
+        IndexError: They do not exist.
     """
     if not 0 <= start <= stop <= rows:
-        raise IndexError(f"rows {start} to {stop} asked of a split of {rows} rows")
+        raise IndexError(f"rows {start} to {stop} requested from a split of {rows} rows")
 
 
 def check_labels(labels: Bytes, where: str, first: int = 0) -> None:
     """Check that every label is a class index; `first` is the first label's record number.
 
     Raises:
-        DataError: one is not; it names `where` and the record.
+        DataError: A label is not a class index; the message names `where` and the record.
     """
     bad = np.flatnonzero(labels >= len(CLASSES))
     if len(bad):

@@ -1,37 +1,39 @@
-"""Sources of images by name: files, archives, the data set's own page, or made ones."""
+"""Sources of images, opened by name: files, archives, the official page, or synthetic images."""
 
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from storage.archive import unpack
 from storage.cifar10 import open_directory
-from storage.download import BINARY_MD5, BINARY_URL, Progress, download
 from storage.errors import DataError
 from storage.schema import Bytes, Identity, Split
 from storage.synthetic import TRAIN_ROWS, Synthetic
+
+if TYPE_CHECKING:
+    from storage.download import Progress
 
 _WANTED = "a directory or .tar.gz of CIFAR-10, 'download', 'synthetic' or 'synthetic:N'"
 
 
 class Source(Protocol):
-    """Rows of images and labels to ingest: a frozen value that can be sent to any worker."""
+    """Images and labels to ingest, as an immutable value that can be sent to any worker."""
 
     @property
     def kind(self) -> str:
-        """The format's name, e.g. ``"cifar10-binary"``."""
+        """The name of the format, e.g. ``"cifar10-binary"``."""
 
     @property
     def name(self) -> str:
-        """The data set's name: ``"cifar10"`` or ``"synthetic"``."""
+        """The name of the data set: ``"cifar10"`` or ``"synthetic"``."""
 
     @property
     def description(self) -> str:
-        """What the data is, in words."""
+        """A human-readable description of the data."""
 
     @property
     def identity(self) -> Identity:
-        """Which data this is, as JSON: equal for two sources of the same rows."""
+        """The identity of the data, as JSON; equal for two sources with the same rows."""
 
     def rows(self, split: Split) -> int:
         """Return the number of images of `split`."""
@@ -40,8 +42,8 @@ class Source(Protocol):
         """Read rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8.
 
         Raises:
-            DataError: what is read is damaged.
-            IndexError: there are no such rows.
+            DataError: The data of these rows is damaged.
+            IndexError: The split does not have these rows.
         """
 
 
@@ -50,33 +52,45 @@ def open_source(
     *,
     limit: int | None = None,
     workdir: Path,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Source:
-    """Open the source called `name`, checked as far as it can be without reading every label.
+    """Open the source `name` and check it, except for the range of its labels.
 
-    `name` is a directory that holds the binary or the python version of CIFAR-10 (or the
-    official subdirectory of either), a `.tar.gz` of one, `download` for the data set's own
-    page, `synthetic` for 50,000 + 10,000 made images, or `synthetic:N` for N and, for the
-    test, a fifth of N but at least 100 and at most 10,000. A directory called so is meant with
-    a slash: `./synthetic`.
+    `name` is one of
+
+    * a directory with the binary or the python version of CIFAR-10, or with the official
+      subdirectory of either,
+    * a `.tar.gz` of such a directory,
+    * `download`, to download CIFAR-10 from its official page,
+    * `synthetic`, for 50,000 training and 10,000 test images, or
+    * `synthetic:N`, for N training images and a fifth as many test images, but at least 100 and
+      at most 10,000.
+
+    Write `./synthetic` for a directory that has one of these names.
 
     Args:
-        name: which source.
-        limit: keep at most this many first images of each split.
-        workdir: where archives are unpacked and downloads kept; workers must see it too.
-        progress: told of a download's bytes.
+        name: The source.
+        limit: Maximum number of images to keep from the start of each split; None for all.
+        workdir: The directory for unpacked archives and downloads; all workers must see it.
+        progress: Called with the number of downloaded bytes and the total (None if not known).
 
     Raises:
-        DataError: there is no such source, or it is damaged.
+        DataError: The source does not exist or is damaged.
     """
     if limit is not None and limit < 1:
         raise DataError(f"the limit must be at least 1 image, not {limit}")
     if made := re.fullmatch(r"synthetic(?::(.*))?", name):
         return _open_synthetic(made[1], limit)
     if not name:
-        raise DataError(f"'' names no source; wanted {_WANTED}")
+        raise DataError(f"no source named ''; wanted {_WANTED}")
     try:
         if name == "download":
+            from storage.download import (  # noqa: PLC0415 (a store is read without its packages)
+                BINARY_MD5,
+                BINARY_URL,
+                download,
+            )
+
             path = download(BINARY_URL, BINARY_MD5, workdir, progress)
         else:
             path = Path(name).expanduser()

@@ -1,15 +1,17 @@
-"""Synthetic images with CIFAR-10's shapes, the same bytes on every machine.
+"""Synthetic images with CIFAR-10's shapes, with identical bytes on every machine.
 
-An image is a smooth random field: a sum of low-frequency cosines whose amplitudes fall with
-frequency, as in photographs, around a pattern of its class, plus fine noise. Every class has
-several patterns and some labels are wrong, so a linear classifier does clearly better than
-chance and clearly worse than perfect: 200 full-batch steps of 1e-7
-from zeros reach a loss of 3.79 and 52 % on the test split (real CIFAR-10: 4.69 and 37 %).
+An image is the sum of a pattern of its class, a smooth random field and fine noise. The field is a
+sum of low-frequency cosines whose amplitudes decrease with frequency, as in photographs. Every
+class has several patterns and some labels are wrong, so a linear classifier is clearly better than
+chance and clearly worse than perfect: 200 steps of full-batch gradient descent with step size 1e-7
+from zeros reach a loss of 3.79 and an accuracy of 52 % on the test split (real CIFAR-10: 4.69 and
+37 %).
 
-Rows come in blocks of 250, each from its own counter-based stream (Philox keyed by seed, split
-and block), so a range of rows is the same whoever asks and in whatever order. Only raw bits
-are drawn, and all sums are of integers below 2^24, hence exact in float32: no result depends
-on a library's order of summation or on the processor.
+Rows are generated in blocks of 250. Each block has its own counter-based random stream (Philox
+keyed by seed, split and block), so rows do not depend on the order in which they are read or on
+the process that reads them. Only raw bits are drawn, and all sums are sums of integers below 2^24,
+which are exact in float32. So no result depends on a library's order of summation or on the
+processor.
 """
 
 from dataclasses import dataclass
@@ -25,26 +27,27 @@ TRAIN_ROWS = 50_000
 TEST_ROWS = 10_000
 BLOCK_ROWS = 250
 VERSION = 1
-"""Raised when the images that a seed gives change."""
+"""Increased when the images of a seed change."""
 
 _FREQUENCIES = 6  # cosines along each axis
 _WAVES = IMAGE_SHAPE[0] * _FREQUENCIES**2
-_WAVE_HEIGHT = 64  # of the constant wave; a wave of frequencies (u, v) is 1 + u + v times lower
-_PATTERNS = 3  # a class
-_PATTERN_TENTHS = 4  # a pattern's amplitudes, in tenths of the field's around it
-_WRONG_LABELS = 26  # of 256
-_STREAM_BITS = 56  # of a key's second word; the bits above name what the stream is for
+_WAVE_HEIGHT = 64  # of the constant wave; wave (u, v) is lower by a factor of 1 + u + v
+_PATTERNS = 3  # per class
+_PATTERN_TENTHS = 4  # amplitudes of a pattern, in tenths of those of the random field
+_WRONG_LABELS = 26  # in 256
+_STREAM_BITS = 56  # for the block in a key's second word; the higher bits are the purpose
 _PURPOSES = {"patterns": 0, "train": 1, "test": 2}
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A source (see `storage.sources.Source`) of `train_rows` and `test_rows` made images.
+    """A source (see `storage.sources.Source`) of `train_rows` and `test_rows` synthetic images.
 
-    >>> source = Synthetic(train_rows=600, test_rows=100)
-    >>> images, labels = source.read("train", 240, 260)
-    >>> images.shape, images.dtype, labels.shape
-    ((20, 3072), dtype('uint8'), (20,))
+    Examples:
+        >>> source = Synthetic(train_rows=600, test_rows=100)
+        >>> images, labels = source.read("train", 240, 260)
+        >>> images.shape, images.dtype, labels.shape
+        ((20, 3072), dtype('uint8'), (20,))
     """
 
     train_rows: int = TRAIN_ROWS
@@ -57,10 +60,10 @@ class Synthetic:
 
     @classmethod
     def of_size(cls, train_rows: int, limit: int | None = None) -> "Synthetic":
-        """Make a source of `train_rows` training images and a fifth as many for the test.
+        """Return a source of `train_rows` training images and a fifth as many test images.
 
-        The test split has at least 100 and at most 10,000 images: as many as CIFAR-10's for
-        any size from CIFAR-10's up.
+        The test split has at least 100 and at most 10,000 images. With 50,000
+        or more training images it has 10,000, as in CIFAR-10.
 
         Raises:
             DataError: `train_rows` is not positive.
@@ -71,12 +74,12 @@ class Synthetic:
 
     @property
     def description(self) -> str:
-        """What the data is, in words."""
+        """A human-readable description of the data."""
         return f"synthetic images (seed {self.seed}), not CIFAR-10"
 
     @property
     def identity(self) -> Identity:
-        """Which data this is: the parameters that the images depend on."""
+        """The identity of the data: the parameters on which the images depend."""
         sizes = f"{self.train_rows}+{self.test_rows} images"
         content = f"version {VERSION}, seed {self.seed}, {sizes}"
         return Identity(kind=self.kind, content=content, limit=self.limit)
@@ -87,7 +90,7 @@ class Synthetic:
         return rows if self.limit is None else min(rows, self.limit)
 
     def read(self, split: Split, start: int, stop: int) -> tuple[Bytes, Bytes]:
-        """Make rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8."""
+        """Generate rows `start` to `stop`: images (n, 3072) uint8 and labels (n,) uint8."""
         check_range(start, stop, self.rows(split))
         images = np.empty((stop - start, PIXELS), np.uint8)
         labels = np.empty(stop - start, np.uint8)
@@ -114,11 +117,11 @@ def _make_block(seed: int, split: Split, block: int) -> tuple[Bytes, Bytes]:
 
 
 def _draw(amplitudes: NDArray[np.float32], noise: Bytes) -> Bytes:
-    """Turn whole-numbered amplitudes of the waves (n, waves) into images (n, 3072)."""
+    """Return the images (n, 3072) for integer amplitudes of the waves (n, waves)."""
     field = amplitudes @ _waves()  # |sum| < 108 waves * 765 * 64 < 2^24: exact
     field *= np.float32(2.0**-8)
     np.rint(field, out=field)
-    field += (noise & 15) + (noise >> 4)  # two dice of 16: a triangle about 15
+    field += (noise & 15) + (noise >> 4)  # two numbers from 0 to 15: a triangular distribution
     field += np.float32(128 - 15)
     np.clip(field, 0, 255, out=field)
     return field.astype(np.uint8)
@@ -126,10 +129,10 @@ def _draw(amplitudes: NDArray[np.float32], noise: Bytes) -> Bytes:
 
 @cache
 def _waves() -> NDArray[np.float32]:
-    """Return the waves, whole numbers: (waves, 3072).
+    """Return the waves: (waves, 3072), integers stored as float32.
 
-    Three colour directions (grey, and two that sum to zero over the channels, half as strong)
-    times the cosines of a discrete cosine transform.
+    Each wave is one of three colour directions (grey, and two of half the strength that sum to
+    zero over the channels) times a two-dimensional cosine of a discrete cosine transform.
     """
     index = np.arange(_FREQUENCIES)
     angle = np.pi / 32 * (np.arange(32) + 0.5)
@@ -144,14 +147,17 @@ def _waves() -> NDArray[np.float32]:
 
 @cache
 def _patterns(seed: int) -> NDArray[np.float32]:
-    """Return the classes' patterns as whole-numbered amplitudes: (10, patterns, waves)."""
+    """Return the integer amplitudes of the patterns of the classes: (10, patterns, waves)."""
     drawn = _bell(_stream(seed, "patterns", 0), len(CLASSES) * _PATTERNS, _WAVES)
     patterns = np.trunc(drawn * _PATTERN_TENTHS / 10)
     return patterns.reshape(len(CLASSES), _PATTERNS, _WAVES)
 
 
 def _bell(stream: np.random.Philox, rows: int, columns: int) -> NDArray[np.float32]:
-    """Draw whole numbers of a bell shape, |x| <= 510 and deviation 148: four bytes' sum."""
+    """Draw integers with a bell-shaped distribution: |x| <= 510, standard deviation 148.
+
+    Each is a sum of four bytes, minus 510. Returns (rows, columns) float32.
+    """
     drawn = _raw_bytes(stream, rows, 4 * columns).reshape(rows, columns, 4)
     bell: NDArray[np.float32] = drawn.sum(axis=2, dtype=np.int16).astype(np.float32)
     bell -= 510

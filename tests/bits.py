@@ -1,4 +1,4 @@
-"""What arrays are held to each other by where not one bit may differ."""
+"""Digests of arrays, for tests that require bit-identical results."""
 
 import hashlib
 from typing import Any
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 def bits(*arrays: NDArray[Any]) -> str:
     """Return a digest of the arrays' dtypes, shapes and bytes.
 
-    Of the bytes themselves pytest would describe the difference, as it does where $CI is set or
-    with -v, and for a gradient's that takes hours.
+    If a test compared the bytes themselves, pytest would describe their difference (with -v, or
+    if $CI is set). The description takes hours for the bytes of a gradient.
     """
     digest = hashlib.sha256()
     for array in arrays:

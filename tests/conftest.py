@@ -1,4 +1,4 @@
-"""What all tests share: a cache of compiled kernels, and the real images."""
+"""Shared by all tests: Hypothesis profiles, a cache of compiled kernels, and the real images."""
 
 import os
 import subprocess
@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Which examples the property tests draw; pytest's `--hypothesis-profile` picks a profile.
+# Two profiles for the property tests, selected with pytest's `--hypothesis-profile`:
 #
-# repeatable  The default, of `make test` and so of CI: each test draws the same examples in every
-#             run, from a seed that is made of its own code. A failure is due to a change.
-# explore     Of `make explore`, which .ci/run runs beside the slow tests: other examples in each
-#             run, from the seed given by `--hypothesis-seed`. `make explore` draws a seed, prints
-#             it first, and takes it back as `make explore SEED=N` to draw the same examples again.
-#             A failure there is a true fault: add what it prints to the test as an `@example`.
+# repeatable  The default, used by `make test` and therefore by CI. Each test draws the same
+#             examples in every run, from a seed derived from the test's own code. So a new failure
+#             is caused by a change of the code.
+# explore     Used by `make explore`, which .ci/run runs with the slow tests. Each run draws other
+#             examples, from the seed in `--hypothesis-seed`. `make explore` draws a seed and prints
+#             it first; `make explore SEED=N` draws the same examples again. A failure is a real
+#             fault: add the printed example to the test as an `@example`.
 #
-# Neither keeps a database, which would make a run depend on those before it on the same machine.
-# Neither judges speed: the first example may wait for a compiler, and the machine may be busy.
+# Neither uses a database, which would make a run depend on earlier runs on the same machine.
+# Neither has a deadline, because the first example may wait for the compiler.
 settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -38,22 +39,22 @@ settings.register_profile(
         HealthCheck.data_too_large,
         HealthCheck.filter_too_much,
         HealthCheck.large_base_example,
-    ],  # these depend on what happens to be drawn
+    ],  # these depend on the drawn examples
 )
 settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parents[1]
 UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack"
-"""Writes the copy of the real images that may lie beside the checkout."""
+"""A program that unpacks a copy of the real images, if there is one beside the checkout."""
 
 
-# Before anything imports Numba, which reads it once; subprocesses and Dask workers inherit it.
+# Set before anything imports Numba, which reads it once. Subprocesses and Dask workers inherit it.
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba")
 
 
 @pytest.fixture(scope="session")
 def real_cifar10() -> Iterator[Path]:
-    """The directory, archive or other form that holds the real images; else skips."""
+    """The directory or archive of the real images; the test is skipped if they are missing."""
     given = os.environ.get("HINGE_CIFAR10")
     if given:
         yield Path(given)
@@ -62,4 +63,4 @@ def real_cifar10() -> Iterator[Path]:
             subprocess.run([sys.executable, UNPACK, directory], check=True)
             yield Path(directory)
     else:
-        pytest.skip("no real CIFAR-10: set HINGE_CIFAR10 to where it is")
+        pytest.skip("CIFAR-10 is missing; set HINGE_CIFAR10 to its directory or archive")

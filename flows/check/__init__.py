@@ -1,1 +1,1 @@
-"""Gradient checks (`hinge check`) and studies of the difference's step (`hinge check-step`)."""
+"""Gradient checks (`hinge check`) and studies of the difference step (`hinge check-step`)."""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.check.options import at_option, dtype_option, examples_option, reg_bias_option
+from flows.check.options import at_option, dtype_option, examples_option
 from flows.command_line.exit_status import EXIT_DONE, EXIT_FAILED
 from flows.command_line.options import (
     cluster_options,
     output_options,
     refuse_changes,
-    reg_option,
+    reg_and_bias_options,
     resume_option,
     seed_option,
     store_option,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Count(click.ParamType[Any]):
-    """A whole number of at least 1, or `all`."""
+    """An option value that is an integer of at least 1, or `all`."""
 
     name = "count"
 
@@ -48,29 +48,31 @@ class _Count(click.ParamType[Any]):
     type=click.Choice(["full", "minibatch", "data"]),
     default="full",
     show_default=True,
-    help="The loss's gradient in the weights, over all examples or over a mini-batch; or the "
-    "gradient of each example's loss in its pixels.",
+    help="Gradient to check: that of the loss with respect to the weights, over all examples "
+    "(full) or one mini-batch (minibatch); or that of each example's loss with respect to its "
+    "pixels (data).",
 )
 @click.option(
     "--method",
     type=click.Choice(["structured", "black-box"]),
     default="structured",
     show_default=True,
-    help="Compute the differences of all hinges in one pass, or evaluate the loss at every moved "
-    "weight.",
+    help="Compute all differences in closed form, in one pass over the images (structured); or "
+    "move one weight at a time and evaluate the whole loss (black-box).",
 )
 @click.option(
     "--scheme",
     type=click.Choice(["centred", "forward"]),
     default="centred",
     show_default=True,
-    help="Which two points a difference is between.",
+    help="Centred differences, (L(W + h) - L(W - h)) / 2h, or forward differences, "
+    "(L(W + h) - L(W)) / h.",
 )
 @click.option(
     "--step",
     type=float,
     metavar="H",
-    help="How far a coordinate is moved.  [default: 1e-5; 1e-2 for data]",
+    help="The difference step h: how far a coordinate moves.  [default: 1e-5; 1e-2 for data]",
 )
 @click.option(
     "--coordinates",
@@ -87,17 +89,16 @@ class _Count(click.ParamType[Any]):
     metavar="N",
     default=256,
     show_default=True,
-    help="Images in a mini-batch, with --gradient minibatch.",
+    help="Images in the mini-batch (only with --gradient minibatch).",
 )
-@reg_option
-@reg_bias_option
+@reg_and_bias_options
 @dtype_option
 @click.option(
     "--plan",
     is_flag=True,
-    help="Estimate what --method black-box would cost, and do not run it.",
+    help="Print an estimate of the cost of --method black-box, and stop.",
 )
-@seed_option("the weights, and which coordinates and examples are sampled")
+@seed_option("the weights and the samples of coordinates and examples")
 @resume_option
 @cluster_options
 @output_options
@@ -112,10 +113,12 @@ def check(
     plan: bool,
     **options: Any,
 ) -> int:
-    """Check a gradient by finite differences, in every coordinate.
+    """Check a gradient by finite differences.
 
-    Each coordinate passes; or is off by what the kinks it crosses explain; or by no more than
-    rounding explains; or is wrong. If any is wrong, the exit status is 1.
+    Each coordinate gets one verdict: pass (gradient and difference agree); kink (they differ
+    because margins cross 0 between the two points of the difference); roundoff (they differ, and
+    rounding can explain it); or wrong (they differ, and neither explains it). The exit status is 1
+    if any coordinate is wrong.
     """
     from flows.check.flow import CHECK, check_flow
     from flows.command_line.plan_runner import run_plan, show_record
@@ -137,11 +140,16 @@ def check(
 
 
 def _refuse_without_effect(context: click.Context, options: Mapping[str, Any], plan: bool) -> None:
-    """Refuse options that have no effect without another one."""
+    """Raise UsageError for options that have no effect without another option."""
     if "batch_size" in typed(context) and options["gradient"] != "minibatch":
-        raise click.UsageError("--batch-size is of a mini-batch; add --gradient minibatch")
+        raise click.UsageError(
+            "--batch-size has no effect without --gradient minibatch; omit it, or add --gradient "
+            "minibatch"
+        )
     if plan and options["method"] != "black-box":
-        raise click.UsageError("--plan is of the black box; add --method black-box")
+        raise click.UsageError(
+            "--plan has no effect without --method black-box; omit it, or add --method black-box"
+        )
 
 
 def _parameters(options: Mapping[str, Any]) -> "GradientCheck":
@@ -166,13 +174,13 @@ def _show_estimate(console: "Console", plan: "CheckPlan", cluster: Mapping[str, 
 
     from flows.check.estimate import estimate_cost
 
-    estimate = estimate_cost(plan, **cluster)
+    estimate = estimate_cost(plan, cluster["workers"], cluster["scheduler"])
     summary = {
         "evaluations": f"{estimate.evaluations:,} of the loss",
         "tasks": f"{estimate.tasks:,}, over {estimate.shards} shards",
-        "memory": f"{estimate.bytes_a_task / 1e6:,.1f} MB per task, beside its images",
-        "time": f"about {estimate.seconds:,.0f} s on {estimate.threads} threads, estimated from "
-        "a small sample on this machine",
+        "memory": f"{estimate.bytes_a_task / 1e6:,.1f} MB per task, in addition to its images",
+        "time": f"about {estimate.seconds:,.0f} s on {estimate.threads} threads, extrapolated "
+        "from a small sample on this machine",
     }
     console.result(asdict(estimate), summary)
 
@@ -187,25 +195,25 @@ def _summary(record: "CheckRecord", directory: Path) -> dict[str, str]:
             f"{count:,} {verdict}" for verdict, count in plain(result.verdicts).items()
         ),
         "kinks": f"{result.kink_crossings:,} crossings",
-        "relative error": f"at most {number_text(result.max_relative_error)}; once kinks are "
-        f"accounted for {number_text(result.max_relative_error_after_kinks)}",
-        "error": f"at most {number_text(result.max_error)}; once kinks are accounted for "
-        f"{number_text(result.max_error_after_kinks)}, where rounding may make up to "
-        f"{number_text(result.largest_roundoff_bound)}",
+        "relative error": f"at most {number_text(result.max_relative_error)}; with kinks removed, "
+        f"at most {number_text(result.max_relative_error_after_kinks)}",
+        "error": f"at most {number_text(result.max_error)}; with kinks removed, at most "
+        f"{number_text(result.max_error_after_kinks)} (rounding explains up to "
+        f"{number_text(result.largest_roundoff_bound)})",
     }
     if result.max_difference_to_structured is not None:
         difference = number_text(result.max_difference_to_structured)
-        summary["black box"] = f"at most {difference} from the structured differences"
+        summary["black box"] = f"differs from the structured differences by at most {difference}"
     return summary | {
-        "took": f"{result.seconds:.2f} s, {record.seconds:.1f} s with all else",
-        "look at": f"errors.png, histogram.png, worst.csv, result.json in {directory}",
+        "took": f"{result.seconds:.2f} s; {record.seconds:.1f} s in total",
+        "files": f"errors.png, histogram.png, worst.csv, result.json in {directory}",
     }
 
 
 def _table(result: "CheckResult") -> list[str]:
-    """Return the coordinates that are the farthest off, in columns."""
-    row = "{:>10} {:>7} {:>4} {:>6} {:>13} {:>13} {:>10} {:>10}  {}"
-    names = ("class", "channel", "row", "column", "analytic", "numerical", "error", "less kinks")
+    """Return the lines of a table of the coordinates with the largest errors."""
+    row = "{:>10} {:>7} {:>4} {:>6} {:>13} {:>13} {:>10} {:>13}  {}"
+    names = ("class", "channel", "row", "column", "analytic", "numerical", "error", "kinks removed")
     lines = [row.format(*names, "verdict")]
     for each in result.worst:
         subject = each.example if each.class_ is None else each.class_
@@ -217,5 +225,5 @@ def _table(result: "CheckResult") -> list[str]:
 
 
 def number_text(value: float, form: str = ".3g") -> str:
-    """Write a number. A record does not keep which one a non-finite number was."""
-    return format(value, form) if math.isfinite(value) else "no number"
+    """Format a number. A record stores inf and nan alike as null, so both become "non-finite"."""
+    return format(value, form) if math.isfinite(value) else "non-finite"

@@ -1,18 +1,17 @@
-"""What `hinge check --plan` says: the cost of a check by the black box, before it is run."""
-
-from dask.system import CPU_COUNT
+"""The cost estimate of a black-box check, which `hinge check --plan` prints."""
 
 from flows.check.flow import CheckPlan
 from pipeline.check import black_box
 from pipeline.check.black_box import CostEstimate
-from pipeline.cluster.connect import connect
+from pipeline.cluster.connect import connect, local_shape
 from pipeline.cluster.placement import Worker, assign_shards, workers_of
 
 
 def estimate_cost(plan: CheckPlan, workers: int | None, scheduler: str | None) -> CostEstimate:
-    """Estimate what a planned check costs on the cluster of `scheduler`, or on this machine.
+    """Estimate the cost of a planned check on the cluster of `scheduler`, or on this machine.
 
-    `workers` is how many would be started here; None for one per core. Nothing is started.
+    `workers` is the number of worker processes that the check would start on this machine; None
+    means one process with one thread per core. The estimate itself starts no workers.
 
     Raises PipelineError if the scheduler does not answer.
     """
@@ -28,8 +27,9 @@ def estimate_cost(plan: CheckPlan, workers: int | None, scheduler: str | None) -
 
 
 def _workers(workers: int | None, scheduler: str | None) -> list[Worker]:
-    """Return the workers of the scheduler's cluster, or those that would be started here."""
+    """Return the workers of the scheduler's cluster, or those that this machine would start."""
     if scheduler:
         with connect(scheduler=scheduler) as client:
             return workers_of(client)
-    return [Worker("here", 1, 0)] * (workers or CPU_COUNT)
+    processes, threads = local_shape(workers)
+    return [Worker("here", threads, 0)] * processes

@@ -1,8 +1,8 @@
-"""The flow `check`: a gradient compared with finite differences, a verdict on every coordinate.
+"""The flow `check`: compare a gradient with finite differences, with a verdict per coordinate.
 
-The gradient is computed as training computes it. The differences come from one pass over the
-examples, or, with the black box, from an evaluation of the loss at every moved weight. A journal
-keeps the black box's finished blocks, so an interrupted check resumes.
+The gradient is computed in the same way as in training. The structured check computes all
+differences in one pass over the examples. The black-box check evaluates the loss for every moved
+weight; it writes each finished block to a journal, so that an interrupted check can resume.
 """
 
 import math
@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.check.inputs import CheckInputs, draw_inputs, journal_identity, refuse_lost_step
 from flows.check.results import (
@@ -24,11 +22,11 @@ from flows.check.results import (
     summarise,
 )
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import Plan, RunKind, RunRequest
 from flows.runs.stopwatch import Stopwatch
 from flows.services.guarded_flow import flow
 from flows.services.session import Session
+from flows.services.tasks import task
 from kernels.gradient_verdict import Comparison, Findings
 from kernels.partial import Evaluation
 from pipeline.check import black_box
@@ -54,10 +52,10 @@ CheckPlan = Plan[GradientCheck, CheckResult, CheckInputs]
 
 
 def prepare_check(request: RunRequest[GradientCheck]) -> CheckInputs:
-    """Draw the weights, the rows and the coordinates; check the journal of a run to resume.
+    """Draw the weights, the rows and the coordinates; validate the journal of a run to resume.
 
-    Raises PipelineError for what `draw_inputs` refuses, for a step that is lost beside a weight,
-    and for a damaged journal.
+    Raises PipelineError if `draw_inputs` does, if the difference step is too small to change a
+    weight, or if the journal is damaged.
     """
     check, dataset = request.parameters, request.dataset
     inputs = draw_inputs(check, dataset, request.siblings)
@@ -74,8 +72,7 @@ CHECK = RunKind("check", GradientCheck, CheckResult, prepare_check)
 
 @flow(
     name="check",
-    description="A gradient compared with finite differences, a verdict on every coordinate.",
-    flow_run_name=lambda: flow_run_name("gradient check"),
+    description="Compare a gradient with finite differences, with a verdict per coordinate.",
 )
 def check_flow(
     store: str,
@@ -85,22 +82,24 @@ def check_flow(
     workers: Count = 0,
     scheduler: Name = "",
 ) -> CheckRecord:
-    """Check a gradient by finite differences, or resume an interrupted check.
+    """Check a gradient against finite differences, or resume an interrupted check.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
-        The run's record. Its `verdicts` say how many coordinates are wrong.
+        The run's record. Its `verdicts` count the wrong coordinates.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The check cannot be done.
+        DataError: The store does not exist or is damaged.
+        PipelineError: The check cannot be run with these parameters.
     """
     return CHECK.run(_check, store, parameters, resume, runs, workers, scheduler)
 
@@ -124,7 +123,7 @@ def _check(session: Session, run: CheckRun) -> CheckRecord:
 def _check_weights(
     session: Session, run: CheckRun, map_shards: MapShards, watch: Stopwatch
 ) -> WeightOutcome:
-    """Check the gradient in the weights."""
+    """Check the gradient with respect to the weights."""
     check, inputs, mean = run.parameters, run.plan.inputs, run.dataset.mean
     value = compute_gradient(map_shards, mean, inputs.W, check, inputs.rows)
     watch.lap("gradient")
@@ -152,9 +151,9 @@ def _check_weights(
 
 
 def _check_pixels(run: CheckRun, map_shards: MapShards, watch: Stopwatch) -> PixelOutcome:
-    """Check the gradient in the pixels."""
+    """Check the gradient with respect to the pixels."""
     check, inputs = run.parameters, run.plan.inputs
-    # refuses weights whose loss is not finite
+    # for the loss, and to reject weights whose loss is not finite
     value = compute_gradient(map_shards, run.dataset.mean, inputs.W, check, inputs.rows)
     watch.lap("gradient")
     differences = compare_pixel_gradients(map_shards, run)
@@ -168,11 +167,11 @@ def _check_pixels(run: CheckRun, map_shards: MapShards, watch: Stopwatch) -> Pix
     )
 
 
-@task(name="gradient", cache_policy=NO_CACHE)
+@task("gradient")
 def compute_gradient(
     map_shards: MapShards, mean: Floats, W: Floats, check: GradientCheck, rows: Rows | None
 ) -> Evaluation:
-    """Compute the gradient to be checked, over `rows` (None for all rows).
+    """Compute the gradient to check, over `rows` (None for all rows).
 
     Raises PipelineError if the loss is not finite.
     """
@@ -182,14 +181,14 @@ def compute_gradient(
     return value
 
 
-@task(name="differences", cache_policy=NO_CACHE)
+@task("differences")
 def compare_differences(
     map_shards: MapShards, run: CheckRun, gradient: Floats
 ) -> tuple[Comparison, Floats]:
     """Compare the gradient with the structured differences in all coordinates.
 
-    Returns the comparison (C, D + 1), and for each class how many margins of a row its score
-    moves, on average (C, 1).
+    Returns the comparison (C, D + 1) and, for each class, the mean number of margins per row that
+    depend on the score of the class (C, 1).
     """
     check, inputs = run.parameters, run.plan.inputs
     probe = make_probe(inputs.W, run.dataset.mean, check)
@@ -198,19 +197,20 @@ def compare_differences(
     return compare(inputs.W, gradient, probe, sums, check), active
 
 
-@task(name="black box", cache_policy=NO_CACHE)
+@task("black box")
 def evaluate_black_box(session: Session, run: CheckRun) -> Floats:
-    """Return the difference quotients (k,) of the coordinates, each from its own evaluations."""
+    """Return the difference quotients (k,) of the coordinates, by evaluating the whole loss."""
     check, dataset, inputs = run.parameters, run.dataset, run.plan.inputs
     placed_dataset, coordinates = session.placed(dataset), inputs.coordinates
     identity = journal_identity(check, dataset, inputs.W)
     with (
         value_journal(run.directory.journal, identity, len(coordinates)) as journal,
-        session.console.progress("black box", len(coordinates)) as advance,
+        run.report.progress("black box", len(coordinates), journal.done) as advance,
     ):
         if journal.before:
-            session.console.note(f"{journal.before:,} of {len(coordinates):,} coordinates are kept")
-        advance(journal.done, "")
+            run.report.note(
+                f"{journal.before:,} of {len(coordinates):,} coordinates are already in the journal"
+            )
         for quotients in black_box.difference_quotients(
             placed_dataset.client,
             placed_dataset.shards("train"),
@@ -218,13 +218,13 @@ def evaluate_black_box(session: Session, run: CheckRun) -> Floats:
             black_box.plan_blocks(coordinates[journal.done :]),
         ):
             journal.add(quotients)
-            advance(journal.done, "")
+            advance(journal.done)
         return journal.values
 
 
-@task(name="data gradient", cache_policy=NO_CACHE)
+@task("data gradient")
 def compare_pixel_gradients(map_shards: MapShards, run: CheckRun) -> PixelDifferences:
-    """Compare every example's gradient in its pixels with the differences."""
+    """Compare gradients with respect to the pixels, one per example, with finite differences."""
     check, inputs = run.parameters, run.plan.inputs
     request = PixelDifferenceRequest(
         inputs.W, run.dataset.mean, check.step, check.scheme, inputs.rows

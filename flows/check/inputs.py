@@ -1,4 +1,4 @@
-"""What a check needs beside its parameters: weights, rows and coordinates, each drawn once."""
+"""The inputs of a check besides its parameters: weights, rows and coordinates."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,17 +29,17 @@ class CheckInputs:
     """(k,): indices into the flattened weights."""
 
     def black_box(self, check: GradientCheck, mean: Floats) -> BlackBoxInputs:
-        """Return the inputs of the black box; `mean` is the mean training image (D,)."""
+        """Return the inputs of the black-box check; `mean` is the mean training image (D,)."""
         return BlackBoxInputs(
             self.W, mean, check.step, check.scheme, self.rows, check.reg, check.reg_bias
         )
 
 
 def draw_inputs(check: GradientCheck, dataset: Dataset, runs: Path) -> CheckInputs:
-    """Draw what the check needs, or read its weights from a run in `runs`.
+    """Draw the rows, the coordinates and the weights, or read the weights from a run in `runs`.
 
-    Raises PipelineError if there is no such run, if it has other weights, or if the data set has
-    fewer coordinates or examples than the check wants.
+    Raises PipelineError if the run does not exist, if its weights have another shape or are not
+    finite, or if the check requires more coordinates or examples than the data set has.
     """
     rows = check.rows(dataset.rows("train"))
     coordinates = check.coordinate_indices(len(dataset.classes))
@@ -47,17 +47,18 @@ def draw_inputs(check: GradientCheck, dataset: Dataset, runs: Path) -> CheckInpu
 
 
 def refuse_lost_step(W: Floats, step: float, check: GradientCheck) -> None:
-    """Raise PipelineError if the check adds `step` to weights that are too large to change."""
+    """Raise PipelineError if `step` is too small to change every weight that the check moves."""
     moves_weights = check.gradient is not Gradient.DATA and (
         check.method is CheckMethod.BLACK_BOX or check.reg > 0
     )
     if moves_weights and (W + step == W).any():
         raise PipelineError(
-            f"a step of {step} is lost beside weights of {np.abs(W).max():g}; take a larger one"
+            f"a difference step of {step} is too small to change weights of up to "
+            f"{np.abs(W).max():g}; use a larger step"
         )
 
 
 def journal_identity(check: GradientCheck, dataset: Dataset, W: Floats) -> str:
-    """Return everything that decides the values in a check's journal, as one string."""
+    """Return everything that determines the values in a check's journal, as one string."""
     identity = {"check": asdict(check), "data": dataset.fingerprint}
     return to_json(identity | {"weights": weights_sha256(W)})

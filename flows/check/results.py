@@ -1,20 +1,20 @@
-"""What a gradient check leaves: its result, tables, and pictures of the errors."""
+"""The results of a gradient check: its record, tables and figures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from flows.check.figures import draw_crossings, draw_error_images, draw_histogram
 from flows.check.inputs import CheckInputs
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord, Number, OptionalNumber, plain
 from flows.runs.weights import weights_sha256
+from flows.services.tasks import task
 from kernels.gradient_verdict import Comparison, Findings, Named, Verdict
 from pipeline.check.parameters import GradientCheck
 from storage.schema import IMAGE_SHAPE, PIXELS
@@ -27,7 +27,7 @@ _CHANNELS = ("red", "green", "blue")
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictCounts:
-    """How many coordinates have each verdict (`kernels.gradient_verdict.Verdict`)."""
+    """The number of coordinates with each verdict (`kernels.gradient_verdict.Verdict`)."""
 
     pass_: Annotated[int, Field(alias="pass")]
     kink: int
@@ -37,33 +37,33 @@ class VerdictCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCoordinate:
-    """One of the coordinates that are the farthest off."""
+    """One of the coordinates with the largest errors."""
 
     class_: Annotated[str | None, Field(alias="class")] = None
-    """Whose score the weight is for; None for a pixel."""
+    """The class whose score the weight contributes to; None for a pixel."""
     example: int | None = None
-    """The training image whose pixel it is; None for a weight."""
+    """The row number of the training image that contains the pixel; None for a weight."""
     channel: str
     """`red`, `green`, `blue` or `bias`."""
     row: int | None
-    """Of the image; None for the bias."""
+    """The pixel's row in the image; None for the bias."""
     column: int | None
     verdict: str
     analytic: Number
     numerical: Number
     error: Number
     error_after_kinks: Number
-    """Once kinks are accounted for."""
+    """The error with kinks removed."""
     crossings: int
-    """How many margins cross their kink."""
+    """The number of margins that cross their kink."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The result of a gradient check. Each largest error is over all coordinates."""
+    """The result of a gradient check. Each maximum is over all checked coordinates."""
 
     coordinates: int
-    """How many were checked."""
+    """The number of checked coordinates."""
     examples: int
     verdicts: VerdictCounts
     max_relative_error: Number
@@ -73,17 +73,23 @@ class CheckResult:
     """`|a - n|`."""
     max_error_after_kinks: Number
     largest_roundoff_bound: Number
-    """How much of an error rounding explains, at most."""
+    """The largest bound on the rounding error of a coordinate."""
     kink_crossings: int
     worst: tuple[WorstCoordinate, ...]
-    """The coordinates that are the farthest off, wrong ones first."""
+    """The coordinates with the largest errors, wrong ones first."""
     weights_sha256: str
     seconds: float
-    """How long the check took once the images were loaded."""
+    """The duration of the check, without loading the images."""
     loss: Number
-    """At the weights, with the regulariser."""
+    """The loss at the weights, with the regulariser."""
     max_difference_to_structured: OptionalNumber = None
-    """How far the black box's differences are from the structured ones."""
+    """The largest difference between the black-box and the structured differences."""
+
+    def in_words(self) -> str:
+        """Return the verdicts as one line."""
+        counts = (f"{count:,} {verdict}" for verdict, count in plain(self.verdicts).items())
+        error = f"{self.max_relative_error_after_kinks:.1e}"
+        return f"{', '.join(counts)}; relative error at most {error} with kinks removed"
 
 
 CheckRecord = FinishedRecord[GradientCheck, CheckResult]
@@ -92,36 +98,36 @@ CheckRun = ActiveRun[GradientCheck, CheckResult, CheckInputs]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WeightOutcome:
-    """What a check of the gradient in the weights found."""
+    """The outcome of a check of the gradient with respect to the weights."""
 
     findings: Findings
     examples: int
     loss: float
     comparison: Comparison
-    """Of the coordinates (k,)."""
+    """One element per coordinate (k,)."""
     coordinates: Integers
     """(k,): indices into the flattened weights (C, D + 1)."""
     max_difference_to_structured: float | None
-    """None unless the differences are the black box's."""
+    """None unless the black-box method computed the differences."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PixelOutcome:
-    """What a check of the gradient in the pixels found."""
+    """The outcome of a check of the gradients with respect to the pixels."""
 
     findings: Findings
     examples: int
     loss: float
     errors: Floats
-    """(D,): the largest relative error of each pixel once kinks are accounted for."""
+    """(D,): the largest relative error of each pixel, with kinks removed."""
     crossings: Integers
-    """(D,): how many margins cross their kink, by pixel."""
+    """(D,): the number of margins that cross their kink, per pixel."""
 
 
 def summarise(
     outcome: WeightOutcome | PixelOutcome, W: Floats, classes: tuple[str, ...], seconds: float
 ) -> CheckResult:
-    """Return the result of a check at `W` that took so many seconds."""
+    """Return the result of a check at `W` that took `seconds`."""
     findings, largest = outcome.findings, outcome.findings.largest
     difference = None
     if isinstance(outcome, WeightOutcome):
@@ -150,7 +156,7 @@ def summarise(
 
 
 def _worst_coordinate(classes: tuple[str, ...], named: Named) -> WorstCoordinate:
-    """Say what a coordinate is a weight or a pixel of, where it is, and how far it is off."""
+    """Describe a coordinate: its class or example, its place, and its errors."""
     name = example = None
     if len(named.place) == 2:
         example, pixel = named.place
@@ -168,39 +174,47 @@ def _worst_coordinate(classes: tuple[str, ...], named: Named) -> WorstCoordinate
     )
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_results(
     run: CheckRun,
     outcome: WeightOutcome | PixelOutcome,
     result: CheckResult,
 ) -> None:
-    """Write the tables, draw the pictures, and show them in Prefect."""
+    """Write the tables, draw the figures, and publish them as Prefect artifacts."""
     worst = [plain(each) for each in result.worst]
     run.directory.write_table("worst.csv", worst)
-    artifacts.summary("gradient check", _shown(result), run.title)
-    artifacts.table(
-        "gradient check: worst", worst, f"{run.title}: the coordinates that are the farthest off"
-    )
-    check, path = run.parameters, run.directory.path
+    publish, series = run.report.publish, run.series
+    publish(artifacts.summary, f"{series}: result", _shown(result), run.describe("Result"))
+    words = run.describe("Coordinates with the largest errors")
+    publish(artifacts.table, f"{series}: worst", worst, words)
+    check = run.parameters
     title = f"{run.id}\n{check.scheme} differences, h = {check.step:g}, at {check.at}"
-    draw_histogram(path / "histogram.png", outcome.findings.histograms, title=title)
+    histograms = outcome.findings.histograms
+
+    def draw(path: Path) -> None:
+        from flows.check.figures import draw_histogram
+
+        draw_histogram(path, histograms, title=title)
+
+    run.draw("histogram.png", draw)
     if isinstance(outcome, WeightOutcome):
         _draw_weights(run, outcome, title)
-        errors = "relative errors by pixel"
+        errors = "Relative errors per pixel"
     else:
         _draw_pixels(run, outcome, title)
-        errors = "largest relative errors"
+        errors = "Largest relative error per pixel"
     pictures = {
-        "histogram": "relative errors",
+        "histogram": "Histogram of the relative errors",
         "errors": errors,
-        "crossings": "crossed kinks by pixel",
+        "crossings": "Crossed kinks per pixel",
     }
     for name, words in pictures.items():
-        artifacts.picture(f"gradient check: {name}", path / f"{name}.png", f"{run.title}: {words}")
+        picture = run.directory.path / f"{name}.png"
+        publish(artifacts.picture, f"{series}: {name}", picture, run.describe(words))
 
 
 def _shown(result: CheckResult) -> dict[str, Any]:
-    """Return the numbers that Prefect shows in one table."""
+    """Return the values of the summary table in Prefect."""
     names = (
         "coordinates", "examples", "max_relative_error", "max_relative_error_after_kinks",
         "max_error_after_kinks", "largest_roundoff_bound", "kink_crossings", "seconds",
@@ -209,8 +223,8 @@ def _shown(result: CheckResult) -> dict[str, Any]:
 
 
 def _draw_weights(run: CheckRun, outcome: WeightOutcome, title: str) -> None:
-    """Write the table of all coordinates, and draw errors and crossings, one image per class."""
-    classes, path, comparison = run.dataset.classes, run.directory.path, outcome.comparison
+    """Write the table of all coordinates; draw the errors and crossings, one image per class."""
+    classes, comparison = run.dataset.classes, outcome.comparison
     run.directory.write_table("coordinates.csv", _coordinate_table(classes, outcome))
     before, after, crossings = (
         _as_images(values, outcome.coordinates, len(classes))
@@ -220,21 +234,41 @@ def _draw_weights(run: CheckRun, outcome: WeightOutcome, title: str) -> None:
             comparison.crossings.astype(np.float64),
         )
     )
-    draw_error_images(path / "errors.png", before, after, classes, title=title)
-    draw_crossings(path / "crossings.png", crossings, classes, title=title)
+    _draw_images(run, before, after, crossings, classes, title)
 
 
 def _draw_pixels(run: CheckRun, outcome: PixelOutcome, title: str) -> None:
-    """Draw errors and crossings over all images, one image each."""
-    path, crossings = run.directory.path, outcome.crossings.astype(np.float64)
-    draw_error_images(
-        path / "errors.png", None, outcome.errors[None], ["largest over all images"], title=title
-    )
-    draw_crossings(path / "crossings.png", crossings[None], ["over all images"], title=title)
+    """Draw one image of the errors and one of the crossings, over all examples."""
+    errors, crossings = outcome.errors[None], outcome.crossings.astype(np.float64)[None]
+    _draw_images(run, None, errors, crossings, ["over all images"], title)
+
+
+def _draw_images(
+    run: CheckRun,
+    before: Floats | None,
+    after: Floats,
+    crossings: Floats,
+    names: Sequence[str],
+    title: str,
+) -> None:
+    """Draw the relative errors before and after the kinks are removed, and the crossings."""
+
+    def draw_errors(path: Path) -> None:
+        from flows.check.figures import draw_error_images
+
+        draw_error_images(path, before, after, names, title=title)
+
+    def draw_kinks(path: Path) -> None:
+        from flows.check.figures import draw_crossings
+
+        draw_crossings(path, crossings, names, title=title)
+
+    run.draw("errors.png", draw_errors)
+    run.draw("crossings.png", draw_kinks)
 
 
 def _coordinate_table(classes: tuple[str, ...], outcome: WeightOutcome) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table with one row per coordinate."""
+    """Return the columns of the table with one row per coordinate."""
     comparison, coordinates = outcome.comparison, outcome.coordinates
     verdicts = np.array([each.name.lower() for each in Verdict])
     return {
@@ -250,9 +284,9 @@ def _coordinate_table(classes: tuple[str, ...], outcome: WeightOutcome) -> dict[
 
 
 def _as_images(values: Floats, coordinates: Integers, classes: int) -> Floats:
-    """Return the coordinates' values (k,) as images (C, D) without the bias.
+    """Arrange the coordinates' values (k,) as images (C, D), without the bias.
 
-    A coordinate that was not checked is NaN.
+    A coordinate that was not checked becomes NaN.
     """
     images = np.full(classes * (PIXELS + 1), np.nan)
     images[coordinates] = values

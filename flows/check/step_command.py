@@ -1,4 +1,4 @@
-"""`hinge check-step`: the error of a finite difference by its step."""
+"""`hinge check-step`: measure how the error of a finite difference depends on its step h."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.check.command import number_text
-from flows.check.options import at_option, dtype_option, examples_option, reg_bias_option
+from flows.check.options import at_option, dtype_option, examples_option
 from flows.command_line.exit_status import EXIT_DONE
 from flows.command_line.options import (
     cluster_options,
     output_options,
     points_per_decade_option,
     refuse_changes,
-    reg_option,
+    reg_and_bias_options,
     resume_option,
     seed_option,
     store_option,
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     metavar="LARGEST:SMALLEST",
     default="1e-3:1e-11",
     show_default=True,
-    help="The largest and the smallest step.",
+    help="The largest and the smallest difference step h.",
 )
 @points_per_decade_option("Steps", default=2)
 @at_option
 @examples_option
-@reg_option
-@reg_bias_option
+@reg_and_bias_options
 @dtype_option
 @click.option(
     "--step",
@@ -45,9 +44,9 @@ if TYPE_CHECKING:
     metavar="H",
     default=1e-5,
     show_default=True,
-    help="The step to mark in the picture.",
+    help="The step h to mark in the figure.",
 )
-@seed_option("the weights, and which examples are sampled")
+@seed_option("the weights and the sample of examples")
 @resume_option
 @cluster_options
 @output_options
@@ -63,9 +62,10 @@ def check_step(
     points_per_decade: int,
     **options: Any,
 ) -> int:
-    """Measure how the error of a finite difference depends on its step.
+    """Find the best step of a finite difference.
 
-    Compares the gradient with centred and forward differences at every step, in every coordinate.
+    The step h is the distance by which a coordinate moves. For each h, the gradient is compared
+    with centred and forward differences in every coordinate.
     """
     from flows.check.step_flow import CHECK_STEP, check_step_flow
     from flows.command_line.plan_runner import run_plan, show_record
@@ -85,8 +85,8 @@ def check_step(
 
 
 def _table(result: "StepStudyResult") -> list[str]:
-    row = "{:>8} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10}"
-    names = ("step", "scheme", "error", "less kinks", "crossings", "theory", "rounding")
+    row = "{:>8} {:>8} {:>10} {:>13} {:>10} {:>10} {:>10}"
+    names = ("step", "scheme", "error", "kinks removed", "crossings", "theory", "rounding")
     return [
         row.format(*names),
         *(
@@ -111,5 +111,5 @@ def _summary(record: "StepStudyRecord", directory: Path) -> dict[str, str]:
         "best step": f"centred {best.centred:.1e} (error {least.centred:.2g}), "
         f"forward {best.forward:.1e} (error {least.forward:.2g})",
         "took": f"{result.seconds:.1f} s",
-        "look at": f"steps.png, steps.csv, result.json in {directory}",
+        "files": f"steps.png, steps.csv, result.json in {directory}",
     }

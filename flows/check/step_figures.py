@@ -1,4 +1,4 @@
-"""The picture of a study of steps: errors by the step of the difference, beside theory."""
+"""The figure of a study of difference steps: measured and predicted errors against h."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from flows.style import BLUE, GREY, ORANGE, legend_below, new_figure
+from flows.style import BLUE, GREY, ORANGE, legend_below, new_figure, save_figure
 
 Floats = NDArray[np.float64]
 
@@ -20,17 +20,17 @@ def draw_step_errors(
     mark: float,
     title: str,
 ) -> None:
-    """Draw errors (n,) by the step of the difference to `path` (PNG), beside theory's predictions.
+    """Draw errors (n,) against the difference step (n,) to `path` (PNG).
 
-    The names of `errors` begin with the scheme. `theory` holds the predictions. The step `mark`
-    is marked by a vertical line.
+    Each name in `errors` begins with the scheme, such as "centred, kinks removed". `theory`
+    contains the predicted errors. A vertical line marks the step `mark`.
     """
-    figure, axes = new_figure(title, "step h", "root mean square error")
+    figure, axes = new_figure(title, "difference step h", "root mean square error")
     axes.set(xscale="log", yscale="log")
     styles = {"centred": (BLUE, "o"), "forward": (ORANGE, "s")}
     for name, values in errors.items():
         color, marker = styles[name.split(",")[0]]
-        style = ("--", "none") if "less kinks" in name else ("-", color)
+        style = ("--", "none") if "kinks removed" in name else ("-", color)
         axes.plot(
             steps, np.where(values > 0, values, np.nan), style[0], color=color, marker=marker,
             markersize=4, markerfacecolor=style[1], linewidth=1.3, label=name,
@@ -38,7 +38,7 @@ def draw_step_errors(
     _draw_theory(axes, steps, theory)
     axes.axvline(mark, color=GREY, linewidth=1, label=f"h = {mark:g}")
     legend_below(figure, columns=3)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_theory(axes: Axes, steps: Floats, theory: dict[str, Floats]) -> None:

@@ -1,14 +1,12 @@
-"""The flow `check-step`: the error of a difference by its step, forward and centred.
+"""The flow `check-step`: measure how the error of a finite difference depends on its step h.
 
-Its picture shows why the default step is 1e-5, and why differences are centred.
+Its figure shows why the default h is 1e-5, and why centred differences are the default.
 """
 
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.check.flow import compute_gradient
 from flows.check.inputs import CheckInputs, draw_inputs, refuse_lost_step
@@ -20,11 +18,11 @@ from flows.check.step_results import (
     summarise,
 )
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.stopwatch import Stopwatch
 from flows.services.guarded_flow import flow
 from flows.services.session import Session
+from flows.services.tasks import task
 from kernels.finite_difference import Scheme
 from kernels.gradient_verdict import Comparison
 from kernels.structured_difference import Differences
@@ -41,14 +39,14 @@ from pipeline.cluster.map_shards import MapShards
 Floats = NDArray[np.float64]
 
 _SAMPLE = 1_000
-"""Training images whose pixels the theory's means are over."""
+"""The number of training images whose pixels are averaged for the predicted errors."""
 
 
 def prepare_study(request: RunRequest[StepStudy]) -> CheckInputs:
     """Draw the weights and the rows.
 
-    Raises PipelineError for what `draw_inputs` refuses, and for a step that is lost beside a
-    weight.
+    Raises PipelineError if `draw_inputs` does, or if the smallest step is too small to change every
+    weight that the study moves.
     """
     study = request.parameters
     inputs = draw_inputs(study.check, request.dataset, request.siblings)
@@ -61,8 +59,7 @@ CHECK_STEP = RunKind("check-step", StepStudy, StepStudyResult, prepare_study)
 
 @flow(
     name="check-step",
-    description="The error of a difference by its step, forward and centred.",
-    flow_run_name=lambda: flow_run_name("steps of differences"),
+    description="Measure how the error of centred and forward differences depends on the step h.",
 )
 def check_step_flow(
     store: str,
@@ -72,22 +69,24 @@ def check_step_flow(
     workers: Count = 0,
     scheduler: Name = "",
 ) -> StepStudyRecord:
-    """Measure the error of finite differences at many steps, or restart an interrupted study.
+    """Measure the error of finite differences at many steps h, or rerun an interrupted study.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The study cannot be done.
+        DataError: The store does not exist or is damaged.
+        PipelineError: The study cannot be run with these parameters.
     """
     return CHECK_STEP.run(_study, store, parameters, resume, runs, workers, scheduler)
 
@@ -96,21 +95,19 @@ def _study(session: Session, run: StepStudyRun) -> StepStudyRecord:
     watch, check, inputs = Stopwatch(), run.parameters.check, run.plan.inputs
     map_shards = session.map_shards(run.dataset, "train")
     value = compute_gradient(map_shards, run.dataset.mean, inputs.W, check, inputs.rows)
-    errors = measure_errors(session, run, map_shards, value.gradient)
+    errors = measure_errors(run, map_shards, value.gradient)
     watch.lap("differences")
     result = summarise(errors, inputs.W, watch.timings["differences"])
     save_results(run, result)
     return run.finish(result, watch.timings)
 
 
-@task(name="differences", cache_policy=NO_CACHE)
-def measure_errors(
-    session: Session, run: StepStudyRun, map_shards: MapShards, gradient: Floats
-) -> list[StepErrors]:
-    """Compare the gradient with the differences in all coordinates, at every step and scheme."""
+@task("differences")
+def measure_errors(run: StepStudyRun, map_shards: MapShards, gradient: Floats) -> list[StepErrors]:
+    """Compare the gradient with the differences in all coordinates, for every step and scheme."""
     study, inputs, mean = run.parameters, run.plan.inputs, run.dataset.mean
     steps, measured = study.step_sizes, list[tuple[float, Scheme, Comparison, Differences]]()
-    with session.console.progress("check", len(steps)) as advance:
+    with run.report.progress("check", len(steps)) as advance:
         for number, step in enumerate(steps):
             for scheme in Scheme:
                 check = replace(study.check, scheme=scheme, step=step)

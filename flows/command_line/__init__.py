@@ -1,1 +1,1 @@
-"""What all commands share: options, the terminal, exit statuses, defaults."""
+"""Shared parts of the commands: options, exit statuses, defaults, running a plan."""

@@ -1,6 +1,6 @@
-"""How a command ends: its exit status, and the errors that the user can fix.
+"""Exit statuses of the commands, and the errors that the user can fix.
 
-Of such an error the command prints one line, and exits with `EXIT_USAGE`.
+A command prints such an error as one line and exits with `EXIT_USAGE`.
 """
 
 from flows.services.errors import ServerError

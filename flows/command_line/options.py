@@ -1,4 +1,4 @@
-"""The options that commands share, and what is refused of them at once."""
+"""Options that commands share, and their checks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,18 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from flows.command_line.completion import complete_own_run, complete_store
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-_WHERE_ANY_RUN_MAY_DIFFER = {"store", "resume", "workers", "scheduler", "runs", "as_json"}
+_WHERE_ANY_RUN_MAY_DIFFER = {
+    *("store", "resume", "runs", "as_json"),
+    *("workers", "scheduler", "performance_report"),
+}
 
 
 def joined(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Join some options to one decorator; they are listed in this order."""
+    """Return one decorator that adds the options; `--help` lists them in this order."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -23,8 +28,22 @@ def joined(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def _in_a_directory(
+    _context: click.Context, _option: click.Parameter, file: Path | None
+) -> Path | None:
+    """Return the file's path. Raise BadParameter if its directory does not exist."""
+    file = file and file.expanduser()
+    if file and not file.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {file.parent}; create it first")
+    return file
+
+
 store_option = click.option(
-    "--store", required=True, metavar="URL", help="The Zarr store: a path or a URL."
+    "--store",
+    required=True,
+    metavar="URL",
+    shell_complete=complete_store,
+    help="Zarr store: a path or a URL.",
 )
 output_options = joined(
     click.option(
@@ -33,73 +52,108 @@ output_options = joined(
         default="runs",
         show_default=True,
         callback=lambda _context, _option, runs: runs.expanduser(),
-        help="Where runs are kept.",
+        help="Directory that contains the runs.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object."),
 )
-cluster_options = joined(
+workers_or_scheduler_options = joined(
     click.option(
         "--workers",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Worker processes of a cluster on this machine.  [default: one a core]",
+        help="Number of worker processes to start on this machine, with one thread each.  "
+        "[default: one process with a thread per core]",
     ),
-    click.option("--scheduler", metavar="ADDRESS", help="Use the Dask cluster of this scheduler."),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Address of a running Dask scheduler to use instead of starting workers.",
+    ),
 )
-resume_option = click.option("--resume", metavar="RUN", help="Resume an interrupted run.")
+cluster_options = joined(
+    workers_or_scheduler_options,
+    click.option(
+        "--performance-report",
+        type=click.Path(path_type=Path, dir_okay=False, writable=True),
+        metavar="FILE",
+        callback=_in_a_directory,
+        help="HTML file to write Dask's report of the command's tasks to.",
+    ),
+)
+resume_option = click.option(
+    "--resume",
+    metavar="RUN",
+    shell_complete=complete_own_run,
+    help="Name or directory of an interrupted run to resume.",
+)
 
 
-reg_option = click.option(
-    "--reg",
-    type=float,
-    metavar="R",
-    default=0.0,
-    show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
+def _reg_option(unless: str = "") -> Callable[[F], F]:
+    """Return the option `--reg`; `unless` completes its help: "... excludes the bias"."""
+    return click.option(
+        "--reg",
+        type=float,
+        metavar="R",
+        default=0.0,
+        show_default=True,
+        help=f"R in the regulariser R ||W||^2, which excludes the bias{unless}.",
+    )
+
+
+reg_option = _reg_option()
+reg_and_bias_options = joined(
+    _reg_option(" unless --reg-bias is given"),
+    click.option("--reg-bias", is_flag=True, help="Include the bias in the regulariser."),
 )
 
 
 def seed_option(decides: str) -> Callable[[F], F]:
-    """Make the option `--seed`; `decides` says in its help what hangs on it."""
+    """Return the option `--seed`; `decides` completes its help: "Random seed for ..."."""
     return click.option(
         "--seed",
         type=click.IntRange(min=0),
         metavar="N",
         default=0,
         show_default=True,
-        help=f"Decides {decides}.",
+        help=f"Random seed for {decides}.",
     )
 
 
 def points_per_decade_option(points: str, default: int) -> Callable[[F], F]:
-    """Make the option `--points-per-decade`; `points` says in its help what they are."""
+    """Return the option `--points-per-decade`; `points` begins its help: "... per power of 10."."""
     return click.option(
         "--points-per-decade",
         type=int,
         metavar="N",
         default=default,
         show_default=True,
-        help=f"{points} from one power of 10 to the next.",
+        help=f"{points} per power of 10.",
     )
 
 
 def check_cluster(workers: int | None, scheduler: str | None) -> None:
-    """Refuse two answers to where the work is done."""
+    """Raise UsageError if both `--workers` and `--scheduler` were given."""
     if workers and scheduler:
         raise click.UsageError(
-            "--workers starts a cluster here and --scheduler uses another; give one of them"
+            "--workers starts a cluster on this machine and --scheduler uses a running one; give "
+            "only one of them"
         )
 
 
 def take_cluster(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what says where the work is done out of the options, and check it."""
-    cluster = {name: options.pop(name) for name in ("workers", "scheduler")}
-    check_cluster(**cluster)
+    """Remove the options of the cluster from the options, check them, and return them.
+
+    They are `workers`, `scheduler` and `performance_report`.
+
+    Raises UsageError if `workers` and `scheduler` were given.
+    """
+    cluster = {name: options.pop(name) for name in ("workers", "scheduler", "performance_report")}
+    check_cluster(cluster["workers"], cluster["scheduler"])
     return cluster
 
 
 def typed(context: click.Context) -> list[str]:
-    """Return the names of the options that were typed."""
+    """Return the names of the options that were given on the command line."""
     return [
         name
         for name in context.params
@@ -108,13 +162,13 @@ def typed(context: click.Context) -> list[str]:
 
 
 def refuse_changes(context: click.Context, resume: str | None, *may_differ: str) -> None:
-    """Refuse, for a run to resume, options that would change what it is.
+    """Raise UsageError if an option would change the parameters of the run to resume.
 
-    The options `may_differ` do not.
+    The options in `may_differ`, and those that apply to every run, are allowed.
     """
     for name in typed(context) if resume is not None else ():
         if name not in _WHERE_ANY_RUN_MAY_DIFFER | {*may_differ}:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(
-                f"a resumed run keeps its parameters; leave {option} out, or start a new run"
+                f"a resumed run keeps its parameters; omit {option}, or start a new run"
             )

@@ -1,4 +1,4 @@
-"""Run what a command has planned, and show the record."""
+"""Running the plan of a command, and showing the record."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,25 +16,32 @@ def run_plan(
     console: Console,
     cluster: Mapping[str, Any],
 ) -> "FinishedRecord[P, R]":
-    """Run a planned run, if it has not finished, and return its record.
+    """Run a planned run unless it has finished, and return its record.
 
-    `cluster` has `workers` and `scheduler` as they were typed. The flow gets the plan itself and
-    does not plan again.
+    `cluster` contains the options that `take_cluster` returns. The flow receives the plan and does
+    not plan again.
     """
+    from flows.command_line.imports_ahead import import_ahead
     from flows.runs.lifecycle import handed_over
+    from flows.services.interruption import run_interruptibly
     from flows.services.session import command_session
 
     if plan.finished:
         return plan.finished
+    import_ahead()
     directory = plan.request.directory
-    with command_session(console, **cluster), handed_over(plan):
-        return flow(
-            plan.store,
-            plan.parameters,
-            resume=str(directory.path) if directory else "",
-            runs=str(plan.request.runs),
-            **plan.options,
-        )
+
+    def run() -> "FinishedRecord[P, R]":
+        with command_session(console, dataset=plan.dataset, **cluster), handed_over(plan):
+            return flow(
+                plan.store,
+                plan.parameters,
+                resume=str(directory.path) if directory else "",
+                runs=str(plan.request.runs),
+                **plan.options,
+            )
+
+    return run_interruptibly(run)
 
 
 def show_record(
@@ -43,7 +50,7 @@ def show_record(
     summary: Mapping[str, str],
     table: Iterable[str] = (),
 ) -> None:
-    """Show a record as a command's result: the table, then its run and data, then the summary."""
+    """Print a record as a command's result: the table, the run, its data, then the summary."""
     from flows.runs.record import to_document
 
     first = {"run": record.run}

@@ -1,1 +1,1 @@
-"""The demonstration: `python -m flows.demo`, or `make demo`."""
+"""The demo: `make demo`, or `python -m flows.demo`."""

@@ -1,7 +1,7 @@
-"""`make demo`: from nothing to a trained classifier, with the commands that a user would type.
+"""`make demo`: ingest images, train two classifiers, and reproduce the lecture notes.
 
-The data is the real CIFAR-10 if `$HINGE_CIFAR10` names it or it can be downloaded. Otherwise it is
-the synthetic set, and a banner says so.
+The demo runs the commands that a user would type. It uses CIFAR-10 if `$HINGE_CIFAR10` names a
+copy, or if the download succeeds. Otherwise it uses synthetic images and prints a warning.
 """
 
 import os
@@ -10,29 +10,29 @@ import sys
 from pathlib import Path
 
 import pooch
+from prefect.settings import get_current_settings
 
 from flows.cli import run_command
-from flows.services.prefect_server import prefect_server
+from flows.serve.background import workbench_in_background
 from storage.download import BINARY_MD5, BINARY_URL, download
 from storage.errors import DataError
 
 DIRECTORY = Path("demo")
-"""Where the demo keeps its stores and runs."""
+"""The directory of the demo's stores and runs."""
 
 _CONNECT_SECONDS = 10.0
 
 _SYNTHETIC = """
 ****************************************************************************************
-*  These are NOT the CIFAR-10 images, which could not be downloaded (see above).
-*  What follows is trained on SYNTHETIC images of the same shapes: it shows that the
-*  pipeline works, and its numbers mean nothing else. For the real ones, name a directory
-*  or .tar.gz of CIFAR-10: HINGE_CIFAR10=... make demo
+*  CIFAR-10 could not be downloaded (see above). The demo uses SYNTHETIC images of the
+*  same shape instead. It shows that the pipeline works; the numbers have no other meaning.
+*  To use CIFAR-10, give its directory or .tar.gz file: HINGE_CIFAR10=PATH make demo
 ****************************************************************************************
 """
 
 
 def main() -> int:
-    """Ingest, show the store, train in two ways, and reproduce the notes; return the status."""
+    """Run the demo's commands, and return the exit status of the first one that fails, or 0."""
     source = _source()
     store = DIRECTORY / ("synthetic.zarr" if source == "synthetic" else "cifar10.zarr")
     on_it = f"--store {store} --runs {DIRECTORY / 'runs'}"
@@ -44,30 +44,30 @@ def main() -> int:
         "--step-size 1e-7 --reg 2.5e4 --init normal:1e-3",
         f"hinge reproduce {on_it}",
     )
-    with prefect_server():  # one server for all commands
+    # all commands share its server and its cluster
+    with workbench_in_background(get_current_settings().home, DIRECTORY / "runs"):
         for command in commands:
             print(f"\n$ {command}", flush=True)
             status = run_command(shlex.split(command)[1:])
             if status:
                 return status
     print(
-        f"\nClassifiers were trained on {_name(source)} and tested on images they had not "
-        f"seen.\nTheir records, weights and figures are in {DIRECTORY / 'runs'}, and the page "
-        "that the last\nline above names shows every experiment; `.venv/bin/hinge --help` lists "
-        "all commands.\n"
-        "The flow runs are kept too: `.venv/bin/prefect server start` shows them in a browser."
+        f"\nThe demo trained classifiers on {_name(source)} and evaluated them on separate test "
+        f"images.\nTheir records, weights and figures are in {DIRECTORY / 'runs'}. The report "
+        "named in the last\nline above shows every experiment. `.venv/bin/hinge --help` lists all "
+        "commands.\nTo see the flow runs in a browser, run `.venv/bin/hinge serve`."
     )
     return 0
 
 
 def _source() -> str:
-    """Return the data to ingest: the user's, else downloaded images, else synthetic ones."""
+    """Return the source to ingest: the user's, the downloaded archive, or synthetic images."""
     named = os.environ.get("HINGE_CIFAR10")
     if named:
         return named
     cache = Path(pooch.os_cache("hinge"))
     cache.mkdir(parents=True, exist_ok=True)
-    print(f"Looking for CIFAR-10: $HINGE_CIFAR10 is not set, trying {BINARY_URL}", flush=True)
+    print(f"HINGE_CIFAR10 is not set; downloading CIFAR-10 from {BINARY_URL}", flush=True)
     try:
         return str(download(BINARY_URL, BINARY_MD5, cache, timeout=_CONNECT_SECONDS))
     except DataError as error:

@@ -1,4 +1,4 @@
-"""`hinge grid`: training runs with every step size, compared."""
+"""The command `hinge grid`: one training run per combination of parameters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ _ROWS_SHOWN = 10
 
 
 class _ListOf(click.ParamType[tuple[Any, ...]]):
-    """Values separated by commas. The word `word` may stand for one of them."""
+    """A list of values separated by commas. Each is of the type `each` or equals `word`."""
 
     name = "values"
 
@@ -50,7 +50,7 @@ class _ListOf(click.ParamType[tuple[Any, ...]]):
     metavar="SIZE,...",
     default="1e-9,1e-8,1e-7,1e-6,1e-5",
     show_default=True,
-    help="What the gradient is multiplied by.",
+    help="Step sizes: the factors that multiply the gradient.",
 )
 @click.option(
     "--batch-sizes",
@@ -58,7 +58,7 @@ class _ListOf(click.ParamType[tuple[Any, ...]]):
     metavar="N,...",
     default="256",
     show_default=True,
-    help="Images in a mini-batch; `all` is gradient descent over all images.",
+    help="Images per mini-batch; `all` is gradient descent over all images.",
 )
 @click.option(
     "--regs",
@@ -66,7 +66,7 @@ class _ListOf(click.ParamType[tuple[Any, ...]]):
     metavar="R,...",
     default="0",
     show_default=True,
-    help="R in the loss's R ||W||^2 (without the bias).",
+    help="Values of R in the regulariser R ||W||^2, which excludes the bias.",
 )
 @click.option(
     "--steps",
@@ -74,16 +74,17 @@ class _ListOf(click.ParamType[tuple[Any, ...]]):
     metavar="N",
     default=500,
     show_default=True,
-    help="Steps of every training run.",
+    help="Steps of each training run.",
 )
 @click.option(
     "--init",
     metavar="zeros|normal:SCALE|uniform:SCALE",
     default="normal:1e-3",
     show_default=True,
-    help="The first weights.",
+    help="Initial weights: zeros, normal with standard deviation SCALE, or uniform from 0 to "
+    "SCALE.",
 )
-@seed_option("the first weights and the rows of every batch")
+@seed_option("the initial weights and the mini-batches")
 @resume_option
 @cluster_options
 @output_options
@@ -97,9 +98,9 @@ def grid(
     resume: str | None,
     **options: Any,
 ) -> int:
-    """Train with every step size, and compare the results.
+    """Train with several step sizes and compare the results.
 
-    Every combination of a step size, a batch size and a regulariser is one training run.
+    Each combination of a step size, a batch size and a regulariser is one training run.
     """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.grid.flow import GRID, grid_flow
@@ -115,7 +116,7 @@ def grid(
 
 
 def _table(result: "GridResult") -> list[str]:
-    """Return the best trials, and all that diverged, in columns."""
+    """Return the lines of a table: the best trials, then all trials that diverged."""
     finished = [trial for trial in result.trials if not trial.diverged]
     diverged = [trial for trial in result.trials if trial.diverged]
     row = "{:>9} {:>10} {:>9} {:>12} {:>9} {:>9}  {}"
@@ -145,10 +146,10 @@ def _summary(record: "GridRecord", directory: Path) -> dict[str, str]:
     diverged = sum(trial.diverged for trial in trials)
     return {
         "trials": f"{len(trials)}, of which {diverged} diverged",
-        "best": "none: all diverged"
+        "best": "none; all trials diverged"
         if best is None
         else f"step size {best.step_size:g}, batch size {best.batch_size}, "
-        f"reg {best.reg:g}: {best.test_accuracy:.2%} of the test images",
+        f"reg {best.reg:g}: test accuracy {best.test_accuracy:.2%}",
         "took": f"{record.seconds:.1f} s",
-        "look at": f"curves.png, trials.csv, result.json in {directory}",
+        "files": f"curves.png, trials.csv, result.json in {directory}",
     }

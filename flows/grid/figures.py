@@ -1,43 +1,27 @@
-"""The picture of a grid of training runs."""
+"""The figure of a grid of training runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from flows.style import (
-    HIGHEST,
-    plain_axes,
-    running_mean,
-)
-
-
-class Curve(NamedTuple):
-    """A training run's losses, to be drawn beside others."""
-
-    label: str
-    """What it has in common with a curve of every other panel."""
-    losses: NDArray[np.float64]
-    window: int
-    """How many steps' losses are averaged."""
-    diverged: bool
+from flows.grid.curves import Curve
+from flows.style import HIGHEST, new_canvas, plain_axes, running_mean, save_figure
 
 
 def draw_loss_curves(
     path: Path, panels: Mapping[str, Sequence[Curve]], *, columns: int, title: str
 ) -> None:
-    """Draw panels of loss curves (running means) to `path` (PNG), `columns` side by side.
+    """Draw panels of loss curves (running means) to `path` (PNG), `columns` panels per row.
 
-    A label has one colour in all of them. A run that diverged is drawn to its end, or to where
-    it leaves the picture, and named there.
+    A label has the same colour in all panels. The curve of a run that diverged ends with a cross.
+    Losses above the top of the figure are drawn at the top. The panel also lists the step size and
+    the last step of each run that diverged.
     """
     curves = [curve for panel in panels.values() for curve in panel]
     labels = list(dict.fromkeys(curve.label for curve in curves))
@@ -47,8 +31,7 @@ def draw_loss_curves(
     top = 100 * max((curve.losses[0] for curve in curves if curve.losses[0] < HIGHEST), default=1)
     rows = -(-len(panels) // columns)
     size = (max(7, 1.5 + 3.4 * columns), 1.7 + 2.5 * rows)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(*size)
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (name, panel) in zip(grid.flat, panels.items(), strict=False):
@@ -59,13 +42,13 @@ def draw_loss_curves(
     figure.supylabel("loss of a batch (mean hinge + regulariser)")
     handles = [Line2D([], [], color=colours[label], label=label) for label in labels]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, title="step size")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_panel(
     axes: Axes, name: str, panel: Sequence[Curve], colours: Mapping[str, Any], top: float
 ) -> None:
-    """Draw one panel; what is above `top` is off it."""
+    """Draw one panel; losses above `top` are drawn at `top`."""
     plain_axes(axes)
     axes.set_yscale("log")
     axes.set_title(name, fontsize="medium")

@@ -1,21 +1,21 @@
-"""What a grid leaves: its result, a table of the trials, their curves and the best weights."""
+"""Results of a grid: its record, a table and loss curves of its trials, and the best weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
-from flows.grid.figures import Curve, draw_loss_curves
+from flows.grid.curves import Curve
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord, Loss, plain
 from flows.runs.weights import weights_sha256
+from flows.services.tasks import task
+from pipeline.inputs.words import short
 from pipeline.training.grid import TrainingGrid, Trial, TrialOutcome
 
 _WINDOW = 50
-"""Mini-batches whose losses are averaged in a curve."""
+"""The number of mini-batches in the running mean of a curve."""
 
 _ROWS_SHOWN = 100
 
@@ -48,13 +48,23 @@ class GridResult:
     """The result of a grid."""
 
     trials: tuple[TrialResult, ...]
-    """By test accuracy, the best first; trials that diverged come last."""
+    """Sorted by test accuracy, highest first; trials that diverged come last."""
     best: TrialResult | None
-    """None if all trials diverged."""
+    """The first of `trials`; None if all trials diverged."""
+
+    def in_words(self) -> str:
+        """Return the best trial as one line."""
+        if self.best is None:
+            return f"all {len(self.trials)} trials diverged"
+        best, diverged = self.best, sum(trial.diverged for trial in self.trials)
+        return (
+            f"best test accuracy {best.test_accuracy:.2%} at {short(best.step_size)}, batch size "
+            f"{best.batch_size}, reg {short(best.reg)}; {diverged} of {len(self.trials)} diverged"
+        )
 
 
 class GridInputs(NamedTuple):
-    """What a grid needs beside its parameters; its journal has been checked."""
+    """The inputs of a grid in addition to its parameters. The journal has been checked."""
 
     trials: list[Trial]
 
@@ -64,7 +74,7 @@ GridRun = ActiveRun[TrainingGrid, GridResult, GridInputs]
 
 
 def trial_result(grid: TrainingGrid, outcome: TrialOutcome) -> TrialResult:
-    """Return the outcome of a trial as the record holds it."""
+    """Return the outcome of a trial as it is stored in the record."""
     group, member = divmod(outcome.number, len(grid.step_sizes))
     batch_size, reg = grid.groups()[group]
     return TrialResult(
@@ -81,11 +91,11 @@ def trial_result(grid: TrainingGrid, outcome: TrialOutcome) -> TrialResult:
     )
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_results(run: GridRun, outcomes: Mapping[int, TrialOutcome]) -> GridResult:
-    """Write the trials, their curves and the best weights, show them in Prefect, return the result.
+    """Write the trials, their curves and the best weights, and return the grid's result.
 
-    `outcomes` are the outcomes of all trials by number.
+    Also publishes them as Prefect artifacts. `outcomes` maps each trial's number to its outcome.
     """
     grid, directory = run.parameters, run.directory
     ranked = sorted(
@@ -97,20 +107,24 @@ def save_results(run: GridRun, outcomes: Mapping[int, TrialOutcome]) -> GridResu
         directory.write_weights(ranked[0].W)
     rows = plain(trials)
     directory.write_table("trials.csv", rows)
-    draw_loss_curves(
-        directory.path / "curves.png",
-        _panels(grid, outcomes),
-        columns=len(grid.regs),
-        title=f"{run.id}\n{grid.steps:,} steps of every size",
-    )
-    artifacts.table("grid: trials", rows[:_ROWS_SHOWN], f"{run.title}: trials by test accuracy")
-    picture = directory.path / "curves.png"
-    artifacts.picture("grid: loss", picture, f"{run.title}: loss curves")
+    panels, columns = _panels(grid, outcomes), len(grid.regs)
+    header = f"{run.id}\n{grid.steps:,} steps per trial"
+
+    def draw(path: Path) -> None:
+        from flows.grid.figures import draw_loss_curves
+
+        draw_loss_curves(path, panels, columns=columns, title=header)
+
+    picture = run.draw("curves.png", draw)
+    publish, series = run.report.publish, run.series
+    best_first = run.describe("Trials by test accuracy")
+    publish(artifacts.table, f"{series}: trials", rows[:_ROWS_SHOWN], best_first)
+    publish(artifacts.picture, f"{series}: loss", picture, run.describe("Loss curves"))
     return GridResult(trials=trials, best=best)
 
 
 def _panels(grid: TrainingGrid, outcomes: Mapping[int, TrialOutcome]) -> dict[str, list[Curve]]:
-    """Return the loss curves of each group under the group's title."""
+    """Return the loss curves of each group, keyed by the title of its panel."""
     return {
         f"{_batches(batch_size)}, reg {reg:g}": [
             Curve(

@@ -1,1 +1,1 @@
-"""What a store holds: `hinge info`."""
+"""The command `hinge info`, which describes a store."""

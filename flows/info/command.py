@@ -1,4 +1,4 @@
-"""`hinge info`: what a store holds."""
+"""The command `hinge info`, which describes a store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @store_option
 @output_options
 def info(store: str, runs: Path, as_json: bool) -> int:  # noqa: ARG001
-    """Describe what a store holds."""
+    """Describe the contents of a store."""
     from flows.info.results import describe_store
     from flows.runs.record import plain
     from flows.services.console import Console

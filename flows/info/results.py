@@ -1,4 +1,4 @@
-"""What `hinge info` reports of a store. It is printed and not kept."""
+"""The report that `hinge info` prints. It is not stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from storage.schema import SPLITS
 
 @dataclass(frozen=True, kw_only=True)
 class StoreReport(DatasetSummary):
-    """A store's summary, and how many images of each class it holds."""
+    """The summary of a store and its number of images per class."""
 
     class_counts: Mapping[str, tuple[int, ...]]
-    """By split, in the order of `classes`."""
+    """Images per class for each split, in the order of `classes`."""
 
 
 def describe_store(dataset: Dataset) -> StoreReport:
-    """Report what a store holds.
+    """Return the report on a store.
 
-    Raises DataError if its labels are damaged or missing.
+    Raises DataError if the store's labels are damaged or missing.
     """
     counts: dict[str, tuple[int, ...]] = {
         split: tuple(np.bincount(dataset.labels(split), minlength=len(dataset.classes)).tolist())

@@ -1,1 +1,1 @@
-"""Storing CIFAR-10 as Zarr: `hinge ingest`."""
+"""The command `hinge ingest`, which writes CIFAR-10 to a Zarr store."""

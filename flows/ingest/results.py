@@ -1,4 +1,4 @@
-"""The record of an ingest: `result.json` holds it as it holds that of every run."""
+"""The record of an ingest, stored in `result.json` like that of every run."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,26 @@ from flows.runs.record import FinishedRecord
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParameters:
-    """What was ingested, and where."""
+    """The source and the destination of an ingest."""
 
     source: str
-    """As it is typed: a path, `download` or `synthetic:N`."""
+    """As given: a path, `download` or `synthetic:N`."""
     store: str
-    """As it is typed: a path or a URL."""
+    """As given: a path or a URL."""
     limit: int | None
-    """Only the first rows of each split; None for all."""
+    """Only the first `limit` images of each split were ingested; None for all."""
     shard_rows: int
-    """Images in a shard."""
+    """Images per shard."""
+
+    def in_words(self) -> str:
+        """Return what is done, such as `ingest synthetic:600 to images.zarr`."""
+        limit = f", {self.limit} images" if self.limit else ""
+        return f"ingest {self.source}{limit} to {self.store}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCounts:
-    """How many shards of the store an ingest wrote, and how many were there already."""
+    """The numbers of shards that an ingest wrote, and that it found in the store."""
 
     written: int
     reused: int
@@ -32,6 +37,10 @@ class IngestResult:
     """The result of an ingest. The record's `data` describes the store."""
 
     shards: ShardCounts
+
+    def in_words(self) -> str:
+        """Return the numbers of shards as one line."""
+        return f"{self.shards.written} shards written, {self.shards.reused} reused"
 
 
 IngestRecord = FinishedRecord[IngestParameters, IngestResult]

@@ -1,1 +1,1 @@
-"""The loss along lines and over planes: `hinge landscape`, `hinge panels`, `hinge three-points`."""
+"""Slices of the loss: `hinge landscape`, `hinge panels` and `hinge three-points`."""

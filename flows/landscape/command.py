@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.command_line.completion import complete_run
 from flows.command_line.exit_status import EXIT_DONE
 from flows.command_line.options import (
     cluster_options,
@@ -30,14 +31,19 @@ if TYPE_CHECKING:
 @click.command()
 @store_option
 @click.option(
-    "--dims", type=int, metavar="1|2", default=2, show_default=True, help="A line, or a plane."
+    "--dims",
+    type=int,
+    metavar="1|2",
+    default=2,
+    show_default=True,
+    help="Dimensions of the slice: 1 for a line, 2 for a plane.",
 )
 @click.option(
     "--examples",
     metavar="all|N|first:N",
     default="all",
     show_default=True,
-    help="The training images that the loss is the mean over; N is a sample of them.",
+    help="The training images to average the loss over: all, a random sample of N, or the first N.",
 )
 @around_option
 @click.option(
@@ -45,22 +51,27 @@ if TYPE_CHECKING:
     metavar="random|gradient|RUN,RUN",
     default="random",
     show_default=True,
-    help="Where the axes go; a run's axis leads from the middle to its weights.",
+    help="Directions of the axes: random; gradient (the first axis follows the negative gradient, "
+    "the second is random); or random, gradient or a run for each axis, separated by commas. The "
+    "direction of a run leads to its final weights.",
 )
 @click.option(
     "--extent",
     type=float,
     metavar="A",
-    help="How far an axis goes each way, in its unit.  [default: 1, gradient 2, runs 1.5; "
-    "a path: as far as it goes]",
+    help="Each axis runs from -A to A. The unit is the length of the weights for a random "
+    "direction, the step to the lowest loss for the gradient, and the distance to the run's "
+    "weights for a run.  [default: random 1, gradient 2, run 1.5; with --path, the extent of "
+    "the path]",
 )
 @points_option
 @reg_option
 @click.option(
     "--path",
     metavar="RUN",
-    help="Show the path of a training run over its own loss, in the plane of its two leading "
-    "directions (with no other --dims, --around, --directions or --reg).",
+    shell_complete=complete_run,
+    help="Show the path of a training run over that run's loss, in the plane of the path's two "
+    "leading directions. Cannot be combined with --dims, --around, --directions or --reg.",
 )
 @drawn_seed_option
 @resume_option
@@ -76,10 +87,10 @@ def landscape(
     resume: str | None,
     **options: Any,
 ) -> int:
-    """Look at the loss along a line or over a plane in the space of weights.
+    """Evaluate the loss on a line or a plane.
 
-    L(W + a U) along a line, which is made of straight pieces and is reported whole, or
-    L(W + a U + b V) over a plane.
+    The loss is L(W + a U) along a line, and L(W + a U + b V) over a plane in the space of weights.
+    Along a line, the mean hinge loss is piecewise linear, and all its pieces are recorded.
     """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.landscape.flow import LANDSCAPE, landscape_flow
@@ -96,7 +107,7 @@ def landscape(
 
 
 def _kinks(result: "LandscapeResult") -> list[str]:
-    """Return a line for every kink of a line, if they are few."""
+    """Return one line of text per recorded kink of a line slice; none for a plane."""
     from flows.landscape.results import LineResult
 
     return [
@@ -117,31 +128,32 @@ def _summary(record: "LandscapeRecord", directory: Path) -> dict[str, str]:
     at = ", ".join(f"{x:.4g}" for x in result.minimum_at)
     return {
         **axes,
-        "loss": f"lowest {result.minimum:.6f} at {at}, highest {result.maximum:.6f}, of "
+        "loss": f"lowest {result.minimum:.6f} at {at}, highest {result.maximum:.6f}, over "
         f"{result.points:,} points; training images: {result.examples:,}",
         **(_exactly(result) if isinstance(result, LineResult) else _path(result)),
-        "took": f"{result.seconds:.2f} s, {record.timings['points']:.2f} s of it points",
-        "look at": f"landscape.png, {result.values}, result.json in {directory}",
+        "took": f"{result.seconds:.2f} s, of which {record.timings['points']:.2f} s for the points",
+        "files": f"landscape.png, {result.values}, result.json in {directory}",
     }
 
 
 def _exactly(line: "LineResult") -> dict[str, str]:
-    """Say what is known of a whole line."""
+    """Return the summary of the exact loss along a line."""
     low, high = line.slope_at_ends
     return {
-        "exactly": f"{line.breakpoints:,} breakpoints; the slope rises from {low:.4g} to "
-        f"{high:.4g}; the evaluated points are off by {line.max_difference:.1e} at most"
+        "exact": f"{line.breakpoints:,} breakpoints; the slope rises from {low:.4g} to "
+        f"{high:.4g}; evaluated points differ from the exact loss by at most "
+        f"{line.max_difference:.1e}"
     }
 
 
 def _path(plane: "PlaneResult") -> dict[str, str]:
-    """Say what is known of the path that a plane shows, if it shows one."""
+    """Return the summary of the path that a plane shows, if there is one."""
     return {"path": _path_in_words(plane.path, plane.middle)} if plane.path else {}
 
 
 def _path_in_words(path: "PathSummary", middle: float) -> str:
     first, second = path.explained
     return (
-        f"of {path.run}, reg {path.reg:g}; {first:.1%} and {second:.1%} of it is here; its end, "
-        f"in the middle, has a loss of {middle:.6f}"
+        f"run {path.run}, reg {path.reg:g}; the two directions explain {first:.1%} and "
+        f"{second:.1%} of the path; the loss at the end of the path is {middle:.6f}"
     )

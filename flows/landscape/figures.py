@@ -1,4 +1,4 @@
-"""The pictures of slices of the loss: lines with their kinks, and planes as heat maps."""
+"""Figures of slices of the loss: lines with their kinks, and planes as heat maps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,34 +6,37 @@ from pathlib import Path
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from flows.landscape.slices import LineSlice, PlaneSlice
-from flows.style import BLUE, GREY, HIGHEST, ORANGE, legend_below, plain_axes
+from flows.landscape.slices import MOST_MARKED, LineSlice, PlaneSlice
+from flows.style import (
+    BLUE,
+    GREY,
+    HIGHEST,
+    ORANGE,
+    legend_below,
+    new_canvas,
+    plain_axes,
+    save_figure,
+)
 
 Floats = NDArray[np.float64]
 
 _HEAT = "RdYlBu_r"
-"""Low is blue and high is red, as in the notes; distinguishable for colour-blind people too."""
-
-MOST_MARKED = 50
-"""The most kinks that are marked and recorded one by one."""
+"""Low is blue and high is red, as in the notes. Colour-blind readers can distinguish them."""
 
 _MAGNITUDES = 30
-"""The ratio of the highest to the lowest loss from which the scale is logarithmic."""
+"""The scale is logarithmic if the ratio of the highest to the lowest loss exceeds this."""
 
 _LEVELS = 12
-"""Contours."""
+"""The number of contours."""
 
 
 def draw_line(path: Path, line: LineSlice, *, title: str) -> None:
-    """Draw the loss along a line to `path` (PNG), and its slope under it."""
-    figure = Figure(figsize=(7, 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw the loss along a line, and its slope below, to `path` (PNG)."""
+    figure = new_canvas(7, 5.6)
     figure.suptitle(title)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     _draw_loss(above, line)
@@ -49,14 +52,14 @@ def draw_line(path: Path, line: LineSlice, *, title: str) -> None:
     below.set(xlabel=f"a, {line.axis.label}", ylabel="slope")
     above.set_ylabel("loss (mean hinge)")
     legend_below(figure, columns=3)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_loss(axes: Axes, line: LineSlice) -> None:
-    """Draw the function, its kinks and the points where it was evaluated."""
+    """Draw the exact loss, its kinks and the evaluated points."""
     plain_axes(axes)
     function = line.function
-    label = f"exactly, {function.breakpoints:,} breakpoints"
+    label = f"exact, {function.breakpoints:,} breakpoints"
     values = np.minimum(function.values, HIGHEST)
     axes.plot(function.positions, values, color=BLUE, linewidth=1.3, label=label)
     if 0 < function.breakpoints <= MOST_MARKED:
@@ -72,7 +75,7 @@ def _draw_loss(axes: Axes, line: LineSlice) -> None:
 
 
 def _draw_points(axes: Axes, line: LineSlice) -> None:
-    """Draw the points' hinge loss, and their loss if it has a regulariser."""
+    """Draw the mean hinge loss at the points, and the regularised loss if it differs."""
     steps, losses = line.axis.steps, np.minimum(line.losses, HIGHEST)
     hinges = np.minimum(line.losses - line.regularisers, HIGHEST)
     every = max(1, len(steps) // 25)
@@ -90,9 +93,8 @@ def _draw_points(axes: Axes, line: LineSlice) -> None:
 
 
 def draw_plane(path: Path, plane: PlaneSlice, run_path: Floats | None, *, title: str) -> None:
-    """Draw the loss over a plane to `path` (PNG), and over it the path (T, 2) of a run."""
-    figure = Figure(figsize=(7, 6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw the loss over a plane to `path` (PNG), with the path (T, 2) of a run if given."""
+    figure = new_canvas(7, 6)
     axes = figure.add_subplot()
     axes.set_title(title, fontsize="medium")
     heat = _draw_heat(axes, plane)
@@ -105,7 +107,7 @@ def draw_plane(path: Path, plane: PlaneSlice, run_path: Floats | None, *, title:
         _draw_path(axes, run_path)
     figure.colorbar(heat, label=_loss_of(plane), shrink=0.9)
     legend_below(figure, columns=4)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _loss_of(plane: PlaneSlice) -> str:
@@ -113,7 +115,7 @@ def _loss_of(plane: PlaneSlice) -> str:
 
 
 def _draw_heat(axes: Axes, plane: PlaneSlice) -> ScalarMappable:
-    """Draw the loss as colours, with contours, and mark where it is lowest."""
+    """Draw the loss as colours with contours, and mark its lowest point."""
     a, b = (axis.steps for axis in plane.axes)
     losses = np.minimum(plane.losses, HIGHEST)
     low, high = float(losses.min()), float(losses.max())
@@ -126,7 +128,8 @@ def _draw_heat(axes: Axes, plane: PlaneSlice) -> ScalarMappable:
         interpolation="nearest",
     )  # fmt: skip
     levels = (np.geomspace if logarithmic else np.linspace)(low, high, _LEVELS + 2)[1:-1]
-    if low < levels[0] and (np.diff(levels) > 0).all():  # else it is flat, apart from rounding
+    # A loss that is constant up to rounding has no contours.
+    if low < levels[0] and (np.diff(levels) > 0).all():
         lines = axes.contour(a, b, losses, levels=levels, colors="black", linewidths=0.5, alpha=0.6)
         axes.clabel(lines, levels[::3], fontsize="x-small", fmt="%.3g")
     _mark_lowest(axes, plane)
@@ -134,11 +137,11 @@ def _draw_heat(axes: Axes, plane: PlaneSlice) -> ScalarMappable:
 
 
 def _mark_lowest(axes: Axes, plane: PlaneSlice) -> None:
-    """Mark the lowest point with a star; say how many others are as low."""
+    """Mark the lowest point with a star. The label states how many other points are as low."""
     row, column = plane.lowest
     low = float(plane.losses[row, column])
     equal = int((plane.losses == low).sum())
-    label = f"lowest of the points: {low:.4g}" + (f", and {equal - 1:,} more" if equal > 1 else "")
+    label = f"lowest point: {low:.4g}" + (f" ({equal - 1:,} others equal)" if equal > 1 else "")
     a, b = (axis.steps for axis in plane.axes)
     axes.plot(
         *(a[column], b[row], "*"),
@@ -153,7 +156,7 @@ def _mark_lowest(axes: Axes, plane: PlaneSlice) -> None:
 
 
 def _mark_runs(axes: Axes, plane: PlaneSlice) -> None:
-    """Mark the weights of the runs that axes lead to, if they are within the picture."""
+    """Mark the weights of the runs that the axes lead to, if they are within the figure."""
     a, b = plane.axes
     ends = [
         end
@@ -171,8 +174,10 @@ def _mark_runs(axes: Axes, plane: PlaneSlice) -> None:
 def _draw_path(axes: Axes, run_path: Floats) -> None:
     """Draw the path of a run from its start to its end."""
     outline = [patheffects.withStroke(linewidth=3.5, foreground="white")]
-    axes.plot(*run_path.T, color="black", linewidth=1.2, path_effects=outline, label="the run")
-    for place, marker, label in (0, "o", "its start"), (-1, "s", "its end"):
+    axes.plot(
+        *run_path.T, color="black", linewidth=1.2, path_effects=outline, label="path of the run"
+    )
+    for place, marker, label in (0, "o", "start"), (-1, "s", "end"):
         axes.plot(
             *run_path[place], marker, color="black", markeredgecolor="white", markersize=8,
             label=label, linestyle="none",
@@ -182,9 +187,8 @@ def _draw_path(axes: Axes, run_path: Floats) -> None:
 def draw_panels(
     path: Path, line: LineSlice, planes: Mapping[str, PlaneSlice], *, title: str
 ) -> None:
-    """Draw the notes' panels to `path` (PNG): one example's line, and planes under their names."""
-    figure = Figure(figsize=(9, 8.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw the notes' panels to `path` (PNG): the line of one example, and the named planes."""
+    figure = new_canvas(9, 8.4)
     figure.suptitle(title)
     first, *others = figure.subplots(-(-(len(planes) + 1) // 2), 2).flat
     _draw_loss(first, line)
@@ -195,6 +199,6 @@ def draw_panels(
         axes.set(title=name, xlabel="a", ylabel="b")
         axes.legend(loc="lower right", fontsize="small")
         figure.colorbar(heat, label=_loss_of(plane))
-    words = f"a: a direction {line.axis.label}; b: another one"
+    words = f"a: {line.axis.label}; b: another random direction"
     figure.supxlabel(words, fontsize="medium")
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -1,6 +1,7 @@
 """The flow `landscape`: the loss along a line or over a plane in the space of weights.
 
-The axes are random, along the gradient, towards other runs, or those of a run's own path.
+The axes are random, along the gradient, towards other runs, or the leading directions of the path
+of a run.
 """
 
 from collections.abc import Mapping
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
+from flows.landscape.evaluation import (
+    ChosenExamples,
+    choose_examples,
+    evaluate_line,
+    evaluate_plane,
+    objective_in_tasks,
+)
 from flows.landscape.path import ProjectedPath, TrainedRun, find_trained_run, retrace
 from flows.landscape.results import (
     LandscapeRecord,
@@ -20,23 +26,15 @@ from flows.landscape.results import (
     summarise_line,
     summarise_plane,
 )
-from flows.landscape.slices import (
-    ChosenExamples,
-    LineSlice,
-    PlaneSlice,
-    choose_examples,
-    evaluate_line,
-    evaluate_plane,
-    objective_in_tasks,
-)
+from flows.landscape.slices import LineSlice, PlaneSlice
 from flows.runs.active_run import ActiveRun
 from flows.runs.directory import RunDirectory
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.weights import weights_named
 from flows.services.guarded_flow import flow
 from flows.services.session import Session
+from flows.services.tasks import task
 from pipeline.inputs.errors import PipelineError
 from pipeline.landscape.axes import Axis, gradient_axis, random_axis, run_axis
 from pipeline.landscape.parameters import GRADIENT, RANDOM, Landscape
@@ -47,26 +45,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class NamedWeights:
-    """The weights in the middle of a slice, and the axes from there to other runs."""
+    """The weights in the middle of a slice, and the axes from them to other runs."""
 
     W: Floats
     """(C, D + 1)."""
     run_axes: Mapping[str, Axis]
-    """By the runs' names in the directions."""
+    """The axes, keyed by the name of the run as given in `directions`."""
 
 
 @dataclass(frozen=True, eq=False)
 class LandscapeInputs:
-    """What a slice needs beside its parameters."""
+    """The examples and the weights that the parameters of a slice name."""
 
     examples: ChosenExamples
     around: NamedWeights | TrainedRun
-    """Where it lies: around weights, or around the path of a run."""
+    """The weights in the middle of the slice, or the run whose path the slice shows."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where a slice lies in the space of weights, and the loss that it shows."""
+    """The position of a slice in the space of weights, and the loss that it shows."""
 
     objective: Objective
     W: Floats
@@ -76,10 +74,10 @@ class Geometry:
 
 
 def prepare(request: RunRequest[Landscape]) -> LandscapeInputs:
-    """Find what the parameters name: the examples, the weights in the middle, and other runs.
+    """Find the examples, the weights in the middle and the runs that the parameters name.
 
-    Raises PipelineError if there are no such runs, if they have other weights than are needed,
-    or if there are not so many examples.
+    Raises PipelineError if a run does not exist or its weights cannot be used, or if the split
+    has too few examples.
     """
     parameters = request.parameters
     examples = choose_examples(parameters.examples, request.dataset, parameters.seed)
@@ -98,7 +96,9 @@ def _named_weights(request: RunRequest[Landscape]) -> NamedWeights:
             run_axes[name] = run_axis(W, end, Path(name).name, parameters.extent, parameters.points)
     directions = [axis.direction for axis in run_axes.values()]
     if len(directions) == 2 and np.array_equal(directions[0], directions[1]):
-        raise PipelineError(f"the runs {parameters.directions} have the same weights; name others")
+        raise PipelineError(
+            f"the runs {parameters.directions} have the same weights; name different runs"
+        )
     return NamedWeights(W, run_axes)
 
 
@@ -113,7 +113,6 @@ LANDSCAPE: RunKind[Landscape, LandscapeResult, LandscapeInputs] = RunKind(
 @flow(
     name="landscape",
     description="The loss along a line or over a plane in the space of weights.",
-    flow_run_name=lambda: flow_run_name("landscape"),
 )
 def landscape_flow(
     store: str,
@@ -126,18 +125,20 @@ def landscape_flow(
     """Evaluate a slice of the loss, or resume an interrupted run.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains all runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
+        DataError: The store does not exist, or is damaged.
         PipelineError: The slice cannot be evaluated.
     """
     return LANDSCAPE.run(_landscape, store, parameters, resume, runs, workers, scheduler)
@@ -151,26 +152,27 @@ def _landscape(
     evaluated: LineSlice | PlaneSlice
     result: LandscapeResult
     if len(axes) == 1:
-        evaluated = evaluate_line(session, objective, W, axes[0], examples)
+        evaluated = evaluate_line(run.report, objective, W, axes[0], examples)
         result = summarise_line(evaluated, W)
     else:
-        evaluated = evaluate_plane(session, objective, W, (axes[0], axes[1]), examples)
+        evaluated = evaluate_plane(run.report, objective, W, (axes[0], axes[1]), examples)
         result = summarise_plane(evaluated, W, geometry.path)
     save_results(run, evaluated, geometry.path, result)
     return run.finish(result, evaluated.timings)
 
 
-@task(name="directions", cache_policy=NO_CACHE)
+@task("directions")
 def find_geometry(
     session: Session, run: ActiveRun[Landscape, LandscapeResult, LandscapeInputs]
 ) -> Geometry:
     """Find the weights in the middle and the axes.
 
-    Raises PipelineError if the gradient leads nowhere, or if a run cannot be taken again.
+    Raises PipelineError if the loss does not fall along the negative gradient, or if the run whose
+    path is shown cannot be repeated.
     """
     around, dataset, parameters = run.plan.inputs.around, run.dataset, run.parameters
     if isinstance(around, TrainedRun):
-        retraced, training = retrace(session, around, dataset, parameters), around.parameters
+        retraced, training = retrace(session, run, around), around.parameters
         objective = objective_in_tasks(session, dataset, training.reg, reg_bias=training.reg_bias)
         return Geometry(objective, retraced.W, retraced.axes, retraced.path)
     objective = objective_in_tasks(session, dataset, parameters.reg)

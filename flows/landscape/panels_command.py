@@ -1,4 +1,4 @@
-"""`hinge panels`: the notes' picture of the loss, over one image, a hundred, and all of them."""
+"""`hinge panels`: the notes' figure of the loss of one image, a hundred images and all images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--extent",
     type=float,
     metavar="A",
-    help="How far an axis goes each way; 1 is as long as the weights.  [default: 1]",
+    help="Each axis runs from -A to A; the unit is the length of the weights.  [default: 1]",
 )
 @points_option
 @reg_option
@@ -46,10 +46,10 @@ def panels(
     resume: str | None,
     **options: Any,
 ) -> int:
-    """Draw the notes' picture of the loss.
+    """Draw the figure of the loss from the CS231n notes.
 
-    Four panels in random directions: one training image along a line, and one, a hundred and
-    all of them over a plane.
+    The four panels show the loss of one training image along a line, and the loss of one image,
+    of a hundred images and of all images over a plane.
     """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.landscape.panels_flow import PANELS, panels_flow
@@ -73,5 +73,5 @@ def _summary(record: "PanelsRecord", directory: Path) -> dict[str, str]:
     return {
         **planes,
         "took": f"{result.seconds:.2f} s",
-        "look at": f"panels.png, {result.values}, result.json in {directory}",
+        "files": f"panels.png, {result.values}, result.json in {directory}",
     }

@@ -1,8 +1,8 @@
-"""The flow `panels`: the notes' picture of the loss, and one more of all images.
+"""The flow `panels`: the notes' figure of the loss, with an additional panel of all images.
 
-One example along a line, the same over a plane, a hundred examples, and all: around the same
-weights, in the same directions. The loss is a mean of flat facets, one kind per example. The more
-examples, the rounder the bowl.
+The panels show one example along a line, and over a plane the same example, a hundred examples
+and all examples. All panels are around the same weights and in the same directions. The loss of
+each example is piecewise linear. The mean over more examples is closer to a smooth bowl.
 """
 
 from collections.abc import Mapping
@@ -11,22 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.landscape.panels_results import (
-    PanelsRecord,
-    PanelsResult,
-    save_results,
-    summarise_panels,
-)
-from flows.landscape.slices import (
+from flows.landscape.evaluation import (
     ChosenExamples,
     choose_examples,
     evaluate_line,
     evaluate_plane,
     objective_in_tasks,
 )
+from flows.landscape.panels_results import (
+    PanelsRecord,
+    PanelsResult,
+    save_results,
+    summarise_panels,
+)
 from flows.runs.active_run import ActiveRun
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.weights import weights_named
 from flows.services.guarded_flow import flow
@@ -38,24 +37,24 @@ Floats = NDArray[np.float64]
 
 ONE = "one example"
 PLANES = {ONE: "1", "100 examples": "100", "all examples": "all"}
-"""The examples of each plane; the line has those of the first."""
+"""The examples of each plane, in the format of `--examples`. The line uses those of `ONE`."""
 
 
 @dataclass(frozen=True, eq=False)
 class PanelsInputs:
-    """What the panels need beside their parameters."""
+    """The weights and the examples of the panels."""
 
     W: Floats
     """The weights in the middle of all panels (C, D + 1)."""
     examples: Mapping[str, ChosenExamples]
-    """Of each plane."""
+    """The examples of each plane."""
 
 
 def prepare(request: RunRequest[Panels]) -> PanelsInputs:
     """Find the weights in the middle, and the examples of each panel.
 
-    Raises PipelineError if there is no such run, if it has other weights than are needed, or if
-    there are not so many examples.
+    Raises PipelineError if the run does not exist or its weights cannot be used, or if the split
+    has too few examples.
     """
     dataset, parameters = request.dataset, request.parameters
     seed = parameters.seed
@@ -68,8 +67,8 @@ PANELS = RunKind("panels", Panels, PanelsResult, prepare)
 
 @flow(
     name="panels",
-    description="The loss of one example, of a hundred and of all, in one and two dimensions.",
-    flow_run_name=lambda: flow_run_name("panels"),
+    description="The loss of one example along a line, and of one, a hundred and all examples "
+    "over a plane.",
 )
 def panels_flow(
     store: str,
@@ -82,18 +81,20 @@ def panels_flow(
     """Evaluate and draw the panels, or resume an interrupted run.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains all runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
+        DataError: The store does not exist, or is damaged.
         PipelineError: The panels cannot be evaluated.
     """
     return PANELS.run(_panels, store, parameters, resume, runs, workers, scheduler)
@@ -106,9 +107,9 @@ def _panels(session: Session, run: ActiveRun[Panels, PanelsResult, PanelsInputs]
         random_axis(W, parameters.seed, number, parameters.extent, parameters.points)
         for number in range(2)
     )
-    line = evaluate_line(session, objective, W, a, examples[ONE])
+    line = evaluate_line(run.report, objective, W, a, examples[ONE])
     planes = {
-        name: evaluate_plane(session, objective, W, (a, b), chosen)
+        name: evaluate_plane(run.report, objective, W, (a, b), chosen)
         for name, chosen in examples.items()
     }
     result = summarise_panels(line, planes, W)

@@ -1,4 +1,4 @@
-"""What the panels leave: their results, a file of all values, and a picture."""
+"""Results of the panels: the record, a file of all values, and a figure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from flows.landscape.figures import draw_panels
 from flows.landscape.results import LineResult, PlaneResult, summarise_line, summarise_plane
 from flows.landscape.slices import LineSlice, PlaneSlice
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord
 from flows.runs.weights import weights_sha256
+from flows.services.tasks import task
 from pipeline.landscape.parameters import Panels
 
 Floats = NDArray[np.float64]
@@ -29,15 +27,20 @@ class PanelsResult:
     """The results of the four panels."""
 
     line: LineResult
-    """One example."""
+    """The loss of one example along a line."""
     planes: Mapping[str, PlaneResult]
-    """The same example, a hundred, and all of them."""
+    """The loss of the same example, of a hundred examples, and of all examples."""
     values: str
-    """The file that holds all points."""
+    """The file that contains all points."""
     weights_sha256: str
-    """Of the weights in the middle of all panels."""
+    """The hash of the weights in the middle of all panels."""
     seconds: float
-    """How long the score passes and the points took."""
+    """The duration of the passes over the images and of the evaluation of the points."""
+
+    def in_words(self) -> str:
+        """Return the lowest point of each plane as one line."""
+        lowest = (f"{plane.minimum:.6f} ({name})" for name, plane in self.planes.items())
+        return f"lowest {', '.join(lowest)}"
 
 
 PanelsRecord = FinishedRecord[Panels, PanelsResult]
@@ -56,15 +59,21 @@ def summarise_panels(line: LineSlice, planes: Mapping[str, PlaneSlice], W: Float
     )
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_results(
     run: ActiveRun[Panels, PanelsResult, Any], line: LineSlice, planes: Mapping[str, PlaneSlice]
 ) -> None:
-    """Write all values and their picture, and show the picture in Prefect."""
+    """Write all values and the figure, and show the figure in Prefect."""
     arrays = {"a": line.axis.steps, "line": line.losses}
     arrays |= {name.replace(" ", "_"): plane.losses for name, plane in planes.items()}
     run.directory.write_arrays(VALUES, arrays)
-    picture = run.directory.path / PICTURE
     title = f"{run.id}, around {Path(run.parameters.around).name}"
-    draw_panels(picture, line, planes, title=title)
-    artifacts.picture("landscape: panels", picture, f"{run.title}: the loss in panels")
+
+    def draw(path: Path) -> None:
+        from flows.landscape.figures import draw_panels
+
+        draw_panels(path, line, planes, title=title)
+
+    picture = run.draw(PICTURE, draw)
+    words = run.describe("Loss in four panels")
+    run.report.publish(artifacts.picture, f"{run.series}: loss", picture, words)

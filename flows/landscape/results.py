@@ -1,4 +1,4 @@
-"""What a slice of the loss leaves: its result, a file of all values, and a picture."""
+"""Results of a slice of the loss: the record, a file of all values, and a figure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from flows.landscape.figures import MOST_MARKED, draw_line, draw_plane
 from flows.landscape.path import ProjectedPath
-from flows.landscape.slices import LineSlice, PlaneSlice
+from flows.landscape.slices import MOST_MARKED, LineSlice, PlaneSlice
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord, Loss, Number, plain
 from flows.runs.weights import weights_sha256
+from flows.services.tasks import task
+from pipeline.inputs.words import short
 from pipeline.landscape.axes import AxisSummary
 from pipeline.landscape.parameters import Landscape
 
@@ -33,23 +32,28 @@ class SliceResult:
     examples: int
     axes: tuple[AxisSummary, ...]
     points: int
-    """How many points were evaluated."""
+    """The number of evaluated points."""
     minimum: Loss
-    """The lowest of the points."""
+    """The lowest loss of all points."""
     minimum_at: tuple[float, ...]
-    """Its steps along the axes."""
+    """The steps along the axes at which the lowest loss occurs."""
     maximum: Loss
     values: str
-    """The file that holds all points."""
+    """The file that contains all points."""
     seconds: float
-    """How long the score passes and the points took."""
+    """The duration of the passes over the images and of the evaluation of the points."""
     weights_sha256: str
-    """Of the weights in the middle."""
+    """The hash of the weights in the middle."""
+
+    def in_words(self) -> str:
+        """Return the lowest point as one line."""
+        at = ", ".join(map(short, self.minimum_at))
+        return f"lowest {self.minimum:.6f} at {at} of {self.points:,} points"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kink:
-    """A place where the slope of a line changes."""
+    """A step along a line at which the slope of the loss changes."""
 
     a: float
     hinge_loss: Loss
@@ -58,7 +62,7 @@ class Kink:
 
 @dataclass(frozen=True, kw_only=True)
 class ExactMinimum:
-    """Where the hinge loss along a line is lowest."""
+    """The exact minimum of the mean hinge loss along a line."""
 
     a: float
     hinge_loss: Loss
@@ -68,30 +72,31 @@ class ExactMinimum:
 class LineResult(SliceResult):
     """The result of a line.
 
-    The hinge loss, without the regulariser, is a known function between the ends of the axis.
+    The mean hinge loss, without the regulariser, is known as an exact function between the ends of
+    the axis.
     """
 
     breakpoints: int
-    """How many kinks it has there."""
+    """The number of kinks of the mean hinge loss along the line."""
     kinks: tuple[Kink, ...]
-    """All of them, or none if they are too many to read."""
+    """All kinks, or none if there are too many to read."""
     slope_at_ends: tuple[Number, Number]
     slopes_rise: bool
-    """Whether no slope is below the one before it: the function is convex."""
+    """Whether the slope never falls along the line, which means that the loss is convex there."""
     max_difference: Number
-    """The largest difference of a point from the function (`LineSlice.max_difference`)."""
+    """The largest difference between a point and the exact loss (`LineSlice.max_difference`)."""
     exact_minimum: ExactMinimum
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathSummary:
-    """The path of a training run, projected on a plane."""
+    """The path of a training run, projected onto a plane."""
 
     run: str
     looks: int
-    """How many weights of the run the path goes through."""
+    """The number of snapshots of the weights on the path."""
     explained: tuple[float, float]
-    """The part of the path's squared distances to its end that lies along each axis."""
+    """The fraction of the squared distances to the end of the path that lies along each axis."""
     reg: float
     """The regulariser of the run."""
 
@@ -103,7 +108,7 @@ class PlaneResult(SliceResult):
     middle: Loss
     """The loss where both axes are 0."""
     path: PathSummary | None = None
-    """The path that is drawn over the plane, if there is one."""
+    """The path that is drawn over the plane; None if there is none."""
 
 
 LandscapeResult = LineResult | PlaneResult
@@ -134,7 +139,7 @@ def summarise_line(line: LineSlice, W: Floats, values: str = VALUES) -> LineResu
 
 
 def _kinks(line: LineSlice) -> tuple[Kink, ...]:
-    """Return the kinks between the ends of the axis, or none if they are many."""
+    """Return the kinks between the ends of the axis, or none if there are too many."""
     function = line.function
     if function.breakpoints > MOST_MARKED:
         return ()
@@ -150,7 +155,7 @@ def summarise_plane(
 ) -> PlaneResult:
     """Return the result of a plane around the weights `W`, whose points are in the file `values`.
 
-    `path` is the path that is drawn over it.
+    `path` is the path drawn over the plane, if there is one.
     """
     return PlaneResult(
         examples=plane.examples,
@@ -172,26 +177,35 @@ def _summarise_path(path: ProjectedPath, reg: float) -> PathSummary:
     return PathSummary(run=path.run, looks=len(path.steps), explained=(first, second), reg=reg)
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_results(
     run: ActiveRun[Landscape, LandscapeResult, Any],
     evaluated: LineSlice | PlaneSlice,
     path: ProjectedPath | None,
     result: LandscapeResult,
 ) -> None:
-    """Write all values and their picture, and show them in Prefect."""
-    title, picture = _title(run, result), run.directory.path / PICTURE
+    """Write all values and the figure, and show a summary and the figure in Prefect."""
+    title, coordinates = _title(run, result), path.coordinates if path else None
+
+    def draw(path: Path) -> None:
+        from flows.landscape.figures import draw_line, draw_plane
+
+        if isinstance(evaluated, LineSlice):
+            draw_line(path, evaluated, title=title)
+        else:
+            draw_plane(path, evaluated, coordinates, title=title)
+
+    picture = run.draw(PICTURE, draw)
     if isinstance(evaluated, LineSlice):
-        draw_line(picture, evaluated, title=title)
         run.directory.write_arrays(VALUES, _arrays_of_line(evaluated))
     else:
-        draw_plane(picture, evaluated, path.coordinates if path else None, title=title)
         run.directory.write_arrays(VALUES, _arrays_of_plane(evaluated, path))
     names = ("examples", "points", "minimum", "maximum", "breakpoints", "seconds")
     values = plain(result)
     shown = {name: values[name] for name in names if name in values}
-    artifacts.summary("landscape", shown, run.title)
-    artifacts.picture("landscape: loss", picture, f"{run.title}: the loss")
+    run.report.publish(artifacts.summary, f"{run.series}: result", shown, run.describe("Result"))
+    words = run.describe("Loss")
+    run.report.publish(artifacts.picture, f"{run.series}: loss", picture, words)
 
 
 def _title(run: ActiveRun[Landscape, LandscapeResult, Any], result: LandscapeResult) -> str:

@@ -4,8 +4,8 @@
     L_1 = max(0, w_0 x_1 - w_1 x_1 + 1) + max(0, w_2 x_1 - w_1 x_1 + 1)
     L_2 = max(0, w_0 x_2 - w_2 x_2 + 1) + max(0, w_1 x_2 - w_2 x_2 + 1)
 
-and their mean, as functions of w_0: straight lines between kinks. The points are bytes minus
-their mean, as images are, and the functions come from the same kernels.
+These losses and their mean are functions of w_0, linear between kinks. Like images, the points are
+bytes minus a mean, and the functions are computed by the same kernels.
 
 A. Karpathy and J. Johnson, CS231n, "Optimization: Stochastic Gradient Descent".
 """
@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from flows.landscape.three_points_figures import draw_three_points
 from flows.landscape.three_points_results import PICTURE, ThreePointsRecord, summarise_loss
 from flows.runs.directory import RunDirectory, check_runs
 from flows.runs.environment import package_versions, this_machine, timestamp
@@ -28,26 +27,27 @@ from pipeline.objective import Objective
 from pipeline.slices.line import LossAlongLine
 
 POINTS = np.array([[4], [1], [6]], np.uint8)
-"""The points as bytes (3, 1), of class 0, 1 and 2."""
+"""The points as bytes (3, 1), of classes 0, 1 and 2."""
 
 MEAN = np.array([2.0])
-"""Subtracted from the points, which are then 2, -1 and 4."""
+"""The mean, which is subtracted from the points. This gives 2, -1 and 4."""
 
 WEIGHTS = np.array([[0.0, 0.0], [0.5, 0.0], [-0.25, 0.0]])
 """One row per class; the bias is 0. The line starts here, at w_0 = 0."""
 
 DIRECTION = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-"""The line's: only w_0 changes."""
+"""The direction of the line: only w_0 changes."""
 
 LOW, HIGH = -2.0, 3.0
 """The smallest and the largest w_0."""
 
 
 def loss_functions() -> dict[str, PiecewiseLinear]:
-    """Return each point's loss as a function of w_0, and their mean.
+    """Return the loss of each point, and their mean, as functions of w_0.
 
-    >>> {name: loss.positions[1:-1].tolist() for name, loss in loss_functions().items()}
-    {'L0': [0.25, 1.0], 'L1': [1.5], 'L2': [-0.5], 'mean': [-0.5, 0.25, 1.0, 1.5]}
+    Examples:
+        >>> {name: loss.positions[1:-1].tolist() for name, loss in loss_functions().items()}
+        {'L0': [0.25, 1.0], 'L1': [1.5], 'L2': [-0.5], 'mean': [-0.5, 0.25, 1.0, 1.5]}
     """
     shard = ResidentShard(0, 3, POINTS, np.arange(3, dtype=np.uint8))
     objective = Objective(run_in_process([shard]), MEAN, dtype="float64")
@@ -59,10 +59,12 @@ def loss_functions() -> dict[str, PiecewiseLinear]:
 
 
 def record_three_points(runs: Path) -> ThreePointsRecord:
-    """Draw the example as a run of its own in `runs`; return its record.
+    """Draw the example as a new run in `runs`, and return its record.
 
-    Raises PipelineError if runs cannot be kept there.
+    Raises PipelineError if `runs` cannot contain runs.
     """
+    from flows.landscape.three_points_figures import draw_three_points
+
     check_runs(runs)
     started, losses = timestamp(), loss_functions()
     with TemporaryDirectory() as temporary:  # draw first, so that a failure leaves no run

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 @click.command("three-points")
 @output_options
 def three_points(runs: Path, as_json: bool) -> int:
-    """Draw the loss of the notes' three points as a function of one weight.
+    """Draw the loss of the three points in the CS231n notes.
 
-    It is made of straight lines, and all its kinks are printed. Needs no store and no cluster.
+    The loss is a piecewise linear function of one weight. All its kinks are printed. This command
+    needs neither a store nor a cluster.
     """
     from flows.command_line.plan_runner import show_record
     from flows.landscape.three_points import record_three_points
@@ -25,13 +26,13 @@ def three_points(runs: Path, as_json: bool) -> int:
     from flows.services.console import Console
 
     record = record_three_points(runs)
-    look_at = f"{PICTURE}, result.json in {runs / record.run}"
-    show_record(Console(json=as_json), record, {"look at": look_at}, _table(record))
+    files = f"{PICTURE}, result.json in {runs / record.run}"
+    show_record(Console(json=as_json), record, {"files": files}, _table(record))
     return EXIT_DONE
 
 
 def _table(record: "ThreePointsRecord") -> list[str]:
-    """Return a line for every function."""
+    """Return one line of text for the loss of each point, and one for their mean."""
     return [
         f"{name}: lowest {loss.minimum:.6g} at {loss.minimum_at:g}; kinks at "
         + ", ".join(f"{kink.w0:g}" for kink in loss.kinks)

@@ -1,12 +1,9 @@
-"""The picture of the three points."""
+"""The figure of the three points."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from flows.style import BLUE, GREEN, ORANGE, legend_below, plain_axes
+from flows.style import BLUE, GREEN, ORANGE, legend_below, new_canvas, plain_axes, save_figure
 from kernels.piecewise import PiecewiseLinear
 
 _LINES = {
@@ -18,9 +15,8 @@ _LINES = {
 
 
 def draw_three_points(path: Path, losses: Mapping[str, PiecewiseLinear]) -> None:
-    """Draw each point's loss and their mean, as functions of w_0, to `path` (PNG)."""
-    figure = Figure(figsize=(8, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draw the loss of each point, and their mean, as functions of w_0 to `path` (PNG)."""
+    figure = new_canvas(8, 4.2)
     figure.suptitle("Three points of three classes: the loss as a function of one weight")
     left, right = figure.subplots(1, 2, sharex=True)
     for name, loss in losses.items():
@@ -32,8 +28,8 @@ def draw_three_points(path: Path, losses: Mapping[str, PiecewiseLinear]) -> None
     where, lowest = losses["mean"].minimum
     right.plot(where, lowest, "*", color="white", markeredgecolor="black", markersize=13,
                linestyle="none", label=f"lowest: {lowest:.4g} at {where:.4g}")  # fmt: skip
-    for axes, title in (left, "each point's loss"), (right, "the data set's loss"):
+    for axes, title in (left, "loss of each point"), (right, "loss of the data set"):
         plain_axes(axes)
         axes.set(title=title, xlabel="$w_0$", ylabel="loss (hinge)")
     legend_below(figure, columns=5)
-    figure.savefig(path)
+    save_figure(figure, path)

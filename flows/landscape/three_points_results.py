@@ -11,7 +11,7 @@ PICTURE = "three-points.png"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightKink:
-    """A place where the slope of a loss changes."""
+    """A weight at which the slope of a loss changes."""
 
     w0: float
     loss: float
@@ -34,11 +34,11 @@ class ThreePointsRecord(RecordHeader):
 
     points: tuple[float, ...]
     classes: tuple[int, ...]
-    """The points' classes."""
+    """The classes of the points."""
     weights: tuple[float, ...]
-    """The classes' weights where the line starts; only the first changes along it."""
+    """The weight of each class, with w_0 = 0. Only w_0 varies."""
     losses: Mapping[str, LossSummary]
-    """Of each point, and their mean."""
+    """The loss of each point, and their mean."""
 
 
 def summarise_loss(loss: PiecewiseLinear) -> LossSummary:

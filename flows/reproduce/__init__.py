@@ -1,1 +1,1 @@
-"""Every experiment of the lecture notes, and a page of them: `hinge reproduce`."""
+"""`hinge reproduce`: every experiment of the lecture notes, with an HTML report."""

@@ -1,8 +1,8 @@
-"""The notes' numbers and claims, what came out here, and whether the two agree.
+"""The claims and numbers of the notes, compared with the results of this run.
 
-Some of the notes' numbers depend on random weights. Such a number agrees if it lies within the
-range that other random weights give. A curve agrees if its features do. A law has no number in the
-notes: it holds or does not.
+Some numbers in the notes depend on random weights. For these, a range of values counts as
+agreement. A curve agrees if its features agree, such as the best step size. Some claims have no
+number in the notes; they are either true or false.
 """
 
 import math
@@ -18,20 +18,20 @@ from flows.reproduce.measurements import Measurements
 
 @dataclass(frozen=True)
 class Claim:
-    """A number or claim of the notes, what came out here, and whether it agrees."""
+    """A number or claim of the notes, the result of this run, and whether the two agree."""
 
     name: str
     ours: str
     notes: str
     agrees: bool
     how: str
-    """What decides whether they agree."""
+    """The criterion for agreement."""
     of_images: bool = True
-    """Whether it can be compared only on the notes' own images."""
+    """Whether the comparison is valid only for the notes' own images."""
 
 
 def examine_claims(measured: Measurements) -> list[Claim]:
-    """Return all claims, in the notes' order."""
+    """Return all claims, in the order of the notes."""
     return [
         *_slices(measured),
         *_searches(measured),
@@ -49,29 +49,30 @@ def _slices(measured: Measurements) -> list[Claim]:
     low, high = line.slope_at_ends
     return [
         Claim(
-            "one example's loss is made of straight pieces",
-            f"{one.breakpoints + 1} pieces, off the evaluated points by {one.max_difference:.1e}",
+            "the loss of one example along a line is piecewise linear",
+            f"{one.breakpoints + 1} linear pieces; largest relative difference to the evaluated "
+            f"points {one.max_difference:.1e}",
             "piecewise linear",
             one.max_difference < 1e-12,
-            "relative difference below 1e-12 at every point",
+            "the relative difference is below 1e-12 at every evaluated point",
             of_images=False,
         ),
         Claim(
-            "a hundred examples make a bowl",
+            "the loss of 100 examples over a plane looks like a bowl",
             "lowest at a = {:.2f}, b = {:.2f}".format(*bowl.minimum_at),
-            "a bowl",
+            "bowl-shaped",
             all(
                 axis.low < at < axis.high
                 for axis, at in zip(bowl.axes, bowl.minimum_at, strict=True)
             ),
-            "the lowest point is not at the edge",
+            "the lowest point is not on the edge of the plane",
         ),
         Claim(
             "the loss is convex",
-            f"{line.breakpoints:,} breakpoints, slope rising from {low:.3g} to {high:.3g}",
+            f"{line.breakpoints:,} breakpoints; the slope goes from {low:.3g} to {high:.3g}",
             "convex",
             line.slopes_rise,
-            "the slope never falls, over all images",
+            "along a line, the slope of the loss over all images never decreases",
             of_images=False,
         ),
     ]
@@ -88,28 +89,29 @@ def _searches(measured: Measurements) -> list[Claim]:
             f"{lowest:.6f} to {highest:.6f}",
             f"{lowest_of_notes:.6f} to {highest_of_notes:.6f}",
             lowest <= lowest_of_notes and highest_of_notes <= highest,
-            f"all the notes print lie among those of our {len(measured.random_losses):,}",
+            "all losses in the notes lie within the range of the "
+            f"{len(measured.random_losses):,} losses of this run",
         ),
         Claim(
-            "accuracy of the best of 1,000 random weights",
+            "test accuracy of the best of 1,000 random weights",
             f"{random.test_accuracy:.2%}",
             f"{notes.RANDOM_ACCURACY:.2%}",
             notes.CHANCE < random.test_accuracy < 0.2,
-            "10% to 20%: more than guessing; which weights are luckiest is luck",
+            "this run's accuracy is between 10% (guessing) and 20%; it depends on the random draw",
         ),
         Claim(
-            "accuracy after 1,000 tries of local search",
+            "test accuracy after 1,000 trials of local search",
             f"{local.test_accuracy:.2%}",
             f"{notes.LOCAL_ACCURACY:.1%}",
             abs(local.test_accuracy - notes.LOCAL_ACCURACY) <= 0.03,
-            "within three percentage points",
+            "the difference is at most 3 percentage points",
         ),
         Claim(
-            "local search is the better search",
+            "local search is better than random search",
             f"{local.test_accuracy:.2%} against {random.test_accuracy:.2%}",
             f"{notes.LOCAL_ACCURACY:.1%} against {notes.RANDOM_ACCURACY:.2%}",
             local.test_accuracy > random.test_accuracy,
-            "the accuracy is higher",
+            "the test accuracy of local search is higher",
         ),
     ]
 
@@ -125,28 +127,28 @@ def _gradients(measured: Measurements) -> list[Claim]:
     }
     return [
         Claim(
-            "evaluations for one numerical gradient",
+            "loss evaluations for one numerical gradient",
             f"{evaluations:,}",
             f"{notes.WEIGHTS + 1:,}",
             evaluations == notes.WEIGHTS + 1,
-            "equal",
+            "the numbers are equal",
             of_images=False,
         ),
         Claim(
             "the analytic gradient passes the check",
-            f"{wrong} of {check.coordinates:,} wrong; absolute error "
-            f"{check.max_error_after_kinks:.1e} once kinks are accounted for",
-            "it should",
+            f"{wrong} of {check.coordinates:,} coordinates are wrong; largest absolute error with "
+            f"kinks removed {check.max_error_after_kinks:.1e}",
+            "it should pass",
             wrong == 0,
             "no coordinate is wrong",
             of_images=False,
         ),
         Claim(
-            "centred differences are better than forward ones",
+            "centred differences are more accurate than forward differences",
             f"error {errors['centred']:.1e} against {errors['forward']:.1e} at h = 1e-5",
-            "in practice they are",
+            "often more accurate in practice",
             errors["centred"] < errors["forward"],
-            "the root mean square error is smaller",
+            "the root mean square error of centred differences is smaller",
         ),
     ]
 
@@ -164,28 +166,28 @@ def _sweep(measured: Measurements) -> list[Claim]:
             f"{sweep.best_step_size:g}",
             f"{best_of_notes:g}",
             sweep.best_step_size == best_of_notes,
-            "equal",
+            "the best step sizes are equal",
         ),
         Claim(
             "the step sizes that lower the loss",
             _in_words(lower),
             _in_words(lower_in_notes),
             lower == lower_in_notes,
-            "the same ones",
+            "the step sizes are the same",
         ),
         Claim(
-            "ten times as small a step gains a tenth",
+            "a 10 times smaller step lowers the loss about 10 times less",
             f"{gain:.2f}",
             f"{gain_in_notes:.2f}",
             abs(gain / gain_in_notes - 1) < 0.05,
-            "the gain from 1e-9 by that from 1e-10, within 5%",
+            "decrease at 1e-9 divided by decrease at 1e-10; the ratios agree within 5%",
         ),
         Claim(
-            "ten times as large a step overshoots ten times as far",
+            "a 10 times larger step overshoots about 10 times as far",
             f"{overshoot:.4f}",
             f"{overshoot_in_notes:.4f}",
             abs(overshoot / overshoot_in_notes - 1) < 0.01,
-            "the loss at 1e-1 by that at 1e-2, within 1%",
+            "loss at 1e-1 divided by loss at 1e-2; the ratios agree within 1%",
         ),
     ]
 
@@ -196,12 +198,12 @@ def _lower(losses: Mapping[float, float], initial: float) -> list[float]:
 
 
 def _gain(losses: Mapping[float, float], initial: float) -> float:
-    """Return how many times more a step of 1e-9 gains than one of 1e-10."""
+    """Return the decrease of the loss at step size 1e-9, divided by the decrease at 1e-10."""
     return _ratio(initial - losses[1e-9], initial - losses[1e-10])
 
 
 def _overshoot(losses: Mapping[float, float]) -> float:
-    """Return how many times higher the loss is after a step of 0.1 than after one of 0.01."""
+    """Return the loss at step size 0.1, divided by the loss at 0.01."""
     return _ratio(losses[1e-1], losses[1e-2])
 
 
@@ -218,42 +220,42 @@ def _descents(measured: Measurements) -> list[Claim]:
     full, batches = measured.images_to_descend
     return [
         Claim(
-            "following the gradient is better than searching",
-            f"{descent.test_accuracy:.2%} after {descent.steps} steps, "
-            f"{local.test_accuracy:.2%} after {local.trials:,} tries",
-            "it is",
+            "gradient descent is better than local search",
+            f"{descent.test_accuracy:.2%} after {descent.steps} steps against "
+            f"{local.test_accuracy:.2%} after {local.trials:,} trials",
+            "better",
             descent.test_accuracy > local.test_accuracy,
-            "the accuracy is higher",
+            "the test accuracy of gradient descent is higher",
         ),
         Claim(
-            "small steps are slow, and large ones overshoot",
-            f"of {trials[0].step_size:g} to {trials[-1].step_size:g}, "
-            f"{trials[best].step_size:g} comes lowest",
-            "they do",
+            "small steps make slow progress, and large steps overshoot",
+            f"of the step sizes {trials[0].step_size:g} to {trials[-1].step_size:g}, "
+            f"{trials[best].step_size:g} gives the lowest loss",
+            "slow progress with small steps, overshooting with large ones",
             0 < best < len(trials) - 1,
-            "neither the smallest nor the largest is best",
+            "the best step size is neither the smallest nor the largest",
         ),
         Claim(
-            "mini-batches come down much faster",
-            f"{full / batches:,.0f} times fewer images for the same loss"
+            "mini-batch gradient descent converges much faster",
+            f"reads {full / batches:,.0f} times fewer images to reach the same loss"
             if batches
-            else "never as low",
+            else "does not reach the same loss",
             "much faster",
             0 < 10 * batches < full,
-            "at least ten times fewer images looked at",
+            "mini-batch gradient descent reads at least 10 times fewer images",
         ),
         Claim(
-            f"{duplicates.copies:,} copies of {duplicates.unique:,} images have the gradient of "
-            f"the {duplicates.unique:,}",
-            "the same bits" if duplicates.same_bits else "other bits",
+            f"{duplicates.copies:,} copies of each of {duplicates.unique:,} images have the same "
+            f"gradient as the {duplicates.unique:,} images",
+            "bit-identical" if duplicates.same_bits else "not bit-identical",
             "the same",
             duplicates.same_bits,
-            "loss and gradient are equal, bit for bit",
+            "loss and gradient are bit-identical",
             of_images=False,
         ),
     ]
 
 
 def _ratio(a: float, b: float) -> float:
-    """Return a / b, or NaN (which agrees with nothing) if b is 0."""
+    """Return a / b, or NaN if b is 0. A comparison with NaN never agrees."""
     return a / b if b else math.nan

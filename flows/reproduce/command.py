@@ -1,4 +1,4 @@
-"""`hinge reproduce`: every experiment of the lecture notes, and a page of them."""
+"""`hinge reproduce`: run every experiment of the lecture notes, and write an HTML report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @store_option
-@seed_option("everything that is drawn")
+@seed_option("all random draws")
 @resume_option
 @cluster_options
 @output_options
@@ -37,10 +37,11 @@ def reproduce(
     seed: int,
     **options: Any,
 ) -> int:
-    """Reproduce the lecture notes, and write a page of it.
+    """Reproduce the CS231n notes, and write a report.
 
-    Runs every experiment on all images, compares the results with what the notes print, and writes
-    report/index.html in the run's directory. Exits with 1 if a comparison differs.
+    This command runs every experiment of the CS231n notes on optimisation, using all images of the
+    store. It compares the results with the notes, and writes the report to report/index.html in the
+    run's directory. The exit status is 1 if any result differs from the notes.
     """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.reproduce.flow import REPRODUCE, reproduce_flow
@@ -70,7 +71,7 @@ def _summary(record: "ReproductionRecord", directory: Path) -> dict[str, str]:
     agree = sum(each.agrees for each in result.comparisons)
     return {
         "agree": f"{agree} of {len(result.comparisons)} comparisons with the notes; "
-        f"{len(result.not_comparable)} cannot be made",
+        f"not comparable: {len(result.not_comparable)}",
         "took": f"{result.seconds:.1f} s",
-        "look at": f"{directory / 'report' / 'index.html'}",
+        "files": f"{directory / 'report' / 'index.html'}",
     }

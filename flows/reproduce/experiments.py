@@ -1,4 +1,4 @@
-"""The experiments of the lecture notes: which flows they are, and with which parameters."""
+"""The experiments of the lecture notes: their flows and parameters."""
 
 import shlex
 from collections.abc import Callable
@@ -35,23 +35,23 @@ from pipeline.training.grid import TrainingGrid
 from pipeline.training.parameters import LBFGS, GradientDescent, MiniBatches, TrainingParameters
 
 BLACK_BOX_COORDINATES = 16
-"""Weights whose loss is evaluated separately: some seconds of work."""
+"""The number of weights in the black-box check, which takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[P, R]):
-    """An experiment of the notes: a flow with its parameters."""
+    """An experiment of the notes: a flow and its parameters."""
 
     name: str
     kind: RunKind[P, R, Any]
     flow: Callable[..., FinishedRecord[P, R]]
     parameters: P
     arguments: str
-    """What a user types after `hinge` to run it alone, without the store and the seed."""
+    """The arguments of `hinge` that run it alone, without `--store` and `--seed`."""
 
     @property
     def directory_name(self) -> str:
-        """The directory, beside those of the other experiments, that holds its run."""
+        """The name of the directory that contains its run."""
         return self.name.replace(" ", "-")
 
 
@@ -63,24 +63,24 @@ class FinishedExperiment(Generic[P, R]):
     record: FinishedRecord[P, R]
     directory: RunDirectory
     command: str
-    """What a user types to run it alone."""
+    """The command that runs it alone."""
     finished_before: bool
     """Whether it had finished before this process started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiments:
-    """All experiments, after they have run, in the notes' order."""
+    """All finished experiments, in the order of the notes."""
 
     panels: FinishedExperiment[Panels, PanelsResult]
     line: FinishedExperiment[Landscape, LandscapeResult]
     random_search: FinishedExperiment[RandomSearch, RandomSearchResult]
     local_search: FinishedExperiment[LocalSearch, LocalSearchResult]
     numerical_gradient: FinishedExperiment[GradientCheck, CheckResult]
-    """By the black-box method, which costs two evaluations of the loss per weight."""
+    """With the black-box method, which evaluates the loss twice per weight."""
     gradient_check: FinishedExperiment[GradientCheck, CheckResult]
     differences: FinishedExperiment[StepStudy, StepStudyResult]
-    """The error of a numerical gradient by the size of its step."""
+    """The error of a numerical gradient for several difference steps h."""
     sweep: FinishedExperiment[Sweep, SweepResult]
     gradient_descent: FinishedExperiment[TrainingParameters, TrainResult]
     step_sizes: FinishedExperiment[TrainingGrid, GridResult]
@@ -91,7 +91,7 @@ class Experiments:
     """The path of the regularised run."""
 
     def in_order(self) -> list[FinishedExperiment[Any, Any]]:
-        """Return them in the notes' order."""
+        """Return the experiments in the order of the notes."""
         return [getattr(self, field.name) for field in fields(self)]
 
 
@@ -115,7 +115,7 @@ def training_runs(seed: int) -> TrainingRuns:
 
 
 class RunExperiment(Protocol):
-    """Runs an experiment."""
+    """A function that runs an experiment."""
 
     def __call__(self, experiment: Experiment[P, R], /) -> FinishedExperiment[P, R]:
         """Run an experiment, or resume it."""
@@ -123,7 +123,7 @@ class RunExperiment(Protocol):
 
 
 def run_experiments(run: RunExperiment, training: TrainingRuns, seed: int) -> Experiments:
-    """Run all experiments, in the notes' order."""
+    """Run all experiments, in the order of the notes."""
     line = Landscape(dims=1, directions=GRADIENT, seed=seed)
     random, local = RandomSearch(trials=1_000, seed=seed), LocalSearch(trials=1_000, seed=seed)
     few = BLACK_BOX_COORDINATES
@@ -164,8 +164,9 @@ def _train(
 
 
 def _path_of(run: Path, seed: int) -> Experiment[Landscape, LandscapeResult]:
-    """Return the experiment that shows the path of a run."""
-    # relative to the directory of the path's own run, so that all of them may be moved together
+    """Return the experiment that draws the path of a training run."""
+    # The directory of the training run is given relative to `parts/path`, which contains the run of
+    # this experiment, so that the reproduction can be moved to another directory.
     relative = Path("..", *run.parts[-2:])
     parameters = Landscape(path=str(relative), seed=seed)
     arguments = f"landscape --path {shlex.quote(str(run))}"

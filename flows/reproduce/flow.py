@@ -1,8 +1,8 @@
-"""The flow `reproduce`: every experiment of the lecture notes, on all images, and a page of them.
+"""The flow `reproduce`: run every experiment of the lecture notes, and write an HTML report.
 
-Each experiment is the flow that a user would run alone. Its run is kept below the directory of the
-reproduction, in `parts/`. A reproduction that was interrupted keeps the experiments that have
-finished, and resumes the one that was under way.
+Each experiment is the same flow that a user would run alone. Its run is stored in the
+subdirectory `parts/` of the reproduction. An interrupted reproduction keeps its finished
+experiments, and resumes the unfinished one.
 """
 
 import shlex
@@ -10,9 +10,6 @@ import time
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.reproduce.experiments import (
     Experiment,
@@ -31,11 +28,11 @@ from flows.reproduce.results import (
 )
 from flows.runs.directory import RunDirectory
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.record import RECORD_VERSION, FinishedRecord, P, R, RunRecord
 from flows.services.guarded_flow import flow
 from flows.services.session import Session, muted
+from flows.services.tasks import task
 from pipeline.inputs.weights import InitialWeights
 from pipeline.landscape.parameters import AROUND
 from pipeline.objective import Objective
@@ -46,7 +43,7 @@ from pipeline.reproduce.parameters import Reproduction
 def plan_training(request: RunRequest[Reproduction]) -> TrainingRuns:
     """Return the parameters of the training runs.
 
-    Raises PipelineError if there are fewer images than a batch has.
+    Raises PipelineError if there are fewer training images than a mini-batch needs.
     """
     training = training_runs(request.parameters.seed)
     training.mini_batches.batches(request.dataset.rows("train"))
@@ -58,8 +55,7 @@ REPRODUCE = RunKind("reproduce", Reproduction, ReproductionResult, plan_training
 
 @flow(
     name="reproduce",
-    description="Every experiment of the lecture notes, on all images, and a page of them.",
-    flow_run_name=lambda: flow_run_name("the notes"),
+    description="Run every experiment of the lecture notes, and write an HTML report.",
 )
 def reproduce_flow(
     store: str,
@@ -69,22 +65,24 @@ def reproduce_flow(
     workers: Count = 0,
     scheduler: Name = "",
 ) -> ReproductionRecord:
-    """Reproduce the notes, or resume an interrupted reproduction.
+    """Reproduce the lecture notes, or resume an interrupted reproduction.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The notes cannot be reproduced on it.
+        DataError: The store does not exist or is damaged.
+        PipelineError: The notes cannot be reproduced with this store.
     """
     return REPRODUCE.run(_reproduce, store, parameters, resume, runs, workers, scheduler)
 
@@ -93,23 +91,26 @@ def _reproduce(session: Session, run: ActiveReproduction) -> ReproductionRecord:
     training, rows = run.plan.inputs, run.dataset.rows("train")
     experiments = _run_all(session, run)
     duplicates = evaluate_duplicates(session, run)
-    session.console.note(f"duplicated images: {duplicates.seconds:.1f} s")
+    run.report.note(f"duplicated images: {duplicates.seconds:.1f} s")
     measured = read_measurements(experiments, duplicates, training, rows)
     result = save_results(session, run, measured)
     return run.finish(result, {each.name: each.record.seconds for each in experiments.in_order()})
 
 
 def _run_all(session: Session, run: ActiveReproduction) -> Experiments:
-    """Run all experiments, and say how long each took."""
+    """Run all experiments, and report the duration of each."""
     number, total = count(1), len(fields(Experiments))
 
-    def run_one(experiment: Experiment[P, R]) -> FinishedExperiment[P, R]:
-        finished = _run_or_resume(session, run, experiment)
-        took = f"{experiment.name}: {finished.record.seconds:.1f} s"
-        session.console.note(f"[{next(number)}/{total}] {took}")
-        return finished
+    with run.report.progress("experiments", total) as advance:
 
-    return run_experiments(run_one, run.plan.inputs, run.parameters.seed)
+        def run_one(experiment: Experiment[P, R]) -> FinishedExperiment[P, R]:
+            finished, done = _run_or_resume(session, run, experiment), next(number)
+            took = f"{experiment.name}: {finished.record.seconds:.1f} s"
+            run.report.note(f"[{done}/{total}] {took}")
+            advance(done, experiment.name)
+            return finished
+
+        return run_experiments(run_one, run.plan.inputs, run.parameters.seed)
 
 
 def _run_or_resume(
@@ -135,10 +136,10 @@ def _run_or_resume(
 
 
 def _find_earlier(experiment: Experiment[P, R], runs: Path) -> RunRecord[P] | None:
-    """Return the record of the experiment's run that is to be resumed, if there is one.
+    """Return the record of the experiment's earlier run, or None if it has to start from scratch.
 
-    It may have finished. A run that an earlier version of this project left unfinished is not
-    resumed: this version may not be able to read its journal.
+    The earlier run is finished, or can be resumed. An unfinished run of an earlier version of
+    hinge is not resumed, because this version may not be able to read its journal.
     """
     for file in sorted(runs.glob("*/result.json")):
         record = experiment.kind.read(RunDirectory(file.parent))
@@ -148,14 +149,14 @@ def _find_earlier(experiment: Experiment[P, R], runs: Path) -> RunRecord[P] | No
 
 
 def _command(run: ActiveReproduction, arguments: str) -> str:
-    """Return what a user types to run an experiment alone."""
+    """Return the command that runs an experiment alone."""
     command = f"hinge {arguments} --store {shlex.quote(run.plan.store)}"
     return f"{command} --seed {run.parameters.seed}" if run.parameters.seed else command
 
 
-@task(name="duplicated images", cache_policy=NO_CACHE)
+@task("duplicated images")
 def evaluate_duplicates(session: Session, run: ActiveReproduction) -> Duplicates:
-    """Evaluate the gradient over a thousand images, and over 1,200 copies of each."""
+    """Evaluate loss and gradient over 1,000 images, and over 1,200 copies of each."""
     dataset, seed = run.dataset, run.parameters.seed
     map_shards = session.map_shards(dataset, "train")
     objective = Objective(map_shards, dataset.mean)

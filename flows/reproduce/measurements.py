@@ -1,4 +1,4 @@
-"""What the experiments measured: the numbers that are compared with the notes and shown."""
+"""The measurements of the experiments, for the comparison with the notes and for the report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,57 +14,57 @@ from flows.style import running_mean
 Floats = NDArray[np.float64]
 
 WINDOW = 50
-"""Mini-batches whose losses are averaged."""
+"""The number of mini-batches over which losses are averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The gradient over some images, and over many copies of each."""
+    """The loss and gradient of some images, compared with those of many copies of each image."""
 
     unique: int
-    """Images that differ."""
+    """The number of different images."""
     copies: int
-    """Of each image."""
+    """The number of copies of each image."""
     rows: int
-    """All copies of all images."""
+    """The total number of copies."""
     loss: Loss
-    """Of the unique images."""
+    """The loss over the unique images."""
     same_bits: bool
-    """Whether both have the same loss and gradient, bit for bit."""
+    """Whether the originals and the copies have bit-identical losses and gradients."""
     seconds_unique: float
     seconds_copied: float
     seconds: float
-    """Of the whole experiment."""
+    """The duration of the whole experiment."""
 
 
 class ImagesToDescend(NamedTuple):
-    """How many images gradient descent reads to reach its final loss."""
+    """The number of images read to reach the final loss of full-batch gradient descent."""
 
     full: int
-    """With all images at every step."""
+    """By gradient descent over all images."""
     batches: int
-    """With mini-batches; 0 if they never reach that loss."""
+    """By mini-batch gradient descent; 0 if it never reaches that loss."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measurements:
-    """The records of the experiments, and what their tables hold."""
+    """The records of the experiments, and values from their tables."""
 
     experiments: Experiments
     duplicates: Duplicates
     random_losses: Floats
-    """Of all trials of the random search."""
+    """The losses of all trials of the random search."""
     descent_losses: Floats
     """The loss before each step of gradient descent, and after the last."""
     batch_losses: Floats
-    """The loss of each mini-batch of the same descent."""
+    """The loss of each mini-batch. The start and the step size are those of gradient descent."""
     rows: int
-    """Training images."""
+    """The number of training images."""
     batch_size: int
 
     @property
     def images_to_descend(self) -> ImagesToDescend:
-        """How many images each of the two descents reads to reach the same loss."""
+        """The number of images that each of the two training runs reads to reach the same loss."""
         means = running_mean(self.batch_losses, WINDOW)[WINDOW - 1 :]
         [reached] = np.nonzero(means <= self.descent_losses[-1])
         batches = int(reached[0]) + WINDOW if len(reached) else 0
@@ -73,7 +73,7 @@ class Measurements:
 
     @property
     def black_box_minutes(self) -> float:
-        """How long the black-box method would take for all weights."""
+        """The time the black-box method would take for all weights, in minutes."""
         few = self.experiments.numerical_gradient.record
         all_weights = self.experiments.gradient_check.record.result.coordinates
         return few.timings["black_box"] / few.result.coordinates * all_weights / 60
@@ -99,6 +99,9 @@ def read_measurements(
 
 
 def read_column(path: Path, name: str) -> Floats:
-    """Read a column of numbers from a run's table (CSV)."""
+    """Read a column of numbers from a run's table (CSV).
+
+    Raises ValueError if the table has no such column.
+    """
     table = np.genfromtxt(path, delimiter=",", names=True)
     return np.atleast_1d(np.asarray(table[name], np.float64))

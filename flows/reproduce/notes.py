@@ -1,7 +1,7 @@
-"""What the lecture notes print, as numbers, and the data that they are about.
+"""The numbers that the lecture notes print, and the data set that they use.
 
-A. Karpathy and J. Johnson, CS231n: Convolutional Neural Networks for Visual Recognition, notes
-on "Optimization: Stochastic Gradient Descent", https://cs231n.github.io/optimization-1/.
+Source: A. Karpathy and J. Johnson, CS231n: Convolutional Neural Networks for Visual Recognition,
+notes on "Optimization: Stochastic Gradient Descent", https://cs231n.github.io/optimization-1/.
 """
 
 from storage.dataset import DatasetSummary
@@ -9,22 +9,22 @@ from storage.dataset import DatasetSummary
 ADDRESS = "https://cs231n.github.io/optimization-1/"
 
 DATA_SET, TRAINING_IMAGES = "cifar10", 50_000
-"""The notes' data set, and how many training images it has."""
+"""The data set of the notes, and its number of training images."""
 
 RANDOM_LOSSES = (9.401632, 8.959668, 9.044034, 9.278948, 8.857370, 8.943151, 8.605604)
-"""Of the first seven random weights; the notes leave the others out."""
+"""The losses of the first seven random weights; the notes print no others."""
 
 RANDOM_ACCURACY = 0.1555
-"""Of the best of 1,000 random weights, on the test images."""
+"""The test accuracy of the best of 1,000 random weights."""
 
 LOCAL_ACCURACY = 0.214
-"""After 1,000 tries of a random local search."""
+"""The test accuracy after 1,000 trials of a random local search."""
 
 CHANCE = 0.1
-"""Of guessing."""
+"""The accuracy of guessing."""
 
 SWEEP_INITIAL = 2.200718
-"""The loss before the step of the sweep."""
+"""The loss of the sweep before the step."""
 
 SWEEP = {
     1e-10: 2.200652,
@@ -38,12 +38,12 @@ SWEEP = {
     1e-2: 2539.370888,
     1e-1: 25392.214036,
 }
-"""The loss by step size."""
+"""The loss after one step, keyed by step size."""
 
 WEIGHTS = 30_730
-"""Of the classifier: ten classes, each with 3,072 pixels and a bias."""
+"""The number of weights: ten classes, each with 3,072 pixels and a bias."""
 
 
 def are_the_notes_images(data: DatasetSummary) -> bool:
-    """Whether these are all of the notes' images."""
+    """Return whether the data set contains all training images of the notes."""
     return data.name == DATA_SET and data.rows["train"] == TRAINING_IMAGES

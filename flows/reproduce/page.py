@@ -1,4 +1,4 @@
-"""The page of a reproduction: one HTML file that holds its pictures and loads nothing."""
+"""The report of a reproduction: one HTML file that contains its figures and loads nothing."""
 
 import base64
 from collections.abc import Mapping
@@ -20,52 +20,54 @@ from storage.dataset import DatasetSummary
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PageContents:
-    """What a page is made of."""
+    """The contents of the report."""
 
     record: RunRecord[Reproduction]
-    """Of the reproduction, as it started."""
+    """The record of the reproduction, as of its start."""
     data: DatasetSummary
     command: str
-    """What a user types to make the same reproduction."""
+    """The command that repeats the reproduction."""
     measured: Measurements
     comparisons: tuple[Comparison, ...]
     not_comparable: tuple[NotComparable, ...]
     pictures: Mapping[str, Path]
-    """The figures (PNG) by the names that the template has for them."""
+    """The figures (PNG), keyed by their names in the template."""
     seconds: float
-    """How long the reproduction took."""
+    """The duration of the reproduction."""
     resumed: bool
 
     @property
     def images(self) -> str:
-        """What the page calls the images."""
+        """The name that the report uses for the images of the data set."""
         return "CIFAR-10" if self.data.name == notes.DATA_SET else f"{self.data.name} images"
 
     @property
     def all_notes_images(self) -> bool:
-        """Whether these are all of the notes' images."""
+        """Whether the data set contains all training images of the notes."""
         return notes.are_the_notes_images(self.data)
 
     @property
     def some_notes_images(self) -> bool:
-        """Whether these are only a part of the notes' images."""
+        """Whether the data set contains only a part of the notes' training images."""
         return self.data.name == notes.DATA_SET and not self.all_notes_images
 
     @property
     def three_points(self) -> list[str]:
-        """The points of the notes' smallest data set."""
+        """The points of the three-point data set in the notes."""
         return [f"{x:g}" for x in (POINTS[:, 0] - MEAN).tolist()]
 
     def picture_address(self, name: str) -> str:
-        """Return an address that holds the whole picture."""
+        """Return the figure as a data URI."""
         data = base64.b64encode(self.pictures[name].read_bytes()).decode()
         return f"data:image/png;base64,{data}"
 
 
 def write_page(path: Path, page: PageContents) -> None:
-    """Write the page to `path`, whole or not at all.
+    """Write the report to `path` atomically.
 
-    Its text is in `templates/report.html.j2`; every number in it comes from a record.
+    The text is in `templates/report.html.j2`. All measured numbers in it are taken from `page`.
+
+    Raises FileNotFoundError if a figure is missing. An existing report is then left unchanged.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("flows.reproduce"),

@@ -1,4 +1,4 @@
-"""What a reproduction leaves: the comparisons with the notes, and the page."""
+"""The results of a reproduction: the comparisons with the notes, and the report."""
 
 import shlex
 import time
@@ -6,15 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from flows.landscape.three_points import loss_functions
-from flows.landscape.three_points_figures import draw_three_points
 from flows.reproduce.claims import examine_claims
 from flows.reproduce.comparisons import Comparison, NotComparable, comparable, not_comparable
 from flows.reproduce.experiments import Experiments, TrainingRuns
-from flows.reproduce.figures import draw_convergence
 from flows.reproduce.measurements import WINDOW, Duplicates, Measurements
 from flows.reproduce.notes import are_the_notes_images
 from flows.reproduce.page import PageContents, write_page
@@ -23,7 +18,7 @@ from flows.runs.active_run import ActiveRun
 from flows.runs.lifecycle import Plan
 from flows.runs.record import FinishedRecord, plain
 from flows.services.session import Session
-from flows.show.figures import draw_predictions
+from flows.services.tasks import task
 from flows.show.predictions import predict_split
 from pipeline.reproduce.parameters import Reproduction
 from storage.dataset import Dataset
@@ -37,17 +32,25 @@ class ReproductionResult:
     """The result of a reproduction."""
 
     comparisons: tuple[Comparison, ...]
-    """In the notes' order."""
+    """In the order of the notes."""
     not_comparable: tuple[NotComparable, ...]
     agree: bool
     """Whether all comparisons agree."""
     parts: Mapping[str, str]
-    """The directory of each experiment's run, by the experiment's name."""
+    """The directory of each experiment's run, keyed by the experiment's name."""
     duplicates: Duplicates
     report: str
-    """The page."""
+    """The path of the HTML report."""
     seconds: float
-    """How long it took: this process, and the experiments that had finished before it started."""
+    """The duration of this process, and of the experiments that had finished before it started."""
+
+    def in_words(self) -> str:
+        """Return the number of comparisons that agree as one line."""
+        agree = sum(each.agrees for each in self.comparisons)
+        return (
+            f"{agree} of {len(self.comparisons)} comparisons agree with the notes; "
+            f"not comparable: {len(self.not_comparable)}"
+        )
 
 
 ReproductionRecord = FinishedRecord[Reproduction, ReproductionResult]
@@ -55,11 +58,11 @@ ReproductionPlan = Plan[Reproduction, ReproductionResult, TrainingRuns]
 ActiveReproduction = ActiveRun[Reproduction, ReproductionResult, TrainingRuns]
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task("report")
 def save_results(
     session: Session, run: ActiveReproduction, measured: Measurements
 ) -> ReproductionResult:
-    """Compare with the notes, write the page, and return the result."""
+    """Compare the measurements with the notes, write the report, and return the result."""
     directory, data = run.directory.path / "report", run.dataset.summary()
     directory.mkdir(exist_ok=True)
     experiments, notes_images = measured.experiments, are_the_notes_images(data)
@@ -81,7 +84,11 @@ def save_results(
         resumed=run.plan.request.directory is not None,
     )
     write_page(directory / "index.html", page)
-    artifacts.table("comparisons", plain(comparisons), f"Run {run.id}: beside the notes")
+    publish, series = run.report.publish, run.series
+    words = run.describe("Comparisons with the notes")
+    publish(artifacts.table, f"{series}: comparisons", plain(comparisons), words)
+    link = (directory / "index.html").absolute().as_uri()
+    publish(artifacts.link, f"{series}: report", link, "report/index.html", run.describe("Report"))
     return ReproductionResult(
         comparisons=comparisons,
         not_comparable=cannot,
@@ -94,12 +101,12 @@ def save_results(
 
 
 def _command(plan: ReproductionPlan) -> str:
-    """Return what a user types for the same reproduction."""
+    """Return the command that repeats the reproduction."""
     return f"hinge reproduce --store {shlex.quote(plan.store)} --seed {plan.parameters.seed}"
 
 
 def pictures_of(experiments: Experiments) -> dict[str, Path]:
-    """Return the pictures that the experiments drew, by the page's names for them."""
+    """Return the figures that the experiments drew, keyed by their names in the template."""
     return {
         "panels": experiments.panels.directory.path / "panels.png",
         "line": experiments.line.directory.path / "landscape.png",
@@ -116,7 +123,11 @@ def pictures_of(experiments: Experiments) -> dict[str, Path]:
 
 
 def _draw_for_page(directory: Path, dataset: Dataset, measured: Measurements) -> dict[str, Path]:
-    """Draw what no experiment has drawn."""
+    """Draw the figures of the report that no experiment has drawn."""
+    from flows.landscape.three_points_figures import draw_three_points
+    from flows.reproduce.figures import draw_convergence
+    from flows.show.figures import draw_predictions
+
     draw_three_points(directory / "three-points.png", loss_functions())
     draw_convergence(
         directory / "convergence.png",

@@ -1,1 +1,1 @@
-"""Recorded runs: their directory, record, life cycle, locks, tables and artifacts."""
+"""Recorded runs: directories, records, life cycle, locks, tables and artifacts."""

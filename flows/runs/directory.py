@@ -1,4 +1,4 @@
-"""A run's directory: `result.json` is its record, with figures, tables and weights beside it."""
+"""The directory of a run: its record `result.json`, figures, tables and weights."""
 
 import csv
 import io
@@ -30,14 +30,14 @@ class RunDirectory:
 
     @property
     def id(self) -> str:
-        """The run's name, which is its directory's."""
+        """The run's name: the name of its directory."""
         return self.path.name
 
     @classmethod
     def create(cls, runs: Path, command: str) -> Self:
-        """Make the directory of a new run of `command` under `runs`.
+        """Create the directory of a new run of `command` in `runs`.
 
-        Raises PipelineError if it cannot be written.
+        Raises PipelineError if it cannot be created.
         """
         started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         check_runs(runs)
@@ -50,35 +50,35 @@ class RunDirectory:
 
     @classmethod
     def find(cls, runs: Path, name: str) -> Self:
-        """Return the run called `name` under `runs`, or the run whose directory `name` is.
+        """Return the run with the name `name` in `runs`, or with the directory `name`.
 
-        Raises PipelineError if there is none.
+        Raises PipelineError if there is no such run.
         """
         beside = Path(os.path.normpath(runs / name))  # `..` leads up even if `runs` does not exist
         for path in (beside, Path(name).expanduser()):
             if (path / "result.json").is_file():
                 return cls(path)
-        raise PipelineError(f"no run {name!r} in {runs}; `ls {runs}` shows the runs that are there")
+        raise PipelineError(f"no run {name!r} in {runs}; `hinge runs --runs {runs}` lists its runs")
 
     def read_document(self) -> dict[str, Any]:
         """Return the JSON object in `result.json`.
 
-        Raises PipelineError if it cannot be read. `flows.runs.record` gives it a type.
+        Raises PipelineError if it cannot be read. `flows.runs.record` turns it into a typed record.
         """
         try:
             document = json.loads((self.path / "result.json").read_text())
         except (OSError, ValueError) as error:
             raise self.unreadable(str(error)) from error
         if not isinstance(document, dict):
-            raise self.unreadable(f"it holds a {type(document).__name__}, not an object")
+            raise self.unreadable(f"expected a JSON object, got a {type(document).__name__}")
         return document
 
     def unreadable(self, why: str) -> PipelineError:
-        """Return the error for a record that is damaged, or not of a run of this project."""
+        """Return the error for a record that is damaged or was not written by this project."""
         return PipelineError(f"the record of run {self.id} cannot be read: {why}")
 
     def write_document(self, document: Mapping[str, Any]) -> None:
-        """Replace `result.json`, whole or not at all."""
+        """Replace `result.json` atomically."""
         text = to_json(document) + "\n"
         with replace_file(self.path / "result.json") as file:
             file.write(text.encode())
@@ -98,7 +98,7 @@ class RunDirectory:
         try:
             if not try_lock(lock):
                 raise PipelineError(
-                    f"run {self.id} is under way in another process; wait for its end, or end it"
+                    f"run {self.id} is running in another process; wait until it ends, or stop it"
                 )
             yield
         finally:
@@ -111,17 +111,17 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """The file that holds a training run's last state."""
+        """The file that contains the last checkpoint of a training run."""
         return self.path / "checkpoint.npz"
 
     @property
     def journal(self) -> Path:
-        """The file that holds the finished part of a search, a grid or a check."""
+        """The file that contains the finished part of a search, a grid or a check."""
         return self.path / "journal.sqlite"
 
     @property
     def passes(self) -> Path:
-        """The file that holds the passes of a run of L-BFGS while it is under way."""
+        """The journal of the passes of an L-BFGS run. It is deleted when the run finishes."""
         return self.path / "passes.sqlite"
 
     def write_weights(self, W: NDArray[np.float64]) -> None:
@@ -130,9 +130,10 @@ class RunDirectory:
             np.save(file, W)
 
     def read_weights(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Return the run's final weights, finite and of `shape` (C, D + 1).
+        """Return the run's final weights.
 
-        Raises PipelineError if it has none, or others.
+        Raises PipelineError if the run has no weights, or if they are not finite float64 weights of
+        `shape` (C, D + 1).
         """
         path = self.path / "weights.npy"
         try:
@@ -143,25 +144,25 @@ class RunDirectory:
             ) from error
         if W.shape != shape or W.dtype != np.float64 or not np.isfinite(W).all():
             raise PipelineError(
-                f"{path} cannot be used: it holds {W.shape} {W.dtype} weights; finite {shape} "
-                "float64 weights are wanted"
+                f"{path} cannot be used: it contains {W.shape} {W.dtype} weights, expected finite "
+                f"{shape} float64 weights"
             )
         found: NDArray[np.float64] = W
         return found
 
     def write_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write named arrays as the file `name` (NumPy's .npz)."""
+        """Write named arrays to the file `name` (NumPy's .npz)."""
         with replace_file(self.path / name) as file:
             np.savez(file, allow_pickle=False, **arrays)
 
     def write_losses(self, losses: NDArray[np.float64]) -> None:
-        """Write the loss curve as `loss.csv`: each step and the loss before it."""
+        """Write the loss curve to `loss.csv`: each step and the loss before it."""
         self.write_table("loss.csv", {"step": range(len(losses)), "loss": losses})
 
     def write_table(self, name: str, rows: Table) -> None:
-        """Write a table as the file `name` (CSV with a header); floats keep all their bits.
+        """Write a table to the file `name` (CSV with a header); floats are written exactly.
 
-        Raises ValueError for rows that do not match, and leaves the file as it was.
+        Raises ValueError if the rows have different columns. The file is then unchanged.
         """
         header, values = header_and_rows(rows)
         text = io.StringIO(newline="")
@@ -171,13 +172,15 @@ class RunDirectory:
 
 
 def check_runs(runs: Path) -> None:
-    """Raise PipelineError unless runs can be kept in `runs`; make nothing there."""
+    """Raise PipelineError if runs cannot be stored in `runs`. Create nothing."""
     there = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise _cannot_keep_runs(runs, f"{there} is no directory")
+        raise _cannot_keep_runs(runs, f"{there} is not a directory")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise _cannot_keep_runs(runs, f"{there} cannot be written")
+        raise _cannot_keep_runs(runs, f"{there} is not writable")
 
 
 def _cannot_keep_runs(runs: Path, why: str) -> PipelineError:
-    return PipelineError(f"runs cannot be kept in {runs}: {why}; name another with --runs")
+    return PipelineError(
+        f"runs cannot be stored in {runs}: {why}; choose another directory with --runs"
+    )

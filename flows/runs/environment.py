@@ -1,4 +1,4 @@
-"""What a result was made with: versions, machine and time."""
+"""The environment of a run: package versions, machine and time."""
 
 import os
 import platform
@@ -11,27 +11,27 @@ _PACKAGES = ("hinge", "numpy", "numba", "dask", "distributed", "zarr", "prefect"
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The computer that a command ran on."""
+    """The computer on which a command ran."""
 
     system: str
     """Operating system and kernel."""
     processor: str
     """Instruction set, such as `x86_64`."""
     cores: int | None
-    """Logical processors."""
+    """The number of logical processors; None if unknown."""
 
 
 def this_machine() -> Machine:
-    """Describe the computer that this process runs on."""
+    """Return a description of the computer on which this process runs."""
     return Machine(system=platform.platform(), processor=platform.machine(), cores=os.cpu_count())
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages on which a result depends."""
     packages = {package: version(package) for package in _PACKAGES}
     return {"python": platform.python_version(), **packages}
 
 
 def timestamp() -> str:
-    """Return the current time, UTC, as ISO 8601 to the second."""
+    """Return the current UTC time in ISO 8601 format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,18 +1,17 @@
-"""The task that every run ends with: its weights, evaluated on all images of a split."""
+"""The Prefect task that evaluates the weights of a run on all images of a split."""
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.services.session import Session
+from flows.services.tasks import task
 from kernels.partial import Evaluation
 from pipeline.objective import Objective
 from storage.dataset import Dataset
 from storage.schema import Split
 
 
-@task(name="evaluate", task_run_name="evaluate on {split}", cache_policy=NO_CACHE)
+@task("evaluate", run_name="evaluate on {split}")
 def evaluate_weights(
     session: Session,
     dataset: Dataset,
@@ -23,6 +22,6 @@ def evaluate_weights(
     reg_bias: bool = False,
     dtype: str = "float32",
 ) -> Evaluation:
-    """Evaluate `W` (C, D + 1) on all images of a split."""
+    """Return the loss and accuracy of `W` (C, D + 1) on all images of a split."""
     map_shards = session.map_shards(dataset, split)
     return Objective(map_shards, dataset.mean, reg, dtype, reg_bias)(W)

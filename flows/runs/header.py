@@ -1,6 +1,6 @@
-"""The header of a run's record, for a run of any command, and the check of its data.
+"""Reading the header of the record of any run, and checking which data the run used.
 
-It needs no Prefect, so a command that only reads a record starts quickly.
+This module does not import Prefect, so that a command that only reads a record starts quickly.
 """
 
 from flows.runs.directory import RunDirectory
@@ -11,7 +11,7 @@ from storage.dataset import Dataset
 
 
 def read_header(directory: RunDirectory) -> RecordHeader:
-    """Return the header of a run's record; records of earlier versions too.
+    """Return the header of a run's record. Records of earlier versions can be read too.
 
     Raises PipelineError if the record cannot be read.
     """
@@ -21,12 +21,15 @@ def read_header(directory: RunDirectory) -> RecordHeader:
 def check_data(
     header: RecordHeader, directory: RunDirectory, dataset: Dataset, holder: str, which: str
 ) -> None:
-    """Raise PipelineError unless a run was on this data; `holder` and `which` say it in words."""
+    """Raise PipelineError unless a run used this data.
+
+    The message contains "other data than `holder`" and "name the store `which`".
+    """
     if header.data is None:
-        raise directory.unreadable("it does not say what data it was on")
+        raise directory.unreadable("it does not state which data the run used")
     fingerprint = header.data.fingerprint
     if fingerprint != dataset.fingerprint:
         raise PipelineError(
-            f"run {directory.id} was on other data than {holder} (fingerprint "
+            f"run {directory.id} used other data than {holder} (its fingerprint is "
             f"{fingerprint[:12]}, not {dataset.fingerprint[:12]}); name the store {which}"
         )

@@ -1,7 +1,7 @@
-"""Records of earlier versions, turned into today's.
+"""Conversion of records of earlier versions to the current version.
 
-Version 0 (no `record_version`): commands that a flag turned into others had that flag in their
-name, and the parameters of training had one set of fields for all methods.
+Version 0 (no `record_version`): the name of some commands included a flag, such as
+`sweep --train`, and the parameters of training had the same fields for all methods.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _COMMANDS = {
 
 
 def upgrade(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document as today's version would have written it."""
+    """Return a document as the current version would have written it."""
     upgraded = dict(document)
     if "record_version" in document:
         return upgraded
@@ -36,10 +36,10 @@ def upgrade(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_old_journal(record: RecordHeader | None, path: Path) -> None:
-    """Raise PipelineError if a run to resume has a journal that an earlier version wrote.
+    """Raise PipelineError if the journal of a run to resume was written by an earlier version.
 
-    Such a journal names its run in words that this version does not write. An empty one may be
-    used: the run has finished nothing yet.
+    Such a journal identifies its run by text in another format. An empty journal can be used: the
+    run has not finished anything yet.
     """
     if record is None or record.record_version == RECORD_VERSION or not path.exists():
         return
@@ -52,7 +52,7 @@ def refuse_old_journal(record: RecordHeader | None, path: Path) -> None:
 
 
 def _training_parameters(held: Any) -> Any:
-    """Keep the fields that the run's method has; the others were at their defaults."""
+    """Return only the fields that the run's method has; the others had their defaults."""
     if not isinstance(held, Mapping) or held.get("method") not in METHODS:
         return held
     own = {field.name for field in fields(METHODS[held["method"]])}

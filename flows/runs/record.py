@@ -1,14 +1,15 @@
-"""The record of a run: what `result.json` holds, as typed values.
+"""The record of a run: the content of `result.json` as typed values.
 
-A record has a header (which run, of what data, on what machine), the run's parameters, and, once
-the run has finished, its result. The result's class is the experiment's own. In the file all
-fields of the header and of the result stand side by side in one JSON object:
+A record has a header (the run, its data, its machine), the run's parameters, and, once the run has
+finished, its result. Each experiment defines the class of its result. In the file, the fields of
+the header and of the result are in one JSON object:
 
     {"record_version": 1, "run": "sweep-...", "status": "done", "parameters": {...}, ...,
      "best_loss": 9.02, "timings": {...}}
 
-A field of a result that equals its default is left out. JSON has no number for inf and nan; they
-are written as null and read as nan (`Number`), or as inf where they are losses (`Loss`).
+A field of a result that equals its default is omitted. JSON cannot represent inf and nan. They are
+written as null, which is read as inf if the field is a loss (`Loss`) and as nan otherwise
+(`Number`).
 """
 
 import json
@@ -16,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -30,68 +31,94 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 RECORD_VERSION = 1
-"""The version that is written. Version 0 had no such field (`flows.runs.old_records`)."""
+"""The version of the records that are written. Version 0 did not have this field
+(`flows.runs.old_records`)."""
 
-P = TypeVar("P", bound="DataclassInstance")
-R = TypeVar("R", bound="DataclassInstance")
+if TYPE_CHECKING:
+
+    class InWords(DataclassInstance, Protocol):
+        """A dataclass that can describe itself."""
+
+        def in_words(self) -> str:
+            """Return one line: what is done with these parameters, or what came out."""
+            ...
+
+
+P = TypeVar("P", bound="InWords")
+R = TypeVar("R", bound="InWords")
 T = TypeVar("T")
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
-"""Returns what reads and writes values of a type. Making one takes milliseconds."""
+"""Returns the reader and writer of a type. They are cached because creating one takes
+milliseconds."""
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A number of a result that need not be finite."""
+"""A number of a result that may be non-finite."""
 
 OptionalNumber = Annotated[
     float | None, BeforeValidator(lambda value: math.nan if value is None else value)
 ]
-"""A number that some results do not have: absent there, null and nan where it is not finite."""
+"""A number that some results do not have. Those results omit it. A non-finite number is written as
+null and read as nan."""
 
 Loss = Annotated[float, BeforeValidator(lambda value: math.inf if value is None else value)]
-"""A loss of a result. One that is not finite, as of weights that diverged, is read as inf."""
+"""A loss of a result. A non-finite loss, for example of a run that diverged, is read as inf."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSummary:
-    """The Dask cluster that a run was on."""
+    """The Dask cluster of a run."""
 
     workers: int
     threads: int
     placement: str | None = None
-    """Who took the steps of a training run."""
+    """Whether all workers or one worker took the steps of a training run."""
     block: int | None = None
-    """How many trials of a random search were taken together."""
+    """The number of trials of a random search that were evaluated together."""
+    versions: Mapping[str, str] | None = None
+    """The versions on the workers, if another process started them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowRunReference:
+    """The Prefect flow run of a run."""
+
+    id: str
+    url: str | None
+    """Its page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordHeader:
-    """What every record says, whatever the command."""
+    """The fields that the records of all commands have."""
 
     record_version: int = RECORD_VERSION
     run: str
-    """The run's name, which is its directory's."""
+    """The run's name: the name of its directory."""
     command: str
-    """As it is typed after `hinge`."""
+    """The command as typed after `hinge`."""
     status: str
     seed: int | None = None
     data: DatasetSummary | None = None
     cluster: ClusterSummary | None = None
+    flow_run: FlowRunReference | None = None
+    """The flow run that started the run or resumed it last."""
     started: str
     """UTC, ISO 8601."""
     finished: str | None = None
     error: str | None = None
     """Why the run failed, if it did."""
     versions: Mapping[str, str]
-    """Of Python and of the packages."""
+    """The versions of Python and of the packages."""
     machine: Machine
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(RecordHeader, Generic[P]):
-    """The record of a run that need not have finished."""
+    """The record of a run that may be unfinished."""
 
     parameters: P
-    """Everything that decides the result."""
+    """All parameters that the result depends on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,61 +126,70 @@ class FinishedRecord(RunRecord[P], Generic[P, R]):
     """The record of a run that has finished."""
 
     timings: Mapping[str, float]
-    """Seconds by part; `seconds` is the whole run's."""
+    """The seconds that each part of the run took; `seconds` is the total."""
     result: R
 
     @property
     def seconds(self) -> float:
-        """How long the run took."""
+        """The duration of the run in seconds."""
         return self.timings["seconds"]
+
+    def in_words(self) -> str:
+        """Return the result as one line."""
+        words = self.result.in_words()
+        return words if self.status == "done" else f"{self.status}: {words}"
 
 
 def to_document(record: RecordHeader) -> dict[str, Any]:
-    """Return a record as the JSON object that `result.json` holds."""
+    """Return a record as the JSON object that is written to `result.json`."""
     own = {field.name: getattr(record, field.name) for field in fields(record)}
     document = {name: plain(value) for name, value in own.items() if value is not None}
     if isinstance(record, RunRecord):
         document["parameters"] = asdict(record.parameters)
     result: dict[str, Any] = document.pop("result", {})
+    if isinstance(record, FinishedRecord):
+        document["summary"] = record.in_words()
     return document | result
 
 
 def write_record(directory: RunDirectory, record: RecordHeader) -> None:
-    """Replace the run's `result.json` by this record, whole or not at all."""
+    """Replace the run's `result.json` by this record, atomically."""
     directory.write_document(to_document(record))
 
 
 def plain(value: Any) -> Any:
-    """Return a value with its dataclasses as dictionaries, without fields that equal defaults.
+    """Return a value with its dataclasses as dictionaries, without fields that equal the default.
 
-    >>> plain(ClusterSummary(workers=2, threads=2, block=32))
-    {'workers': 2, 'threads': 2, 'block': 32}
+    Examples:
+        >>> plain(ClusterSummary(workers=2, threads=2, block=32))
+        {'workers': 2, 'threads': 2, 'block': 32}
     """
     return _adapter(type(value)).dump_python(value, by_alias=True, exclude_defaults=True)
 
 
 def read_parameters(directory: RunDirectory, document: Mapping[str, Any], parameters: type[P]) -> P:
-    """Return the parameters that a document holds.
+    """Return the parameters in a document.
 
-    Every field must be there. A field that is missing was written by another version, and its
-    default may have been another.
+    Every field is required. A document without a field was written by another version, which may
+    have had another default.
 
-    Raises PipelineError if they are not such parameters.
+    Raises PipelineError if the parameters are not valid.
     """
     held = document.get("parameters")
     read = read_as(parameters, held, directory, "its parameters cannot be used ")
     differing = _differing(held, json.loads(to_json(asdict(read))))
     if differing:
         raise directory.unreadable(
-            f"its parameters are of another version ({', '.join(differing)})"
+            "its parameters were written by another version (different fields: "
+            f"{', '.join(differing)})"
         )
     return read
 
 
 def read_as(kind: type[T], value: Any, directory: RunDirectory, what: str) -> T:
-    """Return a JSON value as a dataclass; types are strict.
+    """Return a JSON value as a value of type `kind`, without converting types.
 
-    Raises PipelineError, which begins with `what`, if it does not fit.
+    Raises PipelineError if the value is not valid. `what` begins the reason in its message.
     """
     try:
         read: T = _adapter(kind).validate_json(json.dumps(value), strict=True)
@@ -163,19 +199,19 @@ def read_as(kind: type[T], value: Any, directory: RunDirectory, what: str) -> T:
 
 
 def _differing(held: Any, read: dict[str, Any]) -> list[str]:
-    """Return the names that only one of the two has, or whose values differ."""
+    """Return the names that are in only one of the two, or whose values differ."""
     absent = object()
     names = sorted(held.keys() | read.keys())
     return [name for name in names if held.get(name, absent) != read.get(name, absent)]
 
 
 def _in_one_line(error: ValidationError) -> str:
-    """Say which values are wrong and why, without Pydantic's layout and links."""
+    """Describe the invalid values in one line, without the layout and the links of Pydantic."""
     return "; ".join(map(_describe_error, error.errors()))
 
 
 def _describe_error(details: ErrorDetails) -> str:
-    """Say where a value is, what it is, and why it is wrong."""
+    """Describe one invalid value: its place in the document, the value, and the problem."""
     where = ".".join(map(str, details["loc"]))
     value = "" if details["type"] == "missing" else repr(details["input"])
     return f"{' '.join(filter(None, [where, value]))}: {details['msg']}"

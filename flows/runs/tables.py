@@ -1,4 +1,4 @@
-"""Tables of results, given by rows or by columns: for a CSV file, or for Prefect to show."""
+"""Tables of results, given as rows or as columns, for CSV files and Prefect artifacts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +8,20 @@ from numpy.typing import NDArray
 from flows.services.console import python_scalar
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any] | NDArray[Any]]
-"""Rows that have the same names, or columns of one length under their names."""
+"""Rows with the same column names, or columns of equal length by name."""
 
 
 def header_and_rows(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Return the columns' names, and each row's values in their order, without NumPy's scalars.
+    """Return the names of the columns, and the rows as lists of values without NumPy scalars.
 
-    Raises ValueError if rows have other names than the first, or columns other lengths.
+    Raises ValueError if the rows have different columns, or the columns different lengths.
 
-    >>> import numpy as np
-    >>> header_and_rows([{"trial": 0, "loss": np.float64(9.5)}, {"loss": 9.25, "trial": 1}])
-    (['trial', 'loss'], [[0, 9.5], [1, 9.25]])
-    >>> header_and_rows({"trial": range(2), "loss": np.array([9.5, 9.25])})
-    (['trial', 'loss'], [[0, 9.5], [1, 9.25]])
+    Examples:
+        >>> import numpy as np
+        >>> header_and_rows([{"trial": 0, "loss": np.float64(9.5)}, {"loss": 9.25, "trial": 1}])
+        (['trial', 'loss'], [[0, 9.5], [1, 9.25]])
+        >>> header_and_rows({"trial": range(2), "loss": np.array([9.5, 9.25])})
+        (['trial', 'loss'], [[0, 9.5], [1, 9.25]])
     """
     if isinstance(table, Mapping):
         names = list(table)
@@ -29,6 +30,8 @@ def header_and_rows(table: Table) -> tuple[list[str], list[list[Any]]]:
         names = list(table[0]) if table else []
         for number, row in enumerate(table):
             if row.keys() != set(names):
-                raise ValueError(f"row {number} has {sorted(row)}, and the first {sorted(names)}")
+                raise ValueError(
+                    f"row {number} has columns {sorted(row)}, row 0 has {sorted(names)}"
+                )
         rows = [[row[name] for name in names] for row in table]
     return names, [[python_scalar(value) for value in row] for row in rows]

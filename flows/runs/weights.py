@@ -1,4 +1,4 @@
-"""Weights by name: a distribution that they are drawn from, or a run that came to them."""
+"""Weights by name: a distribution from which they are drawn, or the run that produced them."""
 
 import hashlib
 from pathlib import Path
@@ -13,9 +13,9 @@ from storage.schema import PIXELS
 
 
 def weights_named(name: str, dataset: Dataset, runs: Path, seed: int) -> NDArray[np.float64]:
-    """Return the weights (C, D + 1) of `zeros`, `normal:SCALE`, `uniform:SCALE`, or a run's.
+    """Return the weights (C, D + 1) for `zeros`, `normal:SCALE`, `uniform:SCALE` or a run.
 
-    Raises PipelineError if there is no such run in `runs`, or it has others.
+    Raises PipelineError if the run is not in `runs`, or has no weights of this shape.
     """
     classes = len(dataset.classes)
     if name.partition(":")[0] in {"zeros", "normal", "uniform"}:
@@ -24,5 +24,5 @@ def weights_named(name: str, dataset: Dataset, runs: Path, seed: int) -> NDArray
 
 
 def weights_sha256(W: NDArray[np.float64]) -> str:
-    """Return the SHA-256 (hex) of the weights' float64 bytes, row-major and little-endian."""
+    """Return the SHA-256 (hex) of the weights as float64 bytes, row-major and little-endian."""
     return hashlib.sha256(np.ascontiguousarray(W, "<f8").tobytes()).hexdigest()

@@ -1,1 +1,1 @@
-"""Random search and local search: `hinge search`."""
+"""Random search and random local search: `hinge search`."""

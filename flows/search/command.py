@@ -1,4 +1,4 @@
-"""`hinge search`: the best of many weights that are drawn at random."""
+"""The commands `hinge search random` and `hinge search local`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group(no_args_is_help=False)
 def search() -> None:
-    """Search for weights at random, and test the best."""
+    """Evaluate random weights and keep the best."""
 
 
 trials_option = click.option(
@@ -32,7 +32,7 @@ trials_option = click.option(
     metavar="N",
     default=1000,
     show_default=True,
-    help="Weights to try.",
+    help="Number of trials.",
 )
 run_options = joined(resume_option, cluster_options, output_options)
 
@@ -46,7 +46,7 @@ run_options = joined(resume_option, cluster_options, output_options)
     metavar="SCALE",
     default=1e-4,
     show_default=True,
-    help="Standard deviation of the weights.",
+    help="Standard deviation of the random weights.",
 )
 @seed_option("the weights of every trial")
 @click.option(
@@ -55,7 +55,7 @@ run_options = joined(resume_option, cluster_options, output_options)
     metavar="N",
     default=32,
     show_default=True,
-    help="Trials taken together; it does not change the result.",
+    help="Number of trials to evaluate together. It does not affect the result.",
 )
 @run_options
 @click.pass_context
@@ -69,7 +69,7 @@ def search_random(
     block: int,
     **options: Any,
 ) -> int:
-    """Try independent random weights."""
+    """Evaluate independent random weights."""
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.search.flow import RANDOM_SEARCH, search_random_flow
     from flows.services.console import Console
@@ -95,7 +95,7 @@ def search_random(
     metavar="SCALE",
     default=1e-3,
     show_default=True,
-    help="Standard deviation of the weights that the search starts from.",
+    help="Standard deviation of the initial weights.",
 )
 @click.option(
     "--step-scale",
@@ -103,9 +103,9 @@ def search_random(
     metavar="SCALE",
     default=1e-4,
     show_default=True,
-    help="Standard deviation of a step.",
+    help="Standard deviation of the random steps.",
 )
-@seed_option("the first weights and every step")
+@seed_option("the initial weights and the steps")
 @run_options
 @click.pass_context
 def search_local(
@@ -117,7 +117,10 @@ def search_local(
     resume: str | None,
     **options: Any,
 ) -> int:
-    """Try random steps, each from the best weights so far."""
+    """Take random steps and accept those that lower the loss.
+
+    Each trial takes one random step from the best weights so far.
+    """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.search.flow import LOCAL_SEARCH, search_local_flow
     from flows.services.console import Console
@@ -129,7 +132,7 @@ def search_local(
     plan = LOCAL_SEARCH.plan(store, runs, LocalSearch(**options), resume)
     record = run_plan(search_local_flow, plan, console, cluster)
     result = record.result
-    course = f"{result.accepted:,} accepted, from a loss of {result.initial_loss:.6f}"
+    course = f"{result.accepted:,} accepted; initial loss {result.initial_loss:.6f}"
     show_record(console, record, _summary(record, plan.path_of(record), course, ("trials.png",)))
     return EXIT_DONE
 
@@ -140,13 +143,13 @@ def _summary(
     course: str,
     pictures: tuple[str, ...],
 ) -> dict[str, str]:
-    """Return the summary's lines; `course` says how the trials went."""
+    """Return the lines of the summary; `course` is appended to the status."""
     result = record.result
     return {
         "status": f"{record.status} after {result.trials:,} trials, {course}",
-        "best": f"loss {result.best_loss:.6f} in attempt {result.best_trial}",
+        "best": f"loss {result.best_loss:.6f} in trial {result.best_trial}",
         "accuracy": f"{result.test_accuracy:.2%} of the test images, "
         f"{result.train_accuracy:.2%} of the training images",
         "weights": f"{directory / 'weights.npy'}, SHA-256 {result.weights_sha256[:16]}…",
-        "look at": f"{', '.join((*pictures, 'trials.csv', 'result.json'))} in {directory}",
+        "files": f"{', '.join((*pictures, 'trials.csv', 'result.json'))} in {directory}",
     }

@@ -1,4 +1,4 @@
-"""The pictures of a search."""
+"""The figures of a search."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from flows.style import BLUE, GREY, ORANGE, legend_below, new_figure
+from flows.style import BLUE, GREY, ORANGE, legend_below, new_figure, save_figure
 
 
 def draw_trials(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
-    """Draw the loss of every trial of a random search to `path` (PNG), and the best so far."""
+    """Draw the loss of each trial of a random search, and the lowest so far, to `path` (PNG)."""
     figure, axes = new_figure(title, "trial", "loss (mean hinge)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     trials = np.arange(len(losses))
@@ -20,11 +20,11 @@ def draw_trials(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
     axes.step(trials, best, where="post", color=BLUE, linewidth=1.5, label="best so far")
     _mark_lowest(axes, losses)
     legend_below(figure)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_histogram(path: Path, losses: NDArray[np.float64], *, title: str) -> None:
-    """Draw the distribution of the trials' losses to `path` (PNG), with the lowest marked."""
+    """Draw a histogram of the trials' losses to `path` (PNG), with the lowest loss marked."""
     figure, axes = new_figure(title, "loss (mean hinge)", "trials")
     axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     bins = int(np.clip(np.sqrt(len(losses)), 1, 50))
@@ -32,14 +32,14 @@ def draw_histogram(path: Path, losses: NDArray[np.float64], *, title: str) -> No
     lowest = losses.min()
     axes.axvline(lowest, color=ORANGE, linewidth=1.5, label=f"best: {lowest:f}")
     legend_below(figure)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_local_search(
     path: Path, losses: NDArray[np.float64], accepted: NDArray[np.bool_], *, title: str
 ) -> None:
-    """Draw the loss of every trial to `path` (PNG), and that of the accepted weights."""
-    figure, axes = new_figure(title, "try", "loss (mean hinge)")
+    """Draw the loss of each trial, and of the accepted weights, to `path` (PNG)."""
+    figure, axes = new_figure(title, "trial", "loss (mean hinge)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     tries = np.arange(len(losses))
     across, up = tries[~accepted], losses[~accepted]
@@ -49,11 +49,11 @@ def draw_local_search(
     axes.scatter(tries[accepted], losses[accepted], s=10, color=BLUE, linewidths=0)
     _mark_lowest(axes, losses)
     legend_below(figure)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _mark_lowest(axes: Axes, losses: NDArray[np.float64]) -> None:
-    """Mark the lowest loss; of equal ones, the first."""
+    """Mark the lowest loss, or the first of several equal ones."""
     best = int(np.argmin(losses))
-    label = f"best: {losses[best]:f} at {best}"
+    label = f"best: {losses[best]:f} in trial {best}"
     axes.scatter([best], [losses[best]], s=40, color=ORANGE, zorder=3, label=label)

@@ -1,17 +1,18 @@
-"""The flows `search random` and `search local`: the best of many weights that are drawn at random.
+"""The flows `search random` and `search local`: evaluate random weights and keep the best.
 
-What both have in common, and how an interrupted search resumes, is in `flows.search.trials`.
+`flows.search.trials` contains the code that both flows share, such as resuming a search.
 """
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from flows.runs.evaluation import evaluate_weights
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
 from flows.runs.stopwatch import Stopwatch
 from flows.runs.weights import weights_sha256
@@ -40,6 +41,7 @@ from pipeline.cluster.actors import Actors
 from pipeline.journals.value_journal import ValueJournal
 from pipeline.search.local_search import GROUP_SIZE, LocalSearch, SearchState, local_search
 from pipeline.search.random_search import (
+    MAX_BLOCK,
     RandomSearch,
     check_block,
     improvements,
@@ -50,13 +52,13 @@ from pipeline.search.random_search import (
 Floats = NDArray[np.float64]
 
 _LOCAL_TASK_SIZE = 2 * GROUP_SIZE
-"""Trials of a local search that are one Prefect task."""
+"""The number of trials of a local search per Prefect task."""
 
 
 def prepare_random_search(request: RunRequest[RandomSearch], block: int) -> SearchInputs:
-    """Return the inputs of a random search that takes `block` trials together.
+    """Return the inputs of a random search that evaluates `block` trials together.
 
-    Raises PipelineError for a block out of bounds, and a journal that cannot be used.
+    Raises PipelineError if `block` is out of bounds, or if the journal cannot be used.
     """
     check_block(block)
     return prepare_search("search random", request, block)
@@ -65,7 +67,7 @@ def prepare_random_search(request: RunRequest[RandomSearch], block: int) -> Sear
 def prepare_local_search(request: RunRequest[LocalSearch]) -> SearchInputs:
     """Return the inputs of a local search.
 
-    Raises PipelineError for a journal that cannot be used.
+    Raises PipelineError if the journal cannot be used.
     """
     return prepare_search("search local", request, _LOCAL_TASK_SIZE)
 
@@ -82,35 +84,37 @@ LOCAL_SEARCH = RunKind("search local", LocalSearch, LocalSearchResult, prepare_l
 
 @flow(
     name="search random",
-    description="The best of many random weights.",
-    flow_run_name=lambda: flow_run_name("search random"),
+    description="Evaluate independent random weights and keep the best.",
 )
 def search_random_flow(
     store: str,
     parameters: RandomSearch = RandomSearch(),
     resume: Name = "",
     runs: str = "runs",
-    block: int = 32,
+    block: Annotated[int, Field(ge=1, le=MAX_BLOCK)] = 32,
     workers: Count = 0,
     scheduler: Name = "",
 ) -> RandomSearchRecord:
-    """Search at random, or resume an interrupted random search.
+    """Run a random search, or resume an interrupted one.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        block: Trials taken together; it does not change the result.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        block: The number of trials to evaluate together, from 1 to 512. It does not affect the
+            result.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The search cannot be done.
+        DataError: The store does not exist, or is damaged.
+        PipelineError: The search cannot be run with these parameters.
     """
     return RANDOM_SEARCH.run(
         _search_at_random, store, parameters, resume, runs, workers, scheduler, block=block
@@ -119,8 +123,8 @@ def search_random_flow(
 
 @flow(
     name="search local",
-    description="Random steps from the best weights so far; those that lower the loss are kept.",
-    flow_run_name=lambda: flow_run_name("search local"),
+    description="Take random steps from the best weights so far and accept those that lower the "
+    "loss.",
 )
 def search_local_flow(
     store: str,
@@ -130,22 +134,24 @@ def search_local_flow(
     workers: Count = 0,
     scheduler: Name = "",
 ) -> LocalSearchRecord:
-    """Search locally, or resume an interrupted local search.
+    """Run a random local search, or resume an interrupted one.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The search cannot be done.
+        DataError: The store does not exist, or is damaged.
+        PipelineError: The search cannot be run with these parameters.
     """
     return LOCAL_SEARCH.run(_search_locally, store, parameters, resume, runs, workers, scheduler)
 
@@ -158,7 +164,7 @@ def _search_at_random(session: Session, run: RandomSearchRun) -> RandomSearchRec
         blocks = plan_blocks(parameters.trials, block, done=range(journal.done))
         found = random_search(session.placed(run.dataset), parameters, blocks)
         losses = (each.losses for each in found)
-        take_trials(session, run, journal, losses, show_accepted=False)
+        take_trials(run, journal, losses, show_accepted=False)
         watch.lap("searching")
     W = parameters.best_weights(journal.values, len(run.dataset.classes))
     best = evaluate_best(session, run, W, journal, watch.timings["searching"])
@@ -171,10 +177,10 @@ def _search_locally(session: Session, run: LocalSearchRun) -> LocalSearchRecord:
     parameters, classes, watch = run.parameters, len(run.dataset.classes), Stopwatch()
     with open_journal(run) as journal:
         load_training_images(session, run.dataset)
-        with Actors(session.placed(run.dataset)) as actors:
+        with Actors(session.placed(run.dataset), shown_as="hinge-local-search") as actors:
             watch.lap("loading")
             losses = _losses_by_group(actors, run, journal.values)
-            take_trials(session, run, journal, losses, show_accepted=True)
+            take_trials(run, journal, losses, show_accepted=True)
             watch.lap("searching")
     W = parameters.best_weights(journal.values, classes)
     best = evaluate_best(session, run, W, journal, watch.timings["searching"])
@@ -187,7 +193,7 @@ def _search_locally(session: Session, run: LocalSearchRun) -> LocalSearchRecord:
 
 
 def _losses_by_group(actors: Actors, run: LocalSearchRun, losses: Floats) -> Iterator[Floats]:
-    """Yield the losses of one group of trials after another, after the trials of `losses`."""
+    """Yield the losses of each group of trials, starting after the trials that have `losses`."""
     dataset = run.dataset
     state = SearchState.after_losses(run.parameters, len(dataset.classes), losses)
     for after in local_search(actors, dataset.mean, run.parameters, state):
@@ -198,9 +204,10 @@ def _losses_by_group(actors: Actors, run: LocalSearchRun, losses: Floats) -> Ite
 def evaluate_best(
     session: Session, run: SearchRun, W: Floats, journal: ValueJournal, seconds: float
 ) -> SearchResult:
-    """Evaluate the best weights on all images, after a search of some seconds.
+    """Evaluate the best weights `W` (C, D + 1) on all images, and return the search's result.
 
-    Scores are float64, as in the trials, so the training loss is bit-identical to the trial's.
+    `seconds` is the duration of the trials. Scores are float64, as in the trials, so the training
+    loss is bit-identical to the trial's loss.
     """
     losses = journal.values
     train, test = (

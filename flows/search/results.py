@@ -1,46 +1,52 @@
-"""What a search leaves: its result, the weights, a table of the trials, and pictures."""
+"""Results of a search: its record, the best weights, the table of the trials, and figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord, plain
-from flows.search.figures import draw_histogram, draw_local_search, draw_trials
 from flows.search.trials import SearchInputs
+from flows.services.tasks import task
 from pipeline.search.local_search import LocalSearch
 from pipeline.search.random_search import RandomSearch, improvements
 
 Floats = NDArray[np.float64]
 
 _BEST_SHOWN = 10
-"""Trials in the table of the best."""
+"""The number of trials in the artifact of the best trials."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The result of a search of either kind. Losses are mean hinge losses without a regulariser."""
+    """The result of either search. Losses are mean hinge losses without a regulariser."""
 
     trials: int
     best_trial: int
-    """The trial with the lowest loss; of equal ones, the first."""
+    """The trial with the lowest loss, or the first of several equal ones."""
     best_loss: float
-    """Its loss over the training images, as the search found it."""
+    """The loss of the best trial over the training images, as computed in the search."""
     loss: float
-    """The same, evaluated again."""
+    """The same loss, evaluated again after the search."""
     test_loss: float
     train_accuracy: float
     test_accuracy: float
     weights_sha256: str
-    """Of the best trial's weights."""
+    """The hash of the best trial's weights."""
     trials_per_second: float
-    """In the part of the search since it was last resumed."""
+    """The rate since the search was started or last resumed."""
+
+    def in_words(self) -> str:
+        """Return the best trial as one line."""
+        return (
+            f"best {self.best_loss:.6f} in trial {self.best_trial} of {self.trials:,}; "
+            f"test accuracy {self.test_accuracy:.2%}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +59,13 @@ class LocalSearchResult(SearchResult):
     """The result of a local search."""
 
     accepted: int
-    """How many trials were accepted."""
+    """The number of accepted trials."""
     initial_loss: float
-    """The loss of the first weights."""
+    """The loss of the initial weights."""
+
+    def in_words(self) -> str:
+        """Return the best trial and the course of the search as one line."""
+        return f"{super().in_words()}; {self.accepted:,} accepted, from {self.initial_loss:.6f}"
 
 
 RandomSearchRun = ActiveRun[RandomSearch, RandomSearchResult, SearchInputs]
@@ -65,37 +75,56 @@ RandomSearchRecord = FinishedRecord[RandomSearch, RandomSearchResult]
 LocalSearchRecord = FinishedRecord[LocalSearch, LocalSearchResult]
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_random_search(
     run: RandomSearchRun, W: Floats, losses: Floats, result: RandomSearchResult
 ) -> None:
-    """Write the weights (C, D + 1), the trials and their pictures, and show them in Prefect."""
-    _save_trials(run, W, losses, result)
+    """Write the weights (C, D + 1), the trials and their figures, and create Prefect artifacts."""
     title = f"{run.id}\n{len(losses):,} trials of scale {run.parameters.scale:g}"
-    path = run.directory.path
-    draw_trials(path / "trials.png", losses, title=title)
-    draw_histogram(path / "histogram.png", losses, title=title)
-    _show_picture(run, "trials", "the loss of every trial")
-    _show_picture(run, "histogram", "the distribution of the losses")
+
+    def draw(path: Path) -> None:
+        from flows.search.figures import draw_trials
+
+        draw_trials(path, losses, title=title)
+
+    def draw_distribution(path: Path) -> None:
+        from flows.search.figures import draw_histogram
+
+        draw_histogram(path, losses, title=title)
+
+    run.draw("trials.png", draw)
+    run.draw("histogram.png", draw_distribution)
+    _save_trials(run, W, losses, result)
+    _show_picture(run, "trials", "Loss of each trial")
+    _show_picture(run, "histogram", "Distribution of the losses")
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_local_search(
     run: LocalSearchRun, W: Floats, losses: Floats, result: LocalSearchResult
 ) -> None:
-    """Write the weights (C, D + 1), the trials and their picture, and show them in Prefect."""
+    """Write the weights (C, D + 1), the trials and their figure, and create Prefect artifacts."""
     accepted = improvements(losses)
-    _save_trials(run, W, losses, result, accepted=accepted)
     scales = run.parameters.step_scale, run.parameters.init_scale
-    title = "{}\nsteps of {:g} from weights of {:g}".format(run.id, *scales)
-    draw_local_search(run.directory.path / "trials.png", losses, accepted, title=title)
-    _show_picture(run, "trials", "the loss of every trial")
+    title = "{}\nsteps of scale {:g}, initial weights of scale {:g}".format(run.id, *scales)
+
+    def draw(path: Path) -> None:
+        from flows.search.figures import draw_local_search
+
+        draw_local_search(path, losses, accepted, title=title)
+
+    run.draw("trials.png", draw)
+    _save_trials(run, W, losses, result, accepted=accepted)
+    _show_picture(run, "trials", "Loss of each trial")
 
 
 def _save_trials(
     run: SearchRun, W: Floats, losses: Floats, result: SearchResult, **more: NDArray[Any]
 ) -> None:
-    """Write the weights and the table of trials, with `more` columns; show the best of them."""
+    """Write the weights and the trials; create artifacts of the result and the best trials.
+
+    `more` contains further columns of the table.
+    """
     run.directory.write_weights(W)
     columns: dict[str, Sequence[int] | NDArray[Any]] = {
         "trial": range(len(losses)),
@@ -103,13 +132,14 @@ def _save_trials(
         "best_so_far": np.minimum.accumulate(losses),
     }
     run.directory.write_table("trials.csv", columns | more)
-    command = run.record.command
-    artifacts.summary(command, plain(result), run.title)
+    publish = run.report.publish
+    publish(artifacts.summary, f"{run.series}: result", plain(result), run.describe("Result"))
     best = np.argsort(losses, kind="stable")[:_BEST_SHOWN]
     rows = {"trial": best, "loss": losses[best]}
-    artifacts.table(f"{command}: best trials", rows, f"{run.title}: the best trials")
+    publish(artifacts.table, f"{run.series}: best trials", rows, run.describe("Best trials"))
 
 
 def _show_picture(run: SearchRun, name: str, description: str) -> None:
     path = run.directory.path / f"{name}.png"
-    artifacts.picture(f"{run.record.command}: {name}", path, f"{run.title}: {description}")
+    words = run.describe(description)
+    run.report.publish(artifacts.picture, f"{run.series}: {name}", path, words)

@@ -1,8 +1,8 @@
-"""The trials of a search: their journal, and taking those that are not in it.
+"""The trials of a search and their journal.
 
-Trials are taken in order, and a trial's loss is in the run's journal before it is printed. All
-else follows from the losses. So a search that is interrupted, at any point, resumes after the
-last loss in its journal and ends in the same result.
+Trials are evaluated in order, and the loss of a trial is written to the run's journal before it is
+printed. The rest of the result follows from the losses. A search that is interrupted at any point
+therefore resumes after the last loss in its journal, and ends with the same result.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.runs.active_run import ActiveRun
 from flows.runs.directory import RunDirectory
 from flows.runs.lifecycle import RunRequest
-from flows.services.console import Advance, Console, to_json
+from flows.runs.report import RunReport
+from flows.services.console import to_json
+from flows.services.progress import Advance
 from flows.services.session import Session
+from flows.services.tasks import task
 from pipeline.journals.value_journal import ValueJournal, value_journal
 from pipeline.search.local_search import LocalSearch
 from pipeline.search.random_search import RandomSearch, improvements
@@ -30,12 +31,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SearchInputs:
-    """What a search needs beside its parameters."""
+    """The inputs of a search in addition to its parameters."""
 
     journal_identity: str
-    """Everything that decides the losses. A journal of another identity is refused."""
+    """A text with everything that determines the losses.
+
+    A journal with another identity is rejected.
+    """
     task_size: int
-    """How many trials are one Prefect task; of a random search, its block."""
+    """The number of trials per Prefect task; for a random search, the block size."""
 
 
 def prepare_search(
@@ -43,7 +47,7 @@ def prepare_search(
 ) -> SearchInputs:
     """Return the inputs of a search.
 
-    Raises PipelineError if the run to resume has a damaged journal, or one of other work.
+    Raises PipelineError if the journal of the run to resume is damaged or of another search.
     """
     decisive = {
         "command": command,
@@ -58,7 +62,7 @@ def prepare_search(
 
 
 def open_journal(run: ActiveRun[Any, Any, SearchInputs]) -> AbstractContextManager[ValueJournal]:
-    """Open the journal of the run's losses, or start it."""
+    """Open the journal of the run's losses, or create it."""
     return _open_journal(run.directory, run.plan.inputs.journal_identity, run.parameters.trials)
 
 
@@ -68,50 +72,52 @@ def _open_journal(
     return value_journal(directory.journal, identity, trials)
 
 
-@task(name="load", cache_policy=NO_CACHE)
+@task("load")
 def load_training_images(session: Session, dataset: Dataset) -> None:
-    """Have the workers load the training images."""
+    """Load the training images into the workers."""
     session.placed(dataset).shards("train")
 
 
 def take_trials(
-    session: Session,
     run: ActiveRun[Any, Any, SearchInputs],
     journal: ValueJournal,
     losses: Iterator[Floats],
     *,
     show_accepted: bool,
 ) -> None:
-    """Take the trials that are not in the journal: `losses` yields theirs, in order."""
+    """Run the trials that are not in the journal; `losses` yields their losses in order."""
     trials, size = run.parameters.trials, run.plan.inputs.task_size
     if journal.before:
-        session.console.note(f"{journal.before:,} of {trials:,} trials were taken before")
-    with session.console.progress(run.record.command, trials) as advance:
-        report = _Report(session.console, advance, show_accepted)
+        run.report.note(
+            f"{journal.before:,} of {trials:,} trials had finished before the run was resumed"
+        )
+    with run.report.progress(run.record.command, trials, journal.done) as advance:
+        report = _TrialLines(run.report, advance, show_accepted)
         for first in range(journal.done, trials, size):
             record_losses(journal, losses, report, first, min(first + size, trials) - 1)
 
 
 @dataclass(frozen=True)
-class _Report:
-    """Prints the trials of a search while it is under way."""
+class _TrialLines:
+    """The console output for the finished trials of a search."""
 
-    console: Console
+    report: RunReport
     advance: Advance
     show_accepted: bool
 
     def print_trials(self, losses: Floats, first: int) -> None:
-        """Print the trials from number `first` on, given the losses of all so far."""
+        """Print the trials from `first` on, given the losses of all finished trials."""
         lines = trial_lines(losses, first, show_accepted=self.show_accepted)
-        self.console.note("\n".join(lines))
-        self.advance(len(losses), f"best {losses.min():f}")
+        self.report.print("\n".join(lines))
+        best = float(losses.min())
+        self.advance(len(losses), f"best {best:f}", best)
 
 
-@task(name="trials", task_run_name="trials {first} to {last}", cache_policy=NO_CACHE)
+@task("trials", run_name="trials {first} to {last}")
 def record_losses(
-    journal: ValueJournal, losses: Iterator[Floats], report: _Report, first: int, last: int
+    journal: ValueJournal, losses: Iterator[Floats], report: _TrialLines, first: int, last: int
 ) -> None:
-    """Wait for the losses of the trials from `first` to `last`; keep them, then print them."""
+    """Wait for the losses of trials `first` to `last`. Add them to the journal, then print them."""
     while first <= last:
         journal.add(next(losses))
         report.print_trials(journal.values, first)
@@ -119,12 +125,13 @@ def record_losses(
 
 
 def trial_lines(losses: Floats, first: int, *, show_accepted: bool) -> Iterator[str]:
-    """Yield the line that the notes print for each trial from number `first` on.
+    """Yield one line per trial, from number `first` on, in the format of the notes.
 
-    >>> losses = np.array([9.5, 9.401632, 9.75])
-    >>> print(*trial_lines(losses, 1, show_accepted=True), sep="\\n")
-    in attempt 1 the loss was 9.401632, best 9.401632, accepted
-    in attempt 2 the loss was 9.750000, best 9.401632
+    Examples:
+        >>> losses = np.array([9.5, 9.401632, 9.75])
+        >>> print(*trial_lines(losses, 1, show_accepted=True), sep="\\n")
+        in attempt 1 the loss was 9.401632, best 9.401632, accepted
+        in attempt 2 the loss was 9.750000, best 9.401632
     """
     best, accepted = np.minimum.accumulate(losses), improvements(losses)
     for trial in range(first, len(losses)):

@@ -1,1 +1,1 @@
-"""What a flow runs under: the session, the Prefect server, and interruptions."""
+"""The environment of a flow run: session, Prefect server and handling of interruptions."""

@@ -1,13 +1,13 @@
-"""What a command shows: lines and progress for a person, or one JSON object for a program.
+"""The output of a command: lines and a progress bar for a person, or JSON for a program.
 
-Standard output belongs to the result: a summary, or with `--json` the object alone.
-Everything else goes to standard error, and progress bars only to a terminal.
+Standard output receives only the result: a summary, or one JSON object with `--json`.
+Everything else goes to standard error. Progress bars are shown only on a terminal.
 """
 
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,27 +16,30 @@ import numpy as np
 import rich.console
 import rich.progress
 
-Advance = Callable[[int, str], None]
-"""Called with how much is done and a few words about it."""
+from flows.services.progress import Reading, Sink
+
+_BAR_SECONDS = 0.1
+"""The time between two updates of a progress bar."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """Where a command writes; `json` makes standard output hold the JSON object alone."""
+    """The output of one command."""
 
     json: bool = False
+    """Whether to write the result as one JSON object instead of lines."""
     quiet: bool = False
-    """Whether nothing is said by the way."""
+    """Whether to suppress progress notes."""
 
     def note(self, text: str) -> None:
-        """Say something by the way; where a progress bar is shown, above it."""
+        """Print a progress note to standard error, above the progress bar if there is one."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def result(
         self, result: Mapping[str, Any], summary: Mapping[str, str], table: Iterable[str] = ()
     ) -> None:
-        """Give the command's result: all as JSON, else a table and the summary, line by line."""
+        """Print the result: as JSON, or as the table and one line per entry of the summary."""
         if self.json:
             print(to_json(result))
             return
@@ -47,8 +50,12 @@ class Console:
             print(f"{name:{width}}  {text}")
 
     @contextmanager
-    def progress(self, what: str, total: int | None) -> Iterator[Advance]:
-        """Show a progress bar while the block runs; `total` None where it is not known yet."""
+    def bar(self, what: str, total: int | None) -> Iterator[list[Sink]]:
+        """Show a progress bar during the block, and yield its sink; none without a terminal."""
+        screen = rich.console.Console(stderr=True)
+        if not screen.is_terminal:
+            yield []
+            return
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -56,22 +63,24 @@ class Console:
             rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.fields[words]}"),
         )
-        screen = rich.console.Console(stderr=True)
-        with rich.progress.Progress(
-            *columns, console=screen, disable=not screen.is_terminal
-        ) as bar:
+        with rich.progress.Progress(*columns, console=screen) as bar:
             task = bar.add_task(what, total=total, words="")
-            yield lambda done, words: bar.update(task, completed=done, words=words)
+
+            def show(reading: Reading) -> None:
+                bar.update(task, completed=reading.done, words=reading.words)
+
+            yield [Sink(show, _BAR_SECONDS)]
 
 
 def to_json(value: Any) -> str:
-    """Write a result as JSON; a number that is none (inf, nan) becomes null.
+    """Return a result as JSON; a non-finite number (inf, nan) becomes null.
 
-    >>> print(to_json({"loss": math.inf, "steps": 3}))
-    {
-      "loss": null,
-      "steps": 3
-    }
+    Examples:
+        >>> print(to_json({"loss": math.inf, "steps": 3}))
+        {
+          "loss": null,
+          "steps": 3
+        }
     """
     return json.dumps(_plain(value), indent=2, allow_nan=False)
 
@@ -88,5 +97,5 @@ def _plain(value: Any) -> Any:
 
 
 def python_scalar(value: Any) -> Any:
-    """Return a NumPy scalar as what Python has for it, and anything else as it is."""
+    """Convert a NumPy scalar to the Python type; return any other value unchanged."""
     return value.item() if isinstance(value, np.generic) else value

@@ -1,5 +1,9 @@
-"""The error of this room."""
+"""The errors that this package raises."""
 
 
 class ServerError(RuntimeError):
-    """There is no Prefect server: the named one does not answer, or none could be started."""
+    """The error if the configured Prefect server does not answer or a local one does not start."""
+
+
+class WorkbenchLostError(RuntimeError):
+    """The error if the workbench ends while a run is in progress on it."""

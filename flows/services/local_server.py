@@ -1,40 +1,49 @@
-"""The Prefect server that all commands of one user on one host share where none is named.
+"""The local Prefect server, shared by all commands of one user on one host.
 
-Its database stays in Prefect's home, so that runs can be looked at later. Beside it are
+It is used if Prefect's settings do not name an API. Its database stays in Prefect's home, so that
+runs can be viewed later. Its other files are
 
-    <home>/hinge/server-<Prefect's version>-<host>.json    where it is; locked while it is alive
-    <home>/hinge/server-<Prefect's version>-<host>.users   a shared lock for each command under it
-    <home>/hinge/server-<Prefect's version>-<host>.mutex   held to start it, to join and to leave
+    <home>/hinge/server-<Prefect's version>-<host>.json    its state; locked while it is alive
+    <home>/hinge/server-<Prefect's version>-<host>.users   a shared lock for each command using it
+    <home>/hinge/server-<Prefect's version>-<host>.mutex   locked to start, join or leave it
     <home>/hinge/server-<Prefect's version>-<host>.log     its output
 
-A command that leaves and is the last (the users' lock becomes its own) stops
-the server. The operating system releases a process's locks when it ends, so
-nothing here can be stale: a command killed with SIGKILL is no longer a user, and
-the next command takes over the server it leaves behind. A state file is believed
-only while it is locked and while the very process that it names is alive
-(`flows.services.process_identity`); no other process is ever signalled.
+A command that leaves tries to lock the users' file exclusively. If that succeeds, it was the last
+user, and it stops the server. The operating system releases a process's locks when the process
+ends, so no lock can be stale: a command killed with SIGKILL is no longer a user, and the next
+command takes over the server that it left running. A state file is valid only while it is locked
+and the exact process that it names is alive (see `flows.services.process_identity`). No other
+process is ever signalled.
 
-Several hosts may share one home. Each has a server and files of its own, because
-process ids and loopback addresses mean something else on another host. <host> is
-a digest of the machine's name and boot and of the process's namespaces, so a
-container is a host of its own, and a machine becomes a new one when it boots. The
-few small files of earlier ones stay. All these servers write to the one database:
+The server is Prefect's own, started by its documented command `prefect server start` (see
+`flows.services.server_start`). The command that starts it opens and locks the state file, writes
+the process and the URL into it, and passes the locked descriptor on, so the process holds the lock
+from its first to its last moment. The server gets port 4200, Prefect's usual one, if it is free,
+otherwise any free port. It counts as started when it answers and the process that listens on the
+port is the one in the state file.
 
-* On one machine (several containers, say) that is safe: SQLite's locks hold there,
-  and every server shows the runs of all.
-* On several machines at the same time (a home on a network filesystem) it is not:
-  Prefect uses SQLite's write-ahead log, which works on one machine only. Set
-  `PREFECT_HOME` to a directory of each machine's own, or `PREFECT_API_URL` to one
-  server for all of them.
+Several hosts may share one home. Each host has its own server and files, because process ids and
+loopback addresses have a different meaning on another host. <host> is a digest of the machine's
+name and boot id and of the process's namespaces. A container is therefore a separate host, and a
+machine becomes a new host when it boots; the few small files of earlier hosts stay. All these
+servers write to the same database:
+
+* On one machine (for example in several containers) this is safe: SQLite's locks work there, and
+  every server shows the runs of all hosts.
+* On several machines at the same time (a home on a network filesystem) it is not safe: Prefect
+  uses SQLite's write-ahead log, which works only on one machine. Set `PREFECT_HOME` to a separate
+  directory on each machine, or `PREFECT_API_URL` to one server for all of them.
 """
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,25 +51,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import prefect
+import psutil  # type: ignore[import-untyped]
 
+from flows.services import server_start
 from flows.services.errors import ServerError
 from flows.services.process_identity import HostIdentity, ProcessIdentity
+from pipeline.cluster.ports import is_free
 from storage.locks import lock_shared, open_lock, release, try_lock
 
-START_SECONDS = 120.0
-"""How long a server may take to start: 3 s, 6 s with a fresh database, on an idle machine."""
+START_SECONDS = 300.0
+"""Time limit for a start, which takes 8 s of processor time, or 18 s with a new database."""
 
-STOP_SECONDS = 20.0
-"""How long a server may take to stop before it is killed; 0.2 s when nobody is connected."""
+STOP_SECONDS = 5.0
+"""Time limit for a stop, which takes 0.2 s, and again for one that does not wait for connections
+to close; then the server is killed."""
 
 ANSWER_SECONDS = 5.0
-"""How long a server that is up may take to answer."""
+"""Time limit for the answer of a running server."""
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
+
+USUAL_PORT = 4200
+"""The port that Prefect's documentation and its page assume."""
+
+_LAUNCHES = 3
+"""How often a start is tried if another process takes the chosen port first."""
 
 
 class LocalServer:
-    """The server that the commands of one home and host share, as one of them sees it."""
+    """One command's handle on the server that the commands of one home and host share."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -74,32 +93,51 @@ class LocalServer:
         self._abandoned = threading.Event()
 
     def join(self) -> str:
-        """Become a user of the server, start it if it is not there, and return its API's URL."""
+        """Become a user of the server, starting it if necessary, and return its API's URL."""
         with self._exclusively():
             if self._is_there() and not self._answers() and try_lock(self._users):
-                self._stop()  # hung, and nobody's
+                self._stop()  # it hangs and has no users
             lock_shared(self._users)
-            if not self._is_there():
-                self._launch()
-            return self._await_url()
+            port, launches = _free_port(USUAL_PORT), 0
+            while True:
+                if not self._is_there():
+                    self._launch(port)
+                    launches += 1
+                if url := self._await_url():
+                    return url
+                taken = port != (port := _free_port(port))
+                if not taken or launches == _LAUNCHES:
+                    break
+        raise ServerError(f"no Prefect server: {_last_line(self._log)} (see {self._log})")
 
     def abandon_start(self) -> None:
-        """Have a `join` that still waits give up."""
+        """Make a waiting `join` give up."""
         self._abandoned.set()
 
-    def leave(self) -> None:
-        """Stop being a user, and stop the server if there is no other."""
+    def leave(self, before_stop: Callable[[str], None] = lambda _url: None) -> None:
+        """Stop being a user, and stop the server if it has no other users.
+
+        `before_stop` is called with the API's URL if the server answers and is about to be stopped.
+        """
         self._abandoned.clear()
         try:
             with self._exclusively():
                 if try_lock(self._users):
+                    if self._answers() and (url := self._read().url):
+                        before_stop(url)
                     self._stop()
         finally:
             release(self._users)
 
+    def end(self) -> None:
+        """Tell the server to stop if it has no other users, without waiting for anything."""
+        process = self._read().process
+        if process is not None and try_lock(self._users):
+            process.send_signal(signal.SIGTERM)
+
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        """Hold the mutex: who joins, starts, leaves or stops does so alone."""
+        """Hold the mutex, so that only one command at a time joins, starts, leaves or stops."""
         mutex = open_lock(self._mutex)
         try:
             self._until(
@@ -111,44 +149,57 @@ class LocalServer:
         finally:
             release(mutex)
 
-    def _launch(self) -> None:
-        """Start the server's process, out of reach of this terminal's signals."""
-        with self._log.open("wb") as log:
-            subprocess.run(  # it returns when the process has locked its state file and forked
-                # -P: a folder `flows` in the current directory is not ours
-                [sys.executable, "-P", "-m", "flows.services.server_process", str(self._state)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_server_environment(self._home),
-                start_new_session=True,
-                check=False,
-            )
+    def _launch(self, port: int) -> None:
+        """Start the server in a new session, which this terminal's signals do not reach."""
+        state = open_lock(self._state)
+        try:
+            if not try_lock(state):  # another process took the lock meanwhile: await its address
+                return
+            os.ftruncate(state, 0)
+            with self._log.open("wb") as log:
+                process = subprocess.Popen(
+                    # -P: do not import a folder `prefect` of the current directory
+                    (
+                        *(sys.executable, "-P", "-m", server_start.__name__, "server", "start"),
+                        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"),
+                    ),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=_server_environment(self._home),
+                    pass_fds=[state],  # the process holds the lock as long as it lives
+                    start_new_session=True,
+                )
+            identity = ProcessIdentity.of(process.pid)
+            # Without this, a server that ends before this command would stay as a zombie.
+            threading.Thread(target=process.wait, name="prefect-server-end", daemon=True).start()
+            if identity is not None:
+                _State(identity, f"http://127.0.0.1:{port}/api").write(state)
+        finally:
+            os.close(state)  # not `release`: the process would lose the lock
 
-    def _await_url(self) -> str:
+    def _await_url(self) -> str | None:
+        """Wait until the server answers, and return its API's URL, or None if it has ended."""
         self._until(
-            lambda: self._read().url is not None or not self._is_there(),
+            lambda: self._answers() or not self._is_there(),
             START_SECONDS,
-            f"the process that holds {self._state} to answer",
+            f"the process that holds the lock on {self._state} to answer",
         )
-        url = self._read().url
-        if url is None or not self._answers():
-            raise ServerError(f"no Prefect server: {_last_line(self._log)} (see {self._log})")
-        return url
+        return self._read().url if self._answers() else None
 
     def _stop(self) -> None:
-        """Ask the server to write what it has and end; kill it if it does not."""
-        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, ANSWER_SECONDS)):
+        """Ask the server to end; kill it if it does not."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             process = self._read().process
             if process is None or not self._is_there():
                 return
             process.send_signal(number)
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + STOP_SECONDS
             while self._is_there() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 
     def _is_there(self) -> bool:
-        """Whether a server is alive, answering or not: only a live one holds the lock."""
+        """Return whether a live server, which may not answer, holds the lock on the state file."""
         state = open_lock(self._state)
         try:
             return not try_lock(state)
@@ -156,27 +207,30 @@ class LocalServer:
             release(state)
 
     def _answers(self) -> bool:
-        """Whether the server answers, if it has come as far as to have an address."""
-        url = self._read().url
-        if url is None:
-            return self._is_there()
+        """Return whether the process in the state file listens on its port and answers there."""
+        state = self._read()
+        if state.process is None or state.url is None:
+            return False
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with direct.open(f"{url}/health", timeout=ANSWER_SECONDS) as response:
-                return bool(response.status == 200)
+            with direct.open(f"{state.url}/health", timeout=ANSWER_SECONDS) as response:
+                return response.status == 200 and _listens(state.process, state.url)
         except OSError:
             return False
 
     def _read(self) -> "_State":
-        """What the state file says, if a live process of this host says it."""
+        """Return the state file's content, or an empty state if its process is not alive here."""
         try:
             state = _State.from_json(json.loads(self._state.read_bytes()))
-        except (OSError, ValueError):  # not yet written, or not by a server
+        except (OSError, ValueError):  # not written yet, or not written by a server
             return _State()
         return state if state.process and state.process.is_alive() else _State()
 
     def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
-        """Poll `done`, for so long, unless the start is abandoned."""
+        """Poll `done` until it is true; `what` names the event in the error message.
+
+        Raises ServerError after `seconds`, or when the start is abandoned.
+        """
         deadline = time.monotonic() + seconds
         while not done():
             if time.monotonic() > deadline or self._abandoned.is_set():
@@ -186,14 +240,26 @@ class LocalServer:
 
 @dataclass(frozen=True)
 class _State:
-    """What a server's process says of itself."""
+    """The process of a server, and the URL of its API."""
 
     process: ProcessIdentity | None = None
     url: str | None = None
 
+    def write(self, descriptor: int) -> None:
+        """Write the state to an empty file."""
+        assert self.process is not None
+        os.pwrite(
+            descriptor,
+            json.dumps({"process": self.process.to_json(), "url": self.url}).encode(),
+            0,
+        )
+
     @classmethod
     def from_json(cls, value: object) -> "_State":
-        """Return the state that a server wrote as `value`; raise ValueError if none did."""
+        """Return the state that `write` wrote as `value`.
+
+        Raises ValueError if `value` is not such a state.
+        """
         match value:
             case {"process": process, **rest}:
                 url = rest.get("url")
@@ -204,22 +270,45 @@ class _State:
 
 
 def _server_environment(home: Path) -> dict[str, str]:
-    """The server's environment; where the user's own says otherwise, that holds."""
+    """Return the server's environment; the user's variables override these settings."""
     return {
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
-        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 1.5 s; nothing here uses blocks
-        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",  # 8 ms a task, not 32
-        "PREFECT_SERVER_UI_API_URL": "/api",  # or the page calls the default port
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # saves 1.5 s; blocks are unused
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",  # 8 ms per task, not 32
+        # in whole seconds: Prefect 3.8.8 rounds down, and 0 is a busy loop; the last command waits
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_UI_API_URL": "/api",  # else the page calls the default port
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),  # or it writes to site-packages
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),  # else site-packages
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         **os.environ,
         "PREFECT_HOME": str(home),
     }
 
 
+def _free_port(wanted: int) -> int:
+    """Return the port `wanted` of the loopback interface if it is free, else any free port."""
+    if is_free(wanted):
+        return wanted
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(process: ProcessIdentity, url: str) -> bool:
+    """Return whether this process, and no other, listens on the port of a URL."""
+    port = urllib.parse.urlsplit(url).port
+    try:
+        connections = psutil.Process(process.pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(
+        each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections
+    )
+
+
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it ended without a word"
+    return lines[-1] if lines else "it ended and printed nothing"

@@ -1,8 +1,8 @@
-"""Which process a file means: a process id, with what makes that number unambiguous.
+"""Unambiguous identities of processes, to store in files.
 
-A kernel gives the same process id to another process later, after a reboot at the latest.
-Another machine or container has its own processes of the same numbers. A file that outlives a
-process, or that several hosts read, therefore has to say more than the number.
+A process id alone is ambiguous. The kernel reuses ids, at the latest after a reboot, and another
+machine or container has its own processes with the same ids. A file that outlives a process, or
+that several hosts read, must therefore store more than the id.
 """
 
 import hashlib
@@ -22,22 +22,23 @@ _NAMESPACES = Path("/proc/self/ns")
 
 @dataclass(frozen=True)
 class HostIdentity:
-    """Where a process id names one process, and a loopback address one listener.
+    """The scope in which a process id names one process and a loopback address one listener.
 
-    Two containers on one machine are two hosts, and so is a machine before and after a reboot.
+    Two containers on one machine are two hosts. A machine is a different host after a reboot.
     """
 
     name: str
     boot: str
-    """Random, chosen by the kernel when it starts. Empty where there is none (macOS)."""
+    """The kernel's random boot id; empty on systems without one (macOS)."""
     pid_namespace: str
-    """Empty where there are no namespaces, as the next is."""
+    """Empty on systems without namespaces."""
     network_namespace: str
+    """Empty on systems without namespaces."""
 
     @classmethod
     @cache  # a laptop's name can change while a command runs
     def current(cls) -> Self:
-        """Return the host of this process."""
+        """Return the identity of this process's host."""
         return cls(
             name=socket.gethostname(),
             boot=_BOOT.read_text().strip() if _BOOT.exists() else "",
@@ -47,17 +48,17 @@ class HostIdentity:
 
     @property
     def digest(self) -> str:
-        """A short name for files that belong to this host alone."""
+        """A short name for files that belong to only this host."""
         return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, distinct from every other of any host and any time."""
+    """One process, distinct from every other process on any host at any time."""
 
     pid: int
     started: float
-    """Seconds from the boot of its host to its start, to a hundredth."""
+    """Start time in seconds since the host's boot, to a hundredth."""
     host: HostIdentity
 
     @classmethod
@@ -69,38 +70,38 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """Return the identity of the live process that has this id on this host, if there is one.
+        """Return the identity of the live process with this id on this host, or None.
 
-        A process that has ended and that its parent has not yet waited for is not alive.
+        A zombie (a process that has ended but whose parent has not waited for it) is not alive.
         """
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 return None
-            # The system's clock is in both terms, so that setting it changes nothing.
+            # Both times depend on the system clock, so setting the clock does not change this.
             started = round(process.create_time() - psutil.boot_time(), 2)
         except psutil.Error:
             return None
         return cls(pid, started, HostIdentity.current())
 
     def is_alive(self) -> bool:
-        """Whether this process is alive on this host. That of another host counts as not alive."""
+        """Return whether this process is alive on this host; False for another host's process."""
         return self.of(self.pid) == self
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to this process if it is alive on this host, and never to another one."""
+        """Send a signal to this process if it is alive on this host, never to another process."""
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)  # it looks at its start time again as it signals
+            process = psutil.Process(self.pid)  # checks the start time again before it signals
             if self.is_alive():
                 process.send_signal(number)
 
     def to_json(self) -> dict[str, object]:
-        """Return the identity as an object that `json` can write."""
+        """Return the identity as a dict that `json` can write."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: object) -> Self:
-        """Return the identity that `to_json` made `value` of.
+        """Return the identity from which `to_json` made `value`.
 
         Raises ValueError for any other value.
         """
@@ -114,13 +115,13 @@ class ProcessIdentity:
                     "pid_namespace": str(pid_namespace),
                     "network_namespace": str(network_namespace),
                 },
-            } if pid > 0:  # to signal 0 or less is to signal a group of processes
+            } if pid > 0:  # an id of 0 or less would signal a group of processes
                 host = HostIdentity(name, boot, pid_namespace, network_namespace)
                 return cls(pid, started, host)
         raise ValueError(f"not the identity of a process: {value!r}")
 
 
 def _namespace(kind: str) -> str:
-    """Return the name of this process's namespace of that kind, such as `pid:[4026531836]`."""
+    """Return this process's namespace of a kind, such as `pid:[4026531836]`; empty if none."""
     path = _NAMESPACES / kind
     return str(path.readlink()) if path.is_symlink() else ""

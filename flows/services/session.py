@@ -1,24 +1,32 @@
-"""What the flows of one command share: a Prefect server, a Dask cluster and a console.
+"""Sessions: the Prefect server, Dask cluster and console that the flows of one command share.
 
-A command opens one session and runs its flows in it; both are started at once, as each
-takes seconds. A flow that runs without a command, from a schedule say, opens its own.
+A command opens one session and runs its flows in it. The server and the cluster start at the same
+time, because each takes seconds. A flow that runs without a command, for example on a schedule,
+opens a session of its own. Both use the workbench (`flows.services.workbench`) if one is there.
 """
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from distributed import Client
 
+from flows.services import drawing
 from flows.services.console import Console
-from flows.services.interruption import deliver_interruption, interruptible, shield_cluster_start
+from flows.services.performance_report import reporting_performance
 from flows.services.prefect_server import starting_server
-from pipeline.cluster.connect import connect
+from flows.services.workbench import WorkbenchUse
+from flows.services.workbench_use import chosen_workbench, loss_explained
+from pipeline.cluster.connect import connect, is_own
 from pipeline.cluster.map_shards import MapShards
-from pipeline.cluster.placement import PlacedDataset
+from pipeline.cluster.placement import PlacedDataset, PlaceShards
+from pipeline.cluster.preflight import check_store
+from pipeline.cluster.resident import share_shards
 from pipeline.cluster.tasks import map_in_tasks
 from storage.dataset import Dataset
 from storage.schema import Split
@@ -31,68 +39,116 @@ class Session:
     client: Client
     console: Console
     opened: float = field(default_factory=time.perf_counter)
-    """When it was asked for, before its server and cluster were there."""
+    """The value of `time.perf_counter()` before the server and the cluster were started."""
+    workbench: WorkbenchUse | None = None
+    """The workbench whose cluster this is; None for another cluster."""
     _placements: dict[str, PlacedDataset] = field(default_factory=dict)
+    _readable: set[str] = field(default_factory=set)
+    """The URLs of the stores that `check_store` has checked."""
+
+    def check_store(self, dataset: Dataset) -> None:
+        """Check, once per store, that the workers of another process's cluster can read it.
+
+        Raises PipelineError if they cannot.
+        """
+        if not is_own(self.client) and dataset.url not in self._readable:
+            check_store(self.client, dataset)
+            self._readable.add(dataset.url)
 
     def placed(self, dataset: Dataset) -> PlacedDataset:
-        """Return where the data set's shards are, kept for all flows of the session."""
-        return self._placements.setdefault(dataset.url, PlacedDataset(self.client, dataset))
+        """Return the data set's placement on the cluster, shared by all flows of the session."""
+        return self._placements.setdefault(
+            dataset.url, PlacedDataset(self.client, dataset, self._place)
+        )
+
+    @property
+    def _place(self) -> PlaceShards | None:
+        """On the workbench, shards stay where they are for the next session."""
+        if self.workbench is None:
+            return None
+        return partial(share_shards, fraction=self.workbench.workbench.cache)
 
     def map_shards(self, dataset: Dataset, split: Split) -> MapShards:
-        """Return what maps over a split's shards in tasks, loading them first if they are not."""
+        """Return a map over a split's shards in Dask tasks; load the shards first if necessary."""
         return map_in_tasks(self.client, self.placed(dataset).shards(split))
 
+    @contextmanager
+    def loss_explained(self, what_next: Callable[[], str]) -> Iterator[None]:
+        """Raise WorkbenchLostError if the block fails because the workbench has ended.
+
+        `what_next` returns what the user can do, such as how to resume the run.
+        """
+        with loss_explained(self.workbench, what_next):
+            yield
+
     def close(self) -> None:
-        """Let go of all shards, before the cluster goes."""
+        """Release all shards before the cluster closes."""
         for placements in self._placements.values():
             placements.close()
 
 
 _PREFECT_LOGGERS = ("prefect", "EventsWorker", "APILogWorker")
-"""The last two send a flow's records, and are named by their classes."""
+"""Loggers of Prefect. The last two, named after their classes, send a flow's records."""
 
 _current: ContextVar[Session] = ContextVar("session")
 
 
 @contextmanager
 def command_session(
-    console: Console, *, workers: int | None = None, scheduler: str | None = None
+    console: Console,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    performance_report: Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Iterator[Session]:
-    """Start what flows need, or find it, and let the flows of the block share it.
+    """Start or find a server and a cluster, and share them among the flows of the block.
 
-    Raises PipelineError or ServerError if a scheduler or server that was named does not answer.
+    Write Dask's report of the block's tasks to the file `performance_report`, if it is given.
+
+    Raises PipelineError if the given scheduler does not answer or if its workers cannot read
+    `dataset`, and ServerError if there is no Prefect server.
     """
     opened = time.perf_counter()
     with (
-        interruptible(),
         _quiet_libraries(),
-        starting_server() as server,
-        _cluster(console, workers, scheduler, opened) as session,
-        server.ready(),
+        chosen_workbench(workers, scheduler) as use,
+        starting_server(api=use.workbench.remote_api if use else None) as server,
+        _cluster(console, workers, scheduler, opened, use) as session,
+        reporting_performance(session.client, performance_report),
     ):
-        yield session
+        if dataset is not None:
+            session.check_store(dataset)  # before the wait for the server, which may be long
+        with server.ready():
+            yield session
 
 
 def in_session() -> bool:
-    """Whether a session is open, which flows called now would use."""
+    """Return whether a session is open. Flows that are called now would use it."""
     return _current.get(None) is not None
 
 
 @contextmanager
 def flow_session(*, workers: int | None = None, scheduler: str | None = None) -> Iterator[Session]:
-    """Yield the command's session, or one of the flow's own."""
+    """Yield the command's session, or open one for this flow if there is none.
+
+    Without a command, Prefect prints the flow's log, which contains the notes.
+    """
     session = _current.get(None)
     if session is not None:
         yield session
     else:
         opened = time.perf_counter()
-        with deliver_interruption(), _cluster(Console(), workers, scheduler, opened) as session:
+        with (
+            chosen_workbench(workers, scheduler) as use,
+            _cluster(Console(quiet=True), workers, scheduler, opened, use) as session,
+        ):
             yield session
 
 
 @contextmanager
 def muted(session: Session) -> Iterator[None]:
-    """Let the flows of the block use the session, and say nothing by the way."""
+    """Let the flows of the block use the session without printing progress notes."""
     token = _current.set(replace(session, console=replace(session.console, quiet=True)))
     try:
         yield
@@ -102,13 +158,16 @@ def muted(session: Session) -> Iterator[None]:
 
 @contextmanager
 def _cluster(
-    console: Console, workers: int | None, scheduler: str | None, opened: float
+    console: Console,
+    workers: int | None,
+    scheduler: str | None,
+    opened: float,
+    use: WorkbenchUse | None,
 ) -> Iterator[Session]:
-    with ExitStack() as stack:
-        with shield_cluster_start() if scheduler is None else nullcontext():
-            client = stack.enter_context(connect(workers=workers, scheduler=scheduler))
+    scheduler = use.workbench.scheduler if use else scheduler
+    with connect(workers=workers, scheduler=scheduler, preload=[drawing.__name__]) as client:
         console.note(f"Dask dashboard: {client.dashboard_link}")
-        session = Session(client, console, opened)
+        session = Session(client, console, opened, use)
         token = _current.set(session)
         try:
             yield session
@@ -119,9 +178,9 @@ def _cluster(
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' logs off the terminal, where the command speaks.
+    """Keep the libraries' logs off the terminal, which is for the command's own output.
 
-    Prefect's log of the flow is on the server; Dask still says what is an error.
+    Prefect's log of the flow is on the server. Dask's errors are still printed.
     """
     prefect = [logging.getLogger(name) for name in _PREFECT_LOGGERS]
     propagate = [logger.propagate for logger in prefect]
@@ -129,7 +188,7 @@ def _quiet_libraries() -> Iterator[None]:
     level = distributed.level
     for logger in prefect:
         logger.propagate = False
-        logger.addHandler(nowhere)  # with no handler at all, Python writes warnings itself
+        logger.addHandler(nowhere)  # without a handler, Python itself prints warnings
     distributed.setLevel(logging.ERROR)
     try:
         yield

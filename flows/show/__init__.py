@@ -1,1 +1,1 @@
-"""A run's weights as images, margins and confusion matrix: `hinge show`."""
+"""`hinge show`: a run's weights as images, margins of examples, and the confusion matrix."""

@@ -1,4 +1,4 @@
-"""`hinge show`: what the weights of a run look like, and what they predict."""
+"""The command `hinge show`, which draws the weights of a run and evaluates their predictions."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.command_line.completion import complete_run, complete_store
 from flows.command_line.exit_status import EXIT_DONE
 from flows.command_line.options import output_options
 
@@ -15,18 +16,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=complete_run)
 @click.option(
     "--store",
     metavar="URL",
-    help="The Zarr store: a path or a URL.  [default: the one that the run was on]",
+    shell_complete=complete_store,
+    help="Zarr store: a path or a URL.  [default: the store of the run]",
 )
 @click.option(
     "--split",
     type=click.Choice(["test", "train"]),
     default="test",
     show_default=True,
-    help="The images that are predicted.",
+    help="The split to predict.",
 )
 @click.option(
     "--examples",
@@ -34,14 +36,15 @@ if TYPE_CHECKING:
     metavar="N",
     default=8,
     show_default=True,
-    help="Images to draw with their margins: the first rows of the split.",
+    help="Number of images to draw with their margins: the first N images of the split.",
 )
 @output_options
 def show(run: str, store: str | None, split: Any, examples: int, runs: Path, as_json: bool) -> int:
-    """Draw the weights of a run, and print what they predict.
+    """Draw the weights of a run, and print how well they predict.
 
-    RUN is a run that left weights: its name, or its directory. The pictures are written to its
-    directory: the weights as images, the margins of some examples, and the confusion matrix.
+    RUN is the name or the directory of a run that saved its weights. The command draws three
+    figures in this directory: the weights as images, the margins of some images, and the confusion
+    matrix. It prints the recall and precision of each class.
     """
     from flows.runs.directory import RunDirectory
     from flows.runs.record import plain
@@ -63,11 +66,11 @@ def show(run: str, store: str | None, split: Any, examples: int, runs: Path, as_
 
 
 def _table(report: "WeightsReport") -> list[str]:
-    """Return one line per class: how many of its images were predicted right."""
+    """Return a header, and one line per class with its recall, precision and main mistake."""
     line = "{:<12} {:>7} {:>8} {:>10}  {}"
     by_class = zip(report.classes, report.confusion, report.recall, report.precision, strict=True)
     return [
-        line.format("class", "images", "recall", "precision", "most often taken for"),
+        line.format("class", "images", "recall", "precision", "most often mistaken for"),
         *(
             line.format(
                 name,
@@ -86,7 +89,7 @@ def _percent(part: float) -> str:
 
 
 def _most_often(classes: Sequence[str], own: int, counts: Sequence[int]) -> str:
-    """Name the wrong class that a class's images were predicted as most often, and how often."""
+    """Return the wrong class that is predicted most often for a class's images, and its count."""
     wrong = [-1 if index == own else count for index, count in enumerate(counts)]
     most = max(wrong)
     return f"{classes[wrong.index(most)]} ({most:,})" if most > 0 else "none"
@@ -100,7 +103,7 @@ def _summary(report: "WeightsReport", directory: Path) -> dict[str, str]:
     return {
         "run": report.run,
         "data": report.data.in_words(),
-        "loss": f"{report.loss:.4f} (mean hinge of the {images}, without a regulariser)",
+        "loss": f"{report.loss:.4f} (mean hinge loss of the {images}, without a regulariser)",
         "accuracy": f"{report.accuracy:.2%} of the {total:,} {images}",
-        "look at": f"{names} in {directory}",
+        "files": f"{names} in {directory}",
     }

@@ -1,4 +1,4 @@
-"""The pictures of weights: as images, by the margins of some examples, and by their mistakes."""
+"""Figures of `hinge show`: weights as images, margins of examples, and a confusion matrix."""
 
 import tempfile
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from flows.show.predictions import ImagePrediction, SplitPredictions, ratio
-from flows.style import GREEN, GREY, HIGHEST, ORANGE
+from flows.style import GREEN, GREY, HIGHEST, ORANGE, new_canvas, save_figure
 from storage.schema import IMAGE_SHAPE, Bytes, Split
 
 Floats = NDArray[np.float64]
 
 SPLIT_IMAGES: dict[Split, str] = {"train": "training images", "test": "test images"}
-"""What the images of a split are called."""
+"""Names for the images of a split, in titles and summaries."""
 
 _SIDE = IMAGE_SHAPE[-1]
 _PIXEL = 0.052
-"""Inches of a weight's pixel."""
+"""Size of a weight's pixel, in inches."""
 _ABOVE, _BELOW, _BESIDE = 5, 9, 3
-"""Pixels around an image of weights: for its name, for two lines of text, and for space."""
+"""Space above an image of weights (its name), below it (two lines) and beside it, in pixels."""
 
 _BAR = 0.145
-"""Inches from one margin's bar to the next: the classes' names stand beside them."""
+"""Distance from one margin's bar to the next, in inches: enough for a class's name."""
 _HEAD = 3.1
-"""Space above an example's first bar, in heights of a bar: room for two lines of text."""
+"""Space above an example's first bar, in bar heights: enough for two lines of text."""
 _NAMES, _BARS = 0.95, 2.5
 """Widths of the classes' names and of their bars, in inches."""
 
@@ -41,7 +41,7 @@ def draw_predictions(
 ) -> tuple[Path, ...]:
     """Draw all three pictures into `directory`, and return their paths.
 
-    They replace older ones once all are drawn, each whole.
+    After all three are drawn, each one atomically replaces its older version.
     """
     classes, on_split = predictions.classes, f"{title}, {SPLIT_IMAGES[predictions.split]}"
     names = ("weights.png", "examples.png", "confusion.png")
@@ -56,7 +56,8 @@ def draw_predictions(
 def draw_weights(path: Path, W: Floats, classes: Sequence[str], *, title: str) -> None:
     """Draw each row of weights (C, 3073) as a colour image to `path` (PNG), with its bias below.
 
-    A weight of 0 is mid-grey; a row's largest absolute value is 255 or 0.
+    A weight of 0 is mid-grey. The weight with the largest absolute value of its row becomes 255 if
+    it is positive, and 0 if it is negative.
     """
     largest = np.abs(W[:, :-1]).max(axis=1)
     columns = min(5, len(classes))
@@ -75,12 +76,13 @@ def draw_weights(path: Path, W: Floats, classes: Sequence[str], *, title: str) -
         axes.text(x, y + _SIDE + 0.8, caption, ha="center", va="top", fontsize=8)
     figure.text(
         *(0.5, 0.12 / figure.get_figheight()),
-        "each channel: weight 0 is mid-grey; the class's largest weight (absolute, per grey level "
-        "of the image)\nis 255 if it is positive, and 0 if it is negative",
+        "In each channel, a weight of 0 is mid-grey. The largest weight of a class in absolute "
+        "value is 255\nif it is positive, and 0 if it is negative. Weights are per grey level of "
+        "the image.",
         ha="center",
         fontsize=8,
     )
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _as_images(weights: Floats, largest: Floats) -> Bytes:
@@ -95,7 +97,10 @@ def _channels_last(images: Bytes) -> Bytes:
 
 
 def _montage(images: Bytes, columns: int) -> Bytes:
-    """Return images (n, 32, 32, 3) as one, on white. Axes for each would take a second to draw."""
+    """Return images (n, 32, 32, 3) joined into one image with a white background.
+
+    Separate axes for each image would take a second to draw.
+    """
     missing = -len(images) % columns
     around = [(0, missing), (_ABOVE, _BELOW), (_BESIDE, _BESIDE), (0, 0)]
     each = np.pad(images, around, constant_values=255)
@@ -110,7 +115,7 @@ def draw_examples(
 ) -> None:
     """Draw examples to `path` (PNG), each with its margins `s_j - s_y + 1` as bars.
 
-    All bars have one scale. A margin that is not finite, or too large to draw, leaves a gap.
+    All bars have the same scale. A margin that is not finite or too large to draw leaves a gap.
     """
     columns = min(2, len(examples))
     rows, side = -(-len(examples) // columns), _BAR * len(classes)
@@ -126,7 +131,7 @@ def draw_examples(
             axes.set_ylim(rows * (len(classes) + _HEAD), 0)
         bars.set_xlim(limits)
     _explain_margins(figure)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _limits(examples: Sequence[ImagePrediction]) -> tuple[float, float]:
@@ -143,51 +148,70 @@ def _drawable(values: Floats) -> Floats:
 def _draw_column(
     images: Axes, bars: Axes, examples: Sequence[ImagePrediction], classes: Sequence[str]
 ) -> None:
-    """Draw examples one below the other: a class is 1 high, an example's caption `_HEAD`."""
-    tops = _HEAD + np.arange(len(examples)) * (len(classes) + _HEAD)
+    """Draw examples one below the other; a bar has height 1, a caption has height `_HEAD`."""
+    tops: Floats = np.float64(_HEAD) + np.arange(len(examples)) * (len(classes) + _HEAD)
     for top, each in zip(tops.tolist(), examples, strict=True):
         _draw_image(images, each, classes, top)
-        _draw_margins(bars, each, top)
+        _draw_names(bars, classes, top)
     images.set_axis_off()
     images.set_xlim(0, 1)
-    places = (tops[:, None] + 0.5 + np.arange(len(classes))).ravel()
-    bars.set_yticks(places, [*classes] * len(examples), fontsize=8)
-    bars.tick_params(axis="y", length=0)
+    _draw_margins(bars, examples, tops)
+    bars.set_yticks([])
     bars.tick_params(axis="x", labelsize=8)
     bars.grid(axis="x", color=GREY, alpha=0.3, linewidth=0.5)
     bars.spines[["top", "left", "right"]].set_visible(False)
-    bars.set_xlabel("margin $s_j - s_y + 1$", fontsize=9)
+    bars.set_xlabel("margin s_j - s_y + 1", fontsize=9)
 
 
 def _draw_image(axes: Axes, example: ImagePrediction, classes: Sequence[str], top: float) -> None:
-    """Draw an example's image from `top` on, with its true and predicted class above it."""
+    """Draw an example's image below `top`, with its true and predicted class above."""
     [picture] = _channels_last(example.image)
     place = (0, 1, top + len(classes), top)
     axes.imshow(picture, extent=place, aspect="auto", interpolation="nearest")
     true, predicted = classes[example.label], classes[example.predicted]
-    outcome = "predicted right" if true == predicted else f"predicted {predicted}"
+    outcome = "predicted correctly" if true == predicted else f"predicted {predicted}"
     caption = f"row {example.row}: {true}\n{outcome}, loss {example.loss:.4g}"
     axes.text(0, top - 0.3, caption, va="bottom", fontsize=9)
 
 
-def _draw_margins(axes: Axes, example: ImagePrediction, top: float) -> None:
-    """Draw an example's margins from `top` on, each 1 high."""
-    margins = example.margins
-    colours = [ORANGE if margin > 0 else GREY for margin in margins]
-    colours[example.label] = GREEN
-    place = top + 0.5 + np.arange(len(margins))
-    axes.barh(place, _drawable(margins), height=0.8, color=colours, zorder=2)
-    axes.vlines(0, top, top + len(margins), "black", linewidth=0.8)
-    axes.vlines(1, top, top + len(margins), "black", ":", linewidth=0.8)
+def _draw_names(axes: Axes, classes: Sequence[str], top: float) -> None:
+    """Write the classes' names to the left of an example's bars. Tick labels would be slower."""
+    for number, name in enumerate(classes):
+        axes.text(
+            *(-0.02, top + 0.5 + number, name),
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="center_baseline",
+            fontsize=8,
+        )
+
+
+def _draw_margins(axes: Axes, examples: Sequence[ImagePrediction], tops: Floats) -> None:
+    """Draw the examples' margins as bars below their `tops` (n,), each of height 1.
+
+    The bars are thick lines, which are one object of Matplotlib's; it draws rectangles slowly.
+    """
+    margins = np.array([each.margins for each in examples])
+    colours = np.where(margins > 0, ORANGE, GREY)
+    colours[np.arange(len(examples)), [each.label for each in examples]] = GREEN
+    places, bottoms = tops[:, None] + 0.5 + np.arange(margins.shape[1]), tops + margins.shape[1]
+    axes.hlines(
+        *(places.ravel(), 0, _drawable(margins).ravel()),
+        colors=colours.ravel().tolist(),
+        linewidth=0.8 * 72 * _BAR,
+        zorder=2,
+    )
+    axes.vlines(np.zeros_like(tops), tops, bottoms, "black", linewidth=0.8, zorder=3)
+    axes.vlines(np.ones_like(tops), tops, bottoms, "black", ":", linewidth=0.8, zorder=3)
 
 
 def _explain_margins(figure: Figure) -> None:
     """Add a legend of the bars' colours and of the lines."""
     handles = [
-        Patch(color=ORANGE, label="costs its margin (above 0)"),
-        Patch(color=GREY, label="costs nothing"),
-        Patch(color=GREEN, label="the true class: 1, and no loss"),
-        Line2D([], [], color="black", linestyle=":", label="beyond: scored above the true class"),
+        Patch(color=ORANGE, label="above 0: adds to the loss"),
+        Patch(color=GREY, label="adds no loss"),
+        Patch(color=GREEN, label="true class: always 1, no loss"),
+        Line2D([], [], color="black", linestyle=":", label="beyond 1: scored above the true class"),
     ]
     columns = 4 if figure.get_figwidth() > 8 else 2
     figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9)
@@ -198,11 +222,10 @@ def draw_confusion(
 ) -> None:
     """Draw the confusion matrix to `path` (PNG): true classes by row, predicted ones by column.
 
-    A cell's colour is its part of the row, so classes of different sizes look alike.
+    A cell's colour shows its fraction of the row, so classes of different sizes are comparable.
     """
     size = 2.0 + 0.5 * len(classes)
-    figure = Figure(figsize=(size + 1.2, size), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_canvas(size + 1.2, size)
     axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
     accuracy = confusion.trace() / max(confusion.sum(), 1)
     axes.set_title(f"{title}: accuracy {accuracy:.2%}", fontsize="medium", pad=12)
@@ -218,13 +241,13 @@ def draw_confusion(
     for each in axes, right:
         each.tick_params(length=0)
         each.spines[:].set_visible(False)
-    label = "part of the true class's images"
+    label = "fraction of the true class's images"
     figure.colorbar(picture, label=label, format=PercentFormatter(1), shrink=0.8)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _write_counts(axes: Axes, counts: NDArray[np.int64], light: NDArray[np.bool_]) -> None:
-    """Write the counts into their cells, in black on light cells."""
+    """Write the counts into their cells, in black on light cells and in white on others."""
     for (row, column), count in np.ndenumerate(counts):
         axes.text(
             *(column, row, f"{count:,}"),
@@ -232,7 +255,7 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], light: NDArray[np.bool_
             ha="center",
             va="center",
             fontsize=9,
-            in_layout=False,  # the layout would be slow
+            in_layout=False,  # including the texts would make the layout slow
         )
 
 

@@ -1,7 +1,7 @@
-"""What weights predict on a split: the loss, the confusion matrix, and some images' scores.
+"""Predictions of weights on a split: loss, confusion matrix, and the scores of some images.
 
-Scores are float64. An image's margins are `s_j - s_y + 1`. Its loss is the sum of those above 0
-of the wrong classes; the margin of its own class is always 1.
+Scores are float64. An image's margins are `s_j - s_y + 1`. Its loss is the sum of the positive
+margins of the wrong classes. The margin of its own class is always 1.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ImagePrediction:
-    """One image, and what the weights predict for it."""
+    """One image and its prediction."""
 
     row: int
     image: Bytes
-    """(3072,) uint8, as it is stored."""
+    """(3072,) uint8, as stored."""
     label: int
     predicted: int
     loss: float
-    """inf where a score is not finite."""
+    """inf if a score is not finite."""
     scores: Floats
     """(C,)."""
     margins: Floats
@@ -36,7 +36,7 @@ class ImagePrediction:
 
 @dataclass(frozen=True, eq=False)
 class SplitPredictions:
-    """What the weights predict on all images of a split."""
+    """The predictions for all images of a split."""
 
     split: Split
     classes: tuple[str, ...]
@@ -44,9 +44,9 @@ class SplitPredictions:
     """The mean hinge loss of all images of the split, without a regulariser."""
     accuracy: float
     confusion: NDArray[np.int64]
-    """(C, C): how many images of the row's class were predicted as the column's."""
+    """(C, C): entry [j, k] is the number of images of class j that were predicted as class k."""
     examples: tuple[ImagePrediction, ...]
-    """Those of the first rows of the split."""
+    """The first rows of the split."""
 
     @property
     def images(self) -> NDArray[np.int64]:
@@ -55,12 +55,12 @@ class SplitPredictions:
 
     @property
     def recall(self) -> Floats:
-        """The part of each class's images that was predicted right (C,); nan for no images."""
+        """The fraction of each class's images predicted correctly (C,); nan for no images."""
         return ratio(self.confusion.diagonal(), self.images)
 
     @property
     def precision(self) -> Floats:
-        """The part of each class's predictions that is right (C,); nan for no predictions."""
+        """The fraction of each class's predictions that is correct (C,); nan for no predictions."""
         return ratio(self.confusion.diagonal(), self.confusion.sum(axis=0))
 
 
@@ -91,11 +91,12 @@ def predict_split(dataset: Dataset, W: Floats, split: Split, examples: int) -> S
 
 
 def count_confusion(labels: Bytes, predictions: Bytes, classes: int) -> NDArray[np.int64]:
-    """Count the images (n,) of each class by the class that was predicted (C, C).
+    """Return the number of images for each true class (row) and predicted class (column) (C, C).
 
-    >>> count_confusion(np.array([0, 1, 1], np.uint8), np.array([0, 0, 1], np.uint8), 2)
-    array([[1, 0],
-           [1, 1]])
+    Examples:
+        >>> count_confusion(np.array([0, 1, 1], np.uint8), np.array([0, 0, 1], np.uint8), 2)
+        array([[1, 0],
+               [1, 1]])
     """
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predictions), 1)
@@ -103,10 +104,11 @@ def count_confusion(labels: Bytes, predictions: Bytes, classes: int) -> NDArray[
 
 
 def ratio(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> Floats:
-    """Return `parts / wholes`, and nan where a whole is 0.
+    """Return `parts / wholes`, with nan where a whole is 0.
 
-    >>> ratio(np.array([1, 0]), np.array([4, 0]))
-    array([0.25,  nan])
+    Examples:
+        >>> ratio(np.array([1, 0]), np.array([4, 0]))
+        array([0.25,  nan])
     """
     ratios = np.full(len(wholes), np.nan)
     np.divide(parts, wholes, out=ratios, where=wholes > 0)
@@ -114,7 +116,7 @@ def ratio(parts: NDArray[np.int64], wholes: NDArray[np.int64]) -> Floats:
 
 
 def _predict_image(row: int, image: Bytes, label: int, scores: Floats) -> ImagePrediction:
-    with np.errstate(over="ignore", invalid="ignore"):  # the loss is inf then
+    with np.errstate(over="ignore", invalid="ignore"):  # then the loss is inf
         margins = scores - scores[label] + 1.0
         loss = float(np.maximum(np.delete(margins, label), 0.0).sum())
     loss = loss if np.isfinite(loss) else np.inf

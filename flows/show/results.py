@@ -1,4 +1,4 @@
-"""What `hinge show` reports of a run's weights. It is printed and not kept."""
+"""The result of `hinge show`: a report on a run's weights, which is printed but not stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from storage.schema import Split
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleReport:
-    """One image of a split, and what the weights predict for it."""
+    """One image of a split and its prediction."""
 
     row: int
     true_class: Annotated[str, Field(alias="class")]
     predicted: str
     loss: Number
     scores: tuple[Number, ...]
-    """By class."""
+    """One per class."""
     margins: tuple[Number, ...]
-    """By class: its score less that of the true class, plus 1."""
+    """One per class: the class's score less the score of the true class, plus 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsReport:
-    """What the weights of a run predict on a split, and where that is drawn."""
+    """The predictions of a run's weights on a split, and the paths of their pictures."""
 
     run: str
     data: DatasetSummary
@@ -42,11 +42,11 @@ class WeightsReport:
     """The mean hinge loss of all images of the split, without a regulariser."""
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """How many images of the row's class were predicted as the column's."""
+    """Entry [j][k] is the number of images of class j that were predicted as class k."""
     recall: tuple[Number, ...]
-    """The part of each class's images that was predicted right; nan for no images."""
+    """The fraction of each class's images predicted correctly; nan for no images."""
     precision: tuple[Number, ...]
-    """The part of each class's predictions that is right; nan for no predictions."""
+    """The fraction of each class's predictions that is correct; nan for no predictions."""
     examples: tuple[ExampleReport, ...]
     """The first rows of the split."""
     pictures: tuple[str, ...]
@@ -54,27 +54,29 @@ class WeightsReport:
 
 
 def open_dataset_of(run: RunDirectory, store: str | None) -> Dataset:
-    """Open the store that a run was on: `store`, or for None the one that its record names.
+    """Open `store`, or the store that the run's record names if `store` is None.
 
-    Raises DataError if there is no store, and PipelineError if it holds other data.
+    Raises DataError if there is no store, and PipelineError if the store contains other data.
     """
     header = read_header(run)
     if header.data is None:
-        raise run.unreadable("it does not say what data it was on")
+        raise run.unreadable("it does not name the data of the run")
     try:
         dataset = open_dataset(store or header.data.url)
     except DataError as error:
         if store:
             raise
-        raise DataError(f"{error}; if the store of run {run.id} was moved, give --store") from error
-    check_data(header, run, dataset, f"{dataset.url} holds", "it was on with --store")
+        raise DataError(
+            f"{error}; if the store of run {run.id} was moved, name its new path with --store"
+        ) from error
+    check_data(header, run, dataset, f"{dataset.url} contains", "of the run with --store")
     return dataset
 
 
 def describe_weights(
     run: RunDirectory, dataset: Dataset, predictions: SplitPredictions, pictures: Sequence[Path]
 ) -> WeightsReport:
-    """Report what the weights of a run predict."""
+    """Return the report on the weights of a run."""
     return WeightsReport(
         run=run.id,
         data=dataset.summary(),

@@ -1,10 +1,11 @@
-"""`hinge sweep`: the loss by the size of one step."""
+"""The command `hinge sweep`: the loss after one gradient step, by step size."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.command_line.completion import complete_run
 from flows.command_line.exit_status import EXIT_DONE
 from flows.command_line.options import (
     cluster_options,
@@ -30,15 +31,16 @@ if TYPE_CHECKING:
     metavar="FIRST:LAST",
     default="-10:-1",
     show_default=True,
-    help="The first and the last power of 10 that is a step size.",
+    help="Step sizes from 10^FIRST to 10^LAST.",
 )
 @points_per_decade_option("Step sizes", default=1)
 @click.option(
     "--at",
     metavar="W0|RUN",
+    shell_complete=complete_run,
     default="W0",
     show_default=True,
-    help="The weights to step from: W0 for those of --init, or a run's final weights.",
+    help="Weights to step from: W0 for those of --init, or the final weights of a run.",
 )
 @reg_option
 @click.option(
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
     metavar="zeros|normal:SCALE|uniform:SCALE",
     default="uniform:1e-3",
     show_default=True,
-    help="The weights that W0 stands for.",
+    help="The weights W0: zeros, normal with standard deviation SCALE, or uniform from 0 to SCALE.",
 )
-@seed_option("these weights")
+@seed_option("W0")
 @resume_option
 @cluster_options
 @output_options
@@ -62,9 +64,9 @@ def sweep(
     resume: str | None,
     **options: Any,
 ) -> int:
-    """Take one step along the gradient, of every size.
+    """Compute the loss after one gradient step, by step size.
 
-    Prints the loss after each step, and finds the step with the lowest loss exactly.
+    This command prints the loss for each step size, and the exact minimum over all step sizes.
     """
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.services.console import Console
@@ -81,14 +83,14 @@ def sweep(
 
 
 def _refuse_drawing(context: click.Context, at: str) -> None:
-    """Refuse the options that draw weights where `--at` names a run's."""
+    """Raise UsageError if `--init` or `--seed` was given and `--at` names a run."""
     for name in typed(context):
         if name in {"init", "seed"} and at != "W0":
-            raise click.UsageError(f"--at {at} says which weights to step from; leave --{name} out")
+            raise click.UsageError(f"--at {at} already chooses the weights; omit --{name}")
 
 
 def _table(result: "SweepResult") -> list[str]:
-    """Return the lines that the notes print, one per step size."""
+    """Return the lines that the notes print: the original loss, then one line per step size."""
     return [
         f"original loss: {result.initial_loss:f}",
         *(f"for step size {each.step_size:e} new loss: {each.loss:f}" for each in result.losses),
@@ -102,5 +104,5 @@ def _summary(record: "SweepRecord", directory: Path) -> dict[str, str]:
         "exact minimum": f"step size {exact.step_size:e}, loss {exact.loss:f} "
         f"({exact.breakpoints:,} breakpoints)",
         "took": f"{record.seconds:.1f} s",
-        "look at": f"steps.png, steps.csv, result.json in {directory}",
+        "files": f"steps.png, steps.csv, result.json in {directory}",
     }

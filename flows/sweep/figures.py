@@ -1,4 +1,4 @@
-"""The picture of a sweep."""
+"""The figure of a sweep."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flows.style import (
     ORANGE,
     legend_below,
     new_figure,
+    save_figure,
     spans_magnitudes,
 )
 
@@ -27,10 +28,11 @@ def draw_step_sizes(
     minimum: tuple[float, float],
     title: str,
 ) -> None:
-    """Draw the loss by the size of one step to `path` (PNG), the best and the minimum marked.
+    """Draw the loss by step size to `path` (PNG), with the lowest loss and the minimum marked.
 
-    `initial` is the loss before the step, `minimum` the best of all step sizes and its loss.
-    Where losses are of several magnitudes, the valley is drawn once more, by itself.
+    `initial` is the loss before the step. `minimum` is the exact minimum along the gradient: its
+    step size and its loss. If the losses span several orders of magnitude, an inset shows only the
+    step sizes with low losses.
     """
     figure, axes = new_figure(
         title, "step size (times the gradient)", "loss (mean hinge + regulariser)"
@@ -41,12 +43,12 @@ def draw_step_sizes(
     if spans_magnitudes(losses):
         axes.set_yscale("log")
         if valley.any():
-            # losses grow to the right: there is room on the left
+            # losses grow to the right, so the inset fits on the left
             inset = axes.inset_axes((0.09, 0.4, 0.42, 0.5))
             _draw_valley(inset, step_sizes[valley], losses[valley], initial, minimum)
-            inset.set_title("the same, where it is low", fontsize="small")
+            inset.set_title("detail: low losses", fontsize="small")
             inset.tick_params(labelsize="small")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_valley(
@@ -56,17 +58,17 @@ def _draw_valley(
     initial: float,
     minimum: tuple[float, float],
 ) -> None:
-    """Draw the loss by step size, what it was before, its best and its minimum."""
+    """Draw the loss by step size, the loss before the step, the lowest loss and the minimum."""
     axes.set_xscale("log")
     shown = np.where(losses < HIGHEST, losses, np.nan)
     axes.axhline(initial, color=GREY, linestyle="--", label=f"before the step: {initial:f}")
     marker = "." if len(losses) < 100 else ""
-    label = f"after it ({len(losses):,} step sizes)"
+    label = f"after the step ({len(losses):,} step sizes)"
     axes.plot(step_sizes, shown, color=BLUE, linewidth=1.5, marker=marker, label=label)
     best = int(np.argmin(losses))
-    label = f"best of them: {losses[best]:f} at {step_sizes[best]:.4g}"
+    label = f"lowest of these: {losses[best]:f} at {step_sizes[best]:.4g}"
     axes.scatter(step_sizes[best], losses[best], s=50, color=ORANGE, zorder=3, label=label)
     label = f"exact minimum: {minimum[1]:f} at {minimum[0]:.4g}"
-    # a step size of 0 has no place on a logarithmic scale
+    # a logarithmic axis cannot show a step size of 0
     there = minimum if minimum[0] else (np.nan, np.nan)
     axes.scatter(*there, s=70, color=GREEN, marker="x", zorder=4, label=label)

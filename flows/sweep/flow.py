@@ -1,25 +1,24 @@
-"""The flow `sweep`: the loss at many step sizes along one gradient, and where it is lowest.
+"""The flow `sweep`: the loss after one gradient step for many step sizes, and its exact minimum.
 
-Scores are linear in the weights, so the gradient's scores are computed once, and no step size
-costs another pass over the images (`pipeline.slices.line`).
+Scores are linear in the weights. The scores of the gradient are therefore computed once, and the
+step sizes need no further pass over the images (`pipeline.slices.line`).
 """
 
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.runs.active_run import ActiveRun
 from flows.runs.directory import RunDirectory
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import RunKind, RunRequest
+from flows.runs.report import RunReport
 from flows.runs.stopwatch import Stopwatch
 from flows.runs.weights import weights_sha256
 from flows.services.guarded_flow import flow
 from flows.services.session import Session
+from flows.services.tasks import task
 from flows.sweep.results import ExactMinimum, StepLoss, SweepRecord, SweepResult, save_results
 from pipeline.cluster.actors import Actors
 from pipeline.inputs.errors import PipelineError
@@ -32,13 +31,13 @@ from storage.schema import PIXELS
 Floats = NDArray[np.float64]
 
 _AT_A_TIME = 500
-"""Step sizes between two updates of the progress bar."""
+"""The number of step sizes between two updates of the progress bar."""
 
 
 def weights_to_sweep_at(request: RunRequest[Sweep]) -> Floats:
     """Return the weights (C, D + 1) to step from.
 
-    Raises PipelineError if they are those of a run that is not there, or has others.
+    Raises PipelineError if `at` names a run that does not exist, or has no weights of this shape.
     """
     classes, parameters = len(request.dataset.classes), request.parameters
     if parameters.at == START:
@@ -52,8 +51,8 @@ SWEEP = RunKind("sweep", Sweep, SweepResult, weights_to_sweep_at)
 
 @flow(
     name="sweep",
-    description="The loss at many step sizes along one gradient, and where it is lowest.",
-    flow_run_name=lambda: flow_run_name("sweep"),
+    description="Compute the loss after one gradient step for many step sizes, and its exact "
+    "minimum.",
 )
 def sweep_flow(
     store: str,
@@ -66,31 +65,33 @@ def sweep_flow(
     """Sweep over step sizes, or resume an interrupted sweep.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: What decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        store: The path or URL of the Zarr store.
+        parameters: The parameters that determine the result.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The sweep cannot be done.
+        DataError: The store does not exist, or is damaged.
+        PipelineError: The sweep cannot be run with these parameters.
     """
     return SWEEP.run(_sweep, store, parameters, resume, runs, workers, scheduler)
 
 
 def _sweep(session: Session, run: ActiveRun[Sweep, SweepResult, Floats]) -> SweepRecord:
     W, step_sizes, watch = run.plan.inputs, run.parameters.step_sizes, Stopwatch()
-    with Actors(session.placed(run.dataset)) as actors:
+    with Actors(session.placed(run.dataset), shown_as="hinge-sweep") as actors:
         objective = Objective(actors, run.dataset.mean, run.parameters.reg, "float64")
         watch.lap("loading")
         line = line_along_gradient(objective, W)
         watch.lap("gradient")
-        initial, *losses = losses_along_line(session, line, step_sizes)
+        initial, *losses = losses_along_line(run.report, line, step_sizes)
         watch.lap("losses")
         exact = find_minimum(line)
         watch.lap("minimum")
@@ -110,9 +111,9 @@ def _sweep(session: Session, run: ActiveRun[Sweep, SweepResult, Floats]) -> Swee
     return run.finish(result, watch.timings)
 
 
-@task(name="gradient", cache_policy=NO_CACHE)
+@task("gradient")
 def line_along_gradient(objective: Objective, W: Floats) -> LossAlongLine:
-    """Compute the gradient at the weights, in float64; return the line down along it.
+    """Return the loss along the negative gradient at `W` (C, D + 1), with float64 scores.
 
     Raises PipelineError if the loss there is not finite.
     """
@@ -122,24 +123,24 @@ def line_along_gradient(objective: Objective, W: Floats) -> LossAlongLine:
     return LossAlongLine(objective, W, -value.gradient)
 
 
-@task(name="losses", cache_policy=NO_CACHE)
+@task("losses")
 def losses_along_line(
-    session: Session, line: LossAlongLine, step_sizes: list[float]
+    report: RunReport, line: LossAlongLine, step_sizes: list[float]
 ) -> list[float]:
-    """Return the loss at 0 and at each of the step sizes."""
+    """Return the loss at step size 0 and at each of the step sizes."""
     steps, losses = np.array([0.0, *step_sizes]), list[float]()
-    with session.console.progress("sweep", len(step_sizes)) as advance:
+    with report.progress("sweep", len(step_sizes)) as advance:
         while len(losses) < len(steps):
             losses += line(steps[len(losses) : len(losses) + _AT_A_TIME])
-            advance(len(losses) - 1, f"best {min(losses):f}")
+            advance(len(losses) - 1, f"best {min(losses):f}", min(losses))
     return losses
 
 
-@task(name="exact minimum", cache_policy=NO_CACHE)
+@task("exact minimum")
 def find_minimum(line: LossAlongLine) -> ExactMinimum:
-    """Return where the loss along the line is lowest.
+    """Return the exact minimum of the loss along the line.
 
-    Raises PipelineError if it has no known minimum.
+    Raises PipelineError if the line has no minimum that can be computed.
     """
     try:
         step_size, breakpoints = line.minimum()

@@ -1,4 +1,4 @@
-"""`hinge train`: one training run, tested."""
+"""The command `hinge train`: one training run and its evaluation."""
 
 import math
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from flows.command_line.options import (
     cluster_options,
     output_options,
     refuse_changes,
+    reg_and_bias_options,
     resume_option,
     seed_option,
     store_option,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _step_size(_context: click.Context, _option: click.Parameter, value: str) -> float | str:
-    """Return the number, or the word `exact` as it is."""
+    """Return `value` as a number, or the word `exact`."""
     try:
         return value if value == "exact" else float(value)
     except ValueError:
@@ -41,21 +42,24 @@ def _step_size(_context: click.Context, _option: click.Parameter, value: str) ->
     type=click.Choice(list(STEPS)),
     default="gd",
     show_default=True,
-    help="Gradient descent over all images, or over mini-batches; or L-BFGS over all images, on "
-    "the hinge or on a smoothed hinge that proves how near the loss is to the best possible.",
+    help="Gradient descent over all images (gd) or over mini-batches (minibatch); L-BFGS over all "
+    "images (lbfgs); or L-BFGS on a smoothed hinge, with a lower bound on the lowest possible loss "
+    "(smoothed, which needs --reg and --reg-bias).",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Steps; batches are uniform samples. For lbfgs the most iterations, for smoothed the most "
-    f"passes.  [default: {by_method(STEPS)}]",
+    help="Number of steps. For lbfgs, the maximum number of iterations; for smoothed, the maximum "
+    "number of passes over the images. For minibatch, every batch is a new random sample.  "
+    f"[default: {by_method(STEPS)}]",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Passes over all images in shuffled batches, instead of --steps.",
+    help="Number of passes over all images, instead of --steps (gd and minibatch only). "
+    "For minibatch, the images are shuffled before each pass.",
 )
 @click.option(
     "--batch-size",
@@ -63,7 +67,7 @@ def _step_size(_context: click.Context, _option: click.Parameter, value: str) ->
     metavar="N",
     default=256,
     show_default=True,
-    help="Images in a mini-batch.",
+    help="Images per mini-batch (minibatch only).",
 )
 @click.option(
     "--step-size",
@@ -72,77 +76,75 @@ def _step_size(_context: click.Context, _option: click.Parameter, value: str) ->
     metavar="SIZE|exact",
     default="1e-7",
     show_default=True,
-    help="What the gradient is multiplied by; `exact`: to the lowest loss along it (gd).",
+    help="Factor that multiplies the gradient (gd and minibatch only); or `exact`, the step to the "
+    "lowest loss along the gradient (gd only).",
 )
 @click.option(
     "--schedule",
     metavar="SCHEDULE",
     default="constant",
     show_default=True,
-    help="How the step size falls: cosine:STEPS, inverse:STEPS or staircase:FACTOR:STEPS.",
+    help="How the step size decreases (gd and minibatch only): constant, cosine:STEPS, "
+    "inverse:STEPS or staircase:FACTOR:STEPS.",
 )
 @click.option(
     "--momentum",
     type=float,
-    metavar="PART",
+    metavar="FRACTION",
     default=0.0,
     show_default=True,
-    help="The part of the last step's velocity that is kept.",
+    help="Fraction of the velocity that is kept from one step to the next (gd and minibatch only).",
 )
-@click.option("--nesterov", is_flag=True, help="Use Nesterov's momentum.")
-@click.option(
-    "--reg",
-    type=float,
-    metavar="R",
-    default=0.0,
-    show_default=True,
-    help="R in the loss's R ||W||^2.",
-)
-@click.option("--reg-bias", is_flag=True, help="Include the bias in that norm.")
+@click.option("--nesterov", is_flag=True, help="Use Nesterov momentum (gd and minibatch only).")
+@reg_and_bias_options
 @click.option(
     "--gap",
     type=float,
-    metavar="PART",
+    metavar="FRACTION",
     default=1e-3,
     show_default=True,
-    help="Stop when the loss is proved to be within this part of the best possible (smoothed).",
+    help="Stop when (loss - lower bound) / loss is at most this fraction (smoothed only).",
 )
 @click.option(
     "--init",
     metavar="zeros|normal:SCALE|uniform:SCALE",
     default="zeros",
     show_default=True,
-    help="First weights: zeros, normal with this standard deviation, or uniform from 0 to SCALE.",
+    help="Initial weights: zeros, normal with standard deviation SCALE, or uniform from 0 to "
+    "SCALE.",
 )
-@seed_option("the first weights and the rows of every batch")
+@seed_option("the initial weights and the mini-batches")
 @click.option(
     "--tolerance",
     type=float,
-    metavar="PART",
+    metavar="FRACTION",
     default=0.0,
     show_default=True,
-    help="Stop when the mean loss changes by at most this part: from 10 steps to the next 10 (500 "
-    "for minibatch), or from one iteration of lbfgs to the next.",
+    help="Stop when the loss changes by at most this fraction: between the means of two "
+    "consecutive windows of 10 steps (gd) or 500 steps (minibatch), or between two iterations "
+    "(lbfgs).",
 )
 @click.option(
     "--placement",
     type=click.Choice(["auto", "all-workers", "one-worker"]),
     default="auto",
     show_default=True,
-    help="Who takes the steps; it changes no bit of the result.",
+    help="Take the steps on all workers or on one (gd and minibatch only). The result is "
+    "bit-identical either way.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
     default="float32",
     show_default=True,
-    help="The type of the scores; sums are exact and weights float64 in any case.",
+    help="Data type of the scores. Sums are exact and weights are float64 in either case.",
 )
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(min=0),
     metavar="N",
-    help=f"Steps between checkpoints, 0 for none.  [default: {by_method(CHECKPOINT_EVERY)}]",
+    help="Steps between checkpoints (gd and minibatch only); 0 disables them.  "
+    f"[default: {by_method(CHECKPOINT_EVERY)}]",
 )
 @resume_option
 @cluster_options
@@ -158,7 +160,7 @@ def train(
     checkpoint_every: int | None,
     **options: Any,
 ) -> int:
-    """Train the SVM on a store's images and test it."""
+    """Train the SVM on the images of a store and evaluate it."""
     from flows.command_line.plan_runner import run_plan, show_record
     from flows.services.console import Console
     from flows.train.flow import TRAIN, train_flow
@@ -181,7 +183,8 @@ def train(
 def _parameters(context: click.Context, options: Mapping[str, Any]) -> "TrainingParameters":
     """Return the parameters of the method.
 
-    Refuses an option that the method does not take, unless its value is the default.
+    Raises UsageError if an option was given that the method does not support. The default of an
+    option, or a value that describes what the method does anyway, is accepted.
     """
     from pipeline.training.parameters import METHODS, StepPlacement, methods_with
 
@@ -190,11 +193,11 @@ def _parameters(context: click.Context, options: Mapping[str, Any]) -> "Training
         takers = methods_with(name)
         if takers and method not in takers and not _changes_nothing(name, options[name]):
             raise click.UsageError(
-                f"--{name.replace('_', '-')} is for {', '.join(takers)}; {method} takes no "
-                f"{name.replace('_', ' ')}"
+                f"--{name.replace('_', '-')} applies only to {', '.join(takers)}; {method} takes "
+                f"no {name.replace('_', ' ')}"
             )
     if options["steps"] is not None and options["epochs"] is not None:
-        raise click.UsageError("give either a number of --steps or a number of --epochs")
+        raise click.UsageError("give --steps or --epochs, not both")
     given = {
         name: value
         for name, value in options.items()
@@ -206,7 +209,7 @@ def _parameters(context: click.Context, options: Mapping[str, Any]) -> "Training
 
 
 def _changes_nothing(name: str, value: Any) -> bool:
-    """Whether a method that does not take an option does what this value says all the same."""
+    """Return whether an unsupported option describes what the method does anyway."""
     from pipeline.training.parameters import METHODS, StepPlacement, methods_with
 
     taker = METHODS[methods_with(name)[0]]
@@ -219,18 +222,18 @@ def _summary(record: "TrainRecord", directory: Path) -> dict[str, str]:
     placement = record.cluster.placement if record.cluster else None
     return {
         "status": f"{record.status} after {_length(result)}, "
-        f"{result.steps_per_second:,.1f} a second ({placement})",
-        "loss": f"{result.loss:.4f}" if math.isfinite(result.loss) else "no finite number",
+        f"{result.steps_per_second:,.1f} per second ({placement})",
+        "loss": f"{result.loss:.4f}" if math.isfinite(result.loss) else "not finite",
         **_certificate(record),
         "accuracy": f"{result.test_accuracy:.2%} of the test images, "
         f"{result.train_accuracy:.2%} of the training images",
         "weights": f"{directory / 'weights.npy'}, SHA-256 {result.weights_sha256[:16]}…",
-        "look at": f"{directory / 'loss.png'}, {directory / 'result.json'}",
+        "files": f"{directory / 'loss.png'}, {directory / 'result.json'}",
     }
 
 
 def _length(result: "TrainResult") -> str:
-    """Say how many steps there were, and how many passes if that is another number."""
+    """Return the length of a run in words: its steps, or its iterations and passes."""
     steps, passes = result.steps, result.passes
     if passes is None:
         return f"{steps:,} steps"
@@ -238,7 +241,7 @@ def _length(result: "TrainResult") -> str:
 
 
 def _certificate(record: "TrainRecord") -> dict[str, str]:
-    """Say how near the best possible the loss is, if that is known."""
+    """Return the summary line of the gap to the lowest possible loss, if the gap is known."""
     from pipeline.training.parameters import SmoothedHinge
 
     result, parameters = record.result, record.parameters
@@ -246,12 +249,12 @@ def _certificate(record: "TrainRecord") -> dict[str, str]:
         return {}
     if result.gap is None or math.isnan(result.gap):
         return {}
-    words = "no lower bound above 0 was found"  # one below 0 says nothing
+    words = "no lower bound above 0 was found"  # a bound below 0 is trivial
     if result.lower_bound > 0:
         words = (
-            f"at most {result.gap:.3%} of the loss is above the best possible, which is at "
-            f"least {result.lower_bound:.4f}"
+            f"at most {result.gap:.3%} of the loss; the lowest possible loss is at least "
+            f"{result.lower_bound:.4f}"
         )
     if not result.gap_reached:
-        words += f"; gap not reached ({parameters.gap:.3%} was asked for)"
+        words += f"; the requested gap of {parameters.gap:.3%} was not reached"
     return {"gap": words}

@@ -1,4 +1,4 @@
-"""The pictures of a training run."""
+"""The figures of a training run."""
 
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from flows.style import (
     legend_below,
     new_figure,
     running_mean,
+    save_figure,
     spans_magnitudes,
 )
 
@@ -23,7 +24,7 @@ def draw_loss_curve(
 ) -> None:
     """Draw the loss before each step to `path` (PNG), with its running mean over `window` steps.
 
-    A loss that is no number, or off every scale, leaves a gap.
+    Non-finite losses, and losses too large to draw, are omitted.
     """
     figure, axes = new_figure(title, "step", "loss (mean hinge + regulariser)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -41,7 +42,7 @@ def draw_loss_curve(
         axes.plot(steps, shown, color=BLUE, linewidth=1.5, marker=marker)
     if spans_magnitudes(losses):
         axes.set_yscale("log")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_passes(
@@ -51,9 +52,9 @@ def draw_passes(
     *,
     title: str,
 ) -> None:
-    """Draw the loss of each pass to `path` (PNG), and the best lower bound so far under it.
+    """Draw the loss of each pass, and the best lower bound so far, to `path` (PNG).
 
-    A bound below 0 leaves a gap, for it says nothing; so does a loss that is no number.
+    Lower bounds below 0, which are trivial, and non-finite losses are omitted.
     """
     figure, axes = new_figure(title, "pass over the images", "loss (mean hinge + regulariser)")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -61,7 +62,7 @@ def draw_passes(
     marker = "." if len(losses) < 50 else ""
     for values, color, label in (
         (losses, BLUE, "loss"),
-        (lower_bounds, ORANGE, "lower bound on the least loss"),
+        (lower_bounds, ORANGE, "lower bound on the lowest possible loss"),
     ):
         shown = np.where((values >= 0) & (values < HIGHEST), values, np.nan)
         if np.isfinite(shown).any():
@@ -70,4 +71,4 @@ def draw_passes(
         axes.set_yscale("log")
     if axes.lines:
         legend_below(figure)
-    figure.savefig(path)
+    save_figure(figure, path)

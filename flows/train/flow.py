@@ -1,18 +1,15 @@
-"""The flow `train`: one training run, from the store to weights, loss curve and record."""
+"""The flow `train`: one training run, from the store to the weights, loss curve and record."""
 
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from prefect import runtime, task
-from prefect.cache_policies import NO_CACHE
-
 from flows.runs.evaluation import evaluate_weights
 from flows.runs.flow_parameters import Count, Name
-from flows.runs.flow_run_names import flow_run_name
 from flows.runs.lifecycle import Plan, RunKind
 from flows.services.guarded_flow import flow
 from flows.services.session import Session
+from flows.services.tasks import task
 from flows.train.inputs import CheckpointEvery, StepInputs, TrainInputs, prepare_training
 from flows.train.passes import minimise_in_passes
 from flows.train.results import (
@@ -40,7 +37,7 @@ from storage.schema import SPLITS
 def describe_placement(
     plan: Plan[TrainingParameters, TrainResult, TrainInputs], session: Session
 ) -> dict[str, Any]:
-    """Return who takes the steps, or the passes, for the record."""
+    """Return the placement of the steps or passes, for the record."""
     placement, rows = StepPlacement.ALL_WORKERS, plan.dataset.rows("train")
     if isinstance(plan.parameters, StepParameters):
         placement = resolve_placement(plan.parameters, rows, session.client)
@@ -59,8 +56,7 @@ TRAIN = RunKind(
 
 @flow(
     name="train",
-    description="One training run, from the store to weights, loss curve and record.",
-    flow_run_name=lambda: flow_run_name(runtime.flow_run.parameters["parameters"].method),
+    description="Train the SVM on the images of a store and evaluate it.",
 )
 def train_flow(
     store: str,
@@ -74,20 +70,22 @@ def train_flow(
     """Train, or resume an interrupted training run.
 
     Args:
-        store: The Zarr store, a path or a URL.
-        parameters: The method, and everything else that decides the result.
-        resume: The run to resume, its name or its directory; empty for a new run.
-        runs: The directory that runs are kept in.
+        store: The path or URL of the Zarr store.
+        parameters: The method and its parameters.
+        resume: The name or directory of the run to resume; empty for a new run.
+        runs: The directory that contains the runs.
         checkpoint_every: Steps between checkpoints; 0 for none, `auto` for the method's default.
-        workers: Worker processes on this machine; 0 for one per core.
-        scheduler: The address of a Dask scheduler; empty to start workers on this machine.
+        workers: The number of worker processes to start; 0 for those of the workbench, or else one
+            with a thread per core.
+        scheduler: The address of a Dask scheduler; empty for that of the workbench, or else for
+            workers on this machine.
 
     Returns:
         The run's record.
 
     Raises:
-        DataError: There is no such store, or it is damaged.
-        PipelineError: The run cannot be done.
+        DataError: The store does not exist, or is damaged.
+        PipelineError: The run cannot be started with these parameters.
     """
     return TRAIN.run(
         _train,
@@ -115,16 +113,16 @@ def _train(session: Session, run: TrainRun) -> TrainRecord:
     return record
 
 
-@task(name="train", cache_policy=NO_CACHE)
+@task("train")
 def take_all_steps(session: Session, run: TrainRun, inputs: StepInputs) -> Trained:
-    """Take all steps of a run by steps."""
+    """Take all remaining steps of a run of gradient descent or mini-batches."""
     clock = time.perf_counter()
     with (
-        session.console.progress("train", inputs.total_steps) as advance,
+        run.report.progress("train", inputs.total_steps, done=inputs.start.step) as advance,
         prepare_steps(
             session.placed(run.dataset),
             inputs.parameters,
-            lambda step, loss: advance(step, f"loss {loss:.4f}"),
+            lambda step, loss: advance(step, loss=loss),
         ) as take_steps,
     ):
         loaded = time.perf_counter()
@@ -140,9 +138,9 @@ def take_all_steps(session: Session, run: TrainRun, inputs: StepInputs) -> Train
 
 
 def _evaluations(session: Session, run: TrainRun, state: DescentState) -> Iterator[Evaluation]:
-    """Evaluate the final weights on both splits.
+    """Yield the evaluations of the final weights on both splits.
 
-    The scores are float64 if the loss is compared with a lower bound.
+    The scores are float64 if the loss will be compared with a lower bound.
     """
     parameters = run.parameters
     dtype = "float64" if isinstance(parameters, SmoothedHinge) else parameters.dtype

@@ -1,4 +1,4 @@
-"""What a training run needs beside its parameters, checked before anything is started."""
+"""Inputs of a training run in addition to its parameters, checked before anything is started."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -22,18 +22,18 @@ CheckpointEvery = Annotated[
 
 
 class StepInputs(NamedTuple):
-    """What a run by steps needs."""
+    """Inputs of a run of gradient descent or mini-batches."""
 
     parameters: StepParameters
     start: DescentState
-    """Before the first step, or at the last checkpoint."""
+    """The state before the first step, or at the last checkpoint."""
     total_steps: int
     checkpoint_every: int
-    """0 for no checkpoints."""
+    """The number of steps between checkpoints; 0 for no checkpoints."""
 
 
 class PassInputs(NamedTuple):
-    """What a run by passes needs; its journal has been checked."""
+    """Inputs of a run of `lbfgs` or `smoothed`. The journal has been checked."""
 
     parameters: PassParameters
 
@@ -44,15 +44,16 @@ TrainInputs = StepInputs | PassInputs
 def prepare_training(
     request: RunRequest[TrainingParameters], checkpoint_every: CheckpointEvery = "auto"
 ) -> TrainInputs:
-    """Return what the run needs to start, or to resume.
+    """Return what the run needs to start or to resume.
 
-    Raises PipelineError for a batch larger than the data, a damaged checkpoint or journal, one of
-    another run, and for checkpoints of a method that has none.
+    Raises PipelineError if a batch is larger than the training split, if the checkpoint or journal
+    is damaged or belongs to another run, or if `checkpoint_every` is given and the method writes no
+    checkpoints.
     """
     parameters = request.parameters
     if isinstance(parameters, StepParameters):
         rows = request.dataset.rows("train")
-        parameters.batches(rows)  # refuses a batch larger than that
+        parameters.batches(rows)  # raises PipelineError if a batch is larger than the split
         return StepInputs(
             parameters,
             state_reached(request, parameters),
@@ -61,8 +62,8 @@ def prepare_training(
         )
     if checkpoint_every != "auto":
         raise PipelineError(
-            f"{parameters.method} keeps every pass and takes no checkpoints; leave "
-            "--checkpoint-every out"
+            f"{parameters.method} records every pass and writes no checkpoints; omit "
+            "--checkpoint-every"
         )
     check_journal(request, parameters)
     return PassInputs(parameters)
@@ -73,7 +74,7 @@ def state_reached(
 ) -> DescentState:
     """Return the state at the run's last checkpoint, or before the first step.
 
-    Raises PipelineError if the checkpoint is damaged, or of another run.
+    Raises PipelineError if the checkpoint is damaged or belongs to another run.
     """
     start, directory = parameters.start(len(request.dataset.classes)), request.directory
     if directory is None or not directory.checkpoint.exists():
@@ -81,16 +82,16 @@ def state_reached(
     state = checkpoints.load(directory.checkpoint, parameters.optimiser())
     if state.W.shape != start.W.shape:
         raise PipelineError(
-            f"{directory.checkpoint} is no checkpoint of this run (weights of shape "
-            f"{state.W.shape}, not {start.W.shape}); start the run anew"
+            f"{directory.checkpoint} is not a checkpoint of this run (its weights have shape "
+            f"{state.W.shape}, expected {start.W.shape}); start a new run"
         )
     return state
 
 
 def check_journal(request: RunRequest[TrainingParameters], parameters: PassParameters) -> None:
-    """Read the journal of a run to resume.
+    """Raise PipelineError if the journal of a run to resume cannot be used.
 
-    Raises PipelineError if it is damaged, of another run, or of an earlier version.
+    It may be damaged, belong to another run, or have been written by an earlier version.
     """
     if request.directory is None or not request.directory.passes.exists():
         return

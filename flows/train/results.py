@@ -1,16 +1,15 @@
-"""What a training run leaves: its result, weights, loss curve and picture."""
+"""Results of a training run: its record, the weights, the loss curve and its figure."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from flows.runs import artifacts
 from flows.runs.active_run import ActiveRun
 from flows.runs.record import FinishedRecord, Loss, OptionalNumber, plain
 from flows.runs.weights import weights_sha256
-from flows.train.figures import draw_loss_curve, draw_passes
+from flows.services.tasks import task
 from flows.train.inputs import TrainInputs
 from kernels.partial import Evaluation
 from pipeline.training.descent import DescentState, Status
@@ -22,13 +21,16 @@ from pipeline.training.parameters import (
 )
 from pipeline.training.quasi_newton import Minimised
 
+PICTURE = "loss.png"
+"""The figure's file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """The result of a training run. Losses include the regulariser."""
 
     steps: int
-    """Of `lbfgs` iterations, of `smoothed` passes."""
+    """The number of steps, of iterations (`lbfgs`) or of passes (`smoothed`)."""
     loss: Loss
     """The loss of the final weights over all training images."""
     test_loss: Loss
@@ -37,13 +39,20 @@ class TrainResult:
     weights_sha256: str
     steps_per_second: float
     passes: int | None = None
-    """Passes over the images, of `lbfgs` and `smoothed`."""
+    """The number of passes over the images (`lbfgs` and `smoothed` only)."""
     lower_bound: OptionalNumber = None
-    """No weights have a lower loss than this (`smoothed`)."""
+    """A lower bound on the loss of any weights (`smoothed` only)."""
     gap: OptionalNumber = None
-    """How far the loss may be above the best possible, as a part of it (`smoothed`)."""
+    """`(loss - lower_bound) / loss` (`smoothed` only)."""
     gap_reached: bool | None = None
-    """Whether `gap` is as small as was asked for (`smoothed`)."""
+    """Whether the requested gap was reached (`smoothed` only)."""
+
+    def in_words(self) -> str:
+        """Return the final loss and accuracy as one line."""
+        words = f"loss {self.loss:.4f} after {self.steps:,} steps"
+        if self.gap is not None and math.isfinite(self.gap):
+            words += f", at most {self.gap:.3%} above the lowest possible"
+        return f"{words}; test accuracy {self.test_accuracy:.2%}"
 
 
 TrainRecord = FinishedRecord[TrainingParameters, TrainResult]
@@ -52,25 +61,25 @@ TrainRun = ActiveRun[TrainingParameters, TrainResult, TrainInputs]
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The end of a run, and how long it took."""
+    """The final state of a run, and its timings."""
 
     state: DescentState
     steps_taken: int
-    """Steps taken since the run was started or resumed."""
+    """The number of steps since the run was started or last resumed."""
     timings: dict[str, float]
     minimised: Minimised | None = None
-    """What else is known of a run by passes."""
+    """The further results of `lbfgs` or `smoothed`; None for the other methods."""
 
     @property
     def diverged(self) -> str:
-        """What a title adds if the run diverged."""
+        """The text that ends a title: ", diverged" if the run diverged, otherwise empty."""
         return ", diverged" if self.state.status is Status.DIVERGED else ""
 
 
 def result_of(
     parameters: TrainingParameters, trained: Trained, on_train: Evaluation, on_test: Evaluation
 ) -> TrainResult:
-    """Return the result, given the evaluations of the final weights on both splits."""
+    """Return the result of a run, given the evaluations of the final weights on both splits."""
     state, seconds = trained.state, trained.timings["training"]
     return TrainResult(
         steps=state.step,
@@ -87,7 +96,7 @@ def result_of(
 def _pass_results(
     parameters: TrainingParameters, minimised: Minimised | None, loss: float
 ) -> dict[str, Any]:
-    """Return the fields that only a run by passes has."""
+    """Return the fields that only `lbfgs` and `smoothed` have."""
     if minimised is None:
         return {}
     passes = {"passes": len(minimised.state.losses)}
@@ -98,9 +107,9 @@ def _pass_results(
     return {**passes, "lower_bound": bound, "gap": gap, "gap_reached": minimised.gap_reached}
 
 
-@task(name="save results", cache_policy=NO_CACHE)
+@task("save results")
 def save_results(run: TrainRun, trained: Trained, result: TrainResult) -> None:
-    """Write the weights, the loss curve and its picture, and show them in Prefect."""
+    """Write the weights, the loss curve and its figure, and create Prefect artifacts."""
     run.directory.write_weights(trained.state.W)
     if isinstance(run.parameters, StepParameters):
         _save_steps(run, trained, run.parameters)
@@ -109,33 +118,39 @@ def save_results(run: TrainRun, trained: Trained, result: TrainResult) -> None:
     shown = {"status": trained.state.status.value} | plain(result)
     for name in ("test_loss", "weights_sha256", "gap_reached"):
         shown.pop(name, None)
-    artifacts.summary("training", shown, run.title)
-    picture = run.directory.path / "loss.png"
-    artifacts.picture("loss", picture, f"{run.title}: loss{trained.diverged}")
+    publish, series = run.report.publish, run.series
+    publish(artifacts.summary, f"{series}: result", shown, run.describe("Result"))
+    picture = run.directory.path / PICTURE
+    words = run.describe(f"Loss{trained.diverged}")
+    publish(artifacts.picture, f"{series}: loss", picture, words)
 
 
 def _save_steps(run: TrainRun, trained: Trained, parameters: StepParameters) -> None:
-    """Write the loss before each step, and draw it."""
-    losses = trained.state.losses
+    """Write and draw the loss before each step."""
+    losses, window = trained.state.losses, 1 if isinstance(parameters, GradientDescent) else 50
+    title = f"{run.id}: {parameters.method}, step size {parameters.step_size}{trained.diverged}"
+
+    def draw(path: Path) -> None:
+        from flows.train.figures import draw_loss_curve
+
+        draw_loss_curve(path, losses, title=title, window=window)
+
+    run.draw(PICTURE, draw)
     run.directory.write_losses(losses)
-    draw_loss_curve(
-        run.directory.path / "loss.png",
-        losses,
-        title=f"{run.id}: {parameters.method}, step size {parameters.step_size}{trained.diverged}",
-        window=1 if isinstance(parameters, GradientDescent) else 50,
-    )
 
 
 def _save_passes(run: TrainRun, trained: Trained, minimised: Minimised) -> None:
-    """Write the loss of each pass, and the best lower bound after it if there is one; draw them."""
-    parameters, losses = run.parameters, minimised.state.losses
+    """Write and draw the loss of each pass and, for `smoothed`, the best lower bound after it."""
+    parameters, losses, bounds = run.parameters, minimised.state.losses, minimised.lower_bounds
+    title = f"{run.id}: {parameters.method}, reg {parameters.reg:g}{trained.diverged}"
+
+    def draw(path: Path) -> None:
+        from flows.train.figures import draw_passes
+
+        draw_passes(path, losses, bounds, title=title)
+
+    run.draw(PICTURE, draw)
     columns: dict[str, Any] = {"pass": range(len(losses)), "loss": losses}
     if isinstance(parameters, SmoothedHinge):
-        columns["lower_bound"] = minimised.lower_bounds
+        columns["lower_bound"] = bounds
     run.directory.write_table("loss.csv", columns)
-    draw_passes(
-        run.directory.path / "loss.png",
-        losses,
-        minimised.lower_bounds,
-        title=f"{run.id}: {parameters.method}, reg {parameters.reg:g}{trained.diverged}",
-    )

@@ -1,17 +1,18 @@
-"""Compile the kernels with Numba, and cache the machine code until any kernel source changes.
+"""Compilation of the kernels by Numba, with a cache that is valid until a kernel source changes.
 
 Numba itself checks only the file that defines a function. Kernels inline functions and
 constants of other modules, so after an edit there Numba alone would load stale machine code.
-Here the name of the cache directory holds a digest of every source file of the package: an
-edit anywhere selects a new, empty directory.
+This module therefore puts a digest of every source file of the package into the name of the
+cache directory. An edit anywhere selects a new, empty directory.
 
-The directory is made in the first of these places that is writable:
+The directory is created in the first of these places that is writable:
 
 1. `numba.config.CACHE_DIR` (the variable NUMBA_CACHE_DIR) if it is set, else `__pycache__` of
    the package;
 2. the user's cache directory, on Linux `$XDG_CACHE_HOME/hinge` or `~/.cache/hinge`.
 
-If neither is writable, every process compiles what it calls, and the command says so once.
+If neither is writable, every process compiles the kernels that it calls, and the command prints
+one notice.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ import numpy as np
 import kernels
 
 UNUSED_DAYS = 30
-"""A cache directory that no process has opened for so long is deleted."""
+"""Days without use after which a cache directory is deleted."""
 
 _PACKAGE = Path(kernels.__file__).parent
 _PREFIX = "hinge-kernels-"
@@ -49,9 +50,9 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        # Workers import kernels from several threads, and Numba's settings are the process's.
+        # Workers import kernels from several threads, which share Numba's settings.
         with _LOCK:
-            directory = _cache_directory()
+            directory = cache_directory()
             if directory is None:
                 return numba.njit(nogil=True, **options)(function)
             with _numba_caches_in(directory):
@@ -62,10 +63,10 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @contextmanager
 def _numba_caches_in(directory: Path) -> Iterator[None]:
-    """Set Numba's cache directory for the functions that the block decorates.
+    """Set Numba's cache directory for the functions that are decorated in the `with` block.
 
-    Numba chooses the directory of a function when it is decorated. The settings are restored
-    afterwards, so other functions of the process are cached where they would be anyway.
+    Numba chooses the cache directory of a function when the function is decorated. The settings
+    are restored afterwards, so other functions of the process keep their usual cache.
     """
     # CACHE_LOCATOR_CLASSES could name classes that ignore CACHE_DIR.
     settings = {"CACHE_DIR": str(directory), "CACHE_LOCATOR_CLASSES": ""}
@@ -80,8 +81,11 @@ def _numba_caches_in(directory: Path) -> Iterator[None]:
 
 
 @cache
-def _cache_directory() -> Path | None:
-    """Return the directory for the current sources; None, with a notice, if none is writable."""
+def cache_directory() -> Path | None:
+    """Return the cache directory for the current sources.
+
+    If no place is writable, print a notice and return None.
+    """
     chosen: str = getattr(numba.config, "CACHE_DIR", "")
     roots = [Path(chosen or _PACKAGE / "__pycache__").absolute()]
     if directory := _open_directory(roots[0]):
@@ -90,11 +94,11 @@ def _cache_directory() -> Path | None:
         roots.append(user_root)
         if directory := _open_directory(user_root):
             return directory
-    # Only the command itself prints. `parent_process()` would be None here in a worker that is
-    # importing the main module; its name is set earlier.
+    # Only the main process prints. The name identifies it: while a worker imports the main module,
+    # `parent_process()` is still None.
     if multiprocessing.current_process().name == "MainProcess":
         print(
-            "hinge: kernels are compiled anew in every process, because their cache cannot be "
+            "hinge: kernels are compiled again in every process, because their cache cannot be "
             f"written to {' or '.join(map(str, roots))}; set NUMBA_CACHE_DIR to a writable "
             "directory",
             file=sys.stderr,
@@ -103,28 +107,28 @@ def _cache_directory() -> Path | None:
 
 
 def _user_root() -> Path | None:
-    """Return the user's cache directory; None without a home directory."""
+    """Return the user's cache directory, or None if there is no home directory."""
     from platformdirs import user_cache_path  # noqa: PLC0415  # seldom needed
 
     try:
         path = user_cache_path("hinge", appauthor=False)
     except RuntimeError:
         return None
-    return path if path.is_absolute() else None  # older releases return "~" as it is
+    return path if path.is_absolute() else None  # older releases return "~" unexpanded
 
 
 def _open_directory(root: Path) -> Path | None:
-    """Make the directory for the current sources in `root`; None if it cannot be written.
+    """Create the directory for the current sources in `root`; return None if it is not writable.
 
-    Permission bits do not decide that (a file system can be read-only, and root passes every
-    check), so a file is written.
+    A test file is written, because permission bits are not sufficient: a file system can be
+    read-only, and root passes every permission check.
     """
     directory = root / f"{_PREFIX}{_digest()}"
     try:
         is_new = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
-        os.utime(directory)  # the time of the last use
+        os.utime(directory)  # records the time of the last use
     except OSError:
         return None
     if is_new:
@@ -135,7 +139,8 @@ def _open_directory(root: Path) -> Path | None:
 def _prune(root: Path) -> None:
     """Delete the directories of earlier sources that have not been used for `UNUSED_DAYS`.
 
-    Other processes may delete the same ones, or still run with one: Numba then compiles again.
+    Another process may delete the same directory at the same time. A process whose directory is
+    deleted compiles again.
     """
     oldest = time.time() - UNUSED_DAYS * 86_400
     for directory in root.glob(f"{_PREFIX}*"):
@@ -149,13 +154,14 @@ def _prune(root: Path) -> None:
 
 @cache
 def _digest() -> str:
-    """Return a digest of the package's sources and of the libraries that compile them.
+    """Return a digest of the package's sources and of the versions of the compiling libraries.
 
-    Numba adds the signature, the processor, its instructions and Python's version.
+    It omits signatures, processors, instruction sets and Python versions, because Numba itself
+    keeps separate files for them.
     """
     versions = numba.__version__, llvmlite.__version__, np.__version__
     digest = hashlib.sha256(repr(versions).encode())
-    sources = (path for path in _PACKAGE.rglob("*.py") if path.is_file())  # not an editor's lock
+    sources = (path for path in _PACKAGE.rglob("*.py") if path.is_file())  # no dangling links
     for path in sorted(sources):
         name = path.relative_to(_PACKAGE).as_posix()
         digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

@@ -1,10 +1,11 @@
-"""The compiled loops over the differences of hinges in every coordinate of the weights.
+"""Compiled loops for the differences of hinges in every coordinate of the weights.
 
 As in `kernels.compiled.gradient`, functions are compiled at the first call, cached on disk, and
-release the interpreter lock. `kernels.structured_difference` checks the arrays, is the entry point,
-and says what the sums are. Shapes: n rows, D columns, C classes; "padded" means whole tiles of
-classes and of columns, so that none has a tail. Those of the differences need not be those of the
-scores.
+release the interpreter lock. The entry point is `kernels.structured_difference`, which checks the
+arrays and defines the sums.
+
+Shapes: n rows, D columns, C classes. A "padded" axis is filled up to whole tiles. The tiles of the
+differences may differ in size from the tiles of the scores.
 """
 
 from typing import Any
@@ -18,22 +19,24 @@ from kernels.simd.difference_tiles import TILE_CLASSES, TILE_COLUMNS, centred_ti
 from kernels.simd.tiles import multiply_add
 
 BLOCK_ROWS = 256
-"""Rows that are taken at a time: enough for runs of one label, few enough for the caches."""
+"""Rows processed together: enough for several rows per label, few enough for the caches."""
 
 LIMB_BITS = 32
-"""A sum is two int64 limbs: it is moved there after every block, so that nothing overflows."""
+"""Number of bits in the lower of a sum's two int64 limbs. A block's sums are added to the limbs
+after every block, before an int64 could overflow."""
 
 PIXEL_BITS = 20
-"""Sums of pixels that only a bound is made of are in units of 2^-20."""
+"""Sums of pixels that serve only as a bound are in units of 2^-20."""
 
 
 @cached_njit()
 def block_margins(products: Any, offset: Any, labels: Any, delta: Any, margins: Any) -> Any:
-    """Write the margins of rows of dot products to `margins` (rows, padded C).
+    """Write the margins of rows, given their dot products; return how many are non-finite.
 
-    Those of the own class, and of classes that only fill the tile, are minus infinity: their
-    hinges are 0 wherever they are moved. So are margins that are not finite; returns how many
-    these are. The order of operations is that of `loops.margins`.
+    `margins` is (rows, padded C). Minus infinity replaces the margin of the row's own class, the
+    margin of a class that only fills the tile, and a non-finite margin. A hinge of minus infinity
+    stays 0 however far the margin moves. The order of operations is the same as in
+    `loops.margins`.
     """
     not_finite = 0
     margins[:] = -np.inf
@@ -58,7 +61,10 @@ def hinge(margin: Any) -> Any:
 
 @cached_njit()
 def by_label(rows: Any, labels: Any, ordered: Any, starts: Any) -> None:
-    """Write `rows` to `ordered`, those of label y from `starts[y]` on; `starts` is (C + 1,)."""
+    """Write `rows` to `ordered`, sorted by label.
+
+    The rows of label y are written from position `starts[y]`; `starts` is (C + 1,).
+    """
     starts[:] = 0
     for row in rows:
         starts[labels[row] + 1] += 1
@@ -81,9 +87,10 @@ def add_differences(
     centred: Any,
     sums: Any,
 ) -> None:
-    """Add every pixel's differences over a block of rows to `sums` (padded C, padded D + 1).
+    """Add the differences of a block of rows, in the weight of every pixel, to `sums`.
 
-    The rows are ordered by their labels: those of label y are `starts[y]` to `starts[y + 1]`.
+    `sums` is (padded C, padded D + 1). The rows are sorted by label: the rows of label y are
+    `starts[y]` to `starts[y + 1]`.
     """
     for column in range(0, len(mean), TILE_COLUMNS):
         for label in range(len(starts) - 1):
@@ -121,7 +128,7 @@ def plain_add_differences(
     centred: Any,
     sums: Any,
 ) -> None:
-    """The same integers as `add_differences`, a difference at a time."""
+    """Add the same integers as `add_differences`, one difference at a time."""
     for i in range(len(rows)):
         for d in range(len(mean)):
             x = np.float64(images[rows[i], d]) - mean[d]
@@ -133,7 +140,7 @@ def plain_add_differences(
 def _add_difference(
     margin: Any, x: Any, step: Any, label: Any, j: Any, d: Any, magic: Any, centred: Any, sums: Any
 ) -> None:
-    """Add what a step in column `d`, where the pixel is `x`, makes of one margin."""
+    """Add one margin's differences in column `d`, where the centred pixel is `x`."""
     unit = np.spacing(magic)
     up, down = hinge(multiply_add(x, step, margin)), hinge(multiply_add(-x, step, margin))
     here = hinge(margin)
@@ -150,9 +157,9 @@ def _add_difference(
 def add_bias_differences(
     labels: Any, margins: Any, step: Any, magic: Any, centred: Any, sums: Any
 ) -> None:
-    """Add the differences of the bias, which moves a margin by the step itself.
+    """Add the differences in the bias, which moves a margin by the difference step itself.
 
-    They are the last column of `sums` that is in use: after all pixels.
+    They go to the last column of `sums`.
     """
     last = sums.shape[1] - 1
     for i in range(len(labels)):
@@ -162,11 +169,11 @@ def add_bias_differences(
 
 @njit(inline="always")
 def departure(margin: Any, moved: Any, back: Any) -> Any:
-    """Return by how much a crossing makes a difference depart from the subgradient.
+    """Return the difference minus the subgradient's prediction, for a margin that crosses 0.
 
-    The difference is `hinge(moved) - hinge(back)`, the subgradient's `moved - back` where the
-    margin is positive, and else 0. As one of the two values is on the far side of 0, what is left
-    of one less the other is one value alone.
+    The difference is `hinge(moved) - hinge(back)`. The subgradient predicts `moved - back` if the
+    margin is positive, else 0. Exactly one of `moved` and `back` is positive, so the result is
+    one of the two values or its negative.
     """
     if margin > 0:
         return back if moved > 0 else -moved
@@ -177,7 +184,7 @@ def departure(margin: Any, moved: Any, back: Any) -> Any:
 def _add_crossing(
     margin: Any, moved: Any, back: Any, class_row: Any, d: Any, unit: Any, out: Any
 ) -> None:
-    """Count a crossing, if it is one, and add its departure."""
+    """Count a crossing and add its departure, if `moved` and `back` are on different sides of 0."""
     crossings, departures = out
     if (moved > 0) == (back > 0):
         return
@@ -199,9 +206,9 @@ def add_crossings(
     crossings: Any,
     departures: Any,
 ) -> None:
-    """Look at the margins within `reach` of their kink, column by column, the bias last.
+    """Count crossings and add up their departures, for margins within `reach` of their kink.
 
-    Adds to `crossings` and `departures` (padded C, D + 1).
+    Adds to `crossings` and `departures`, both (padded C, D + 1), with the bias last.
     """
     columns = crossings.shape[1] - 1
     out = crossings, departures
@@ -222,10 +229,11 @@ def add_crossings(
 
 @cached_njit()
 def add_active(labels: Any, margins: Any, reach: Any, counts: Any, sizes: Any) -> Any:
-    """Add up the margins whose hinges need not be 0 within `reach`, for both of their classes.
+    """Count and sum the active margins: those whose hinge may be positive within `reach`.
 
-    Adds how many there are to `counts` (padded C,) int64 and their sizes to `sizes` (padded C,
-    `LOSS_LIMBS`). Returns how many are too large for that.
+    A margin counts for both of its classes. Adds the number of active margins to `counts` (padded
+    C,) int64 and their absolute values to `sizes` (padded C, `LOSS_LIMBS`). Returns how many are
+    too large for the limbs.
     """
     overflows = 0
     for i in range(len(labels)):
@@ -251,11 +259,11 @@ def add_undecided(
     mean: Any,
     undecided: Any,
 ) -> None:
-    """Add up, in both classes, the pixels of margins whose sign rounded scores may get wrong.
+    """Add up the pixels of margins whose sign may be wrong if scores are rounded.
 
-    `sizes` (rows, padded C) bounds the products that the scores are sums of, and `slack` times
-    it their error. Adds `|pixel - mean|` in units of 2^-`PIXEL_BITS`, rounded up, and 1 for the
-    bias, to `undecided` (padded C, D + 1).
+    `sizes` (rows, padded C) is the sum of the absolute products of each score, and `slack * sizes`
+    bounds the score's error. For both classes of such a margin, adds `|pixel - mean|` and 1 for
+    the bias, in units of 2^-`PIXEL_BITS` and rounded up, to `undecided` (padded C, D + 1).
     """
     columns = undecided.shape[1] - 1
     one = 2.0**PIXEL_BITS
@@ -273,7 +281,10 @@ def add_undecided(
 
 @cached_njit()
 def carry(sums: Any, limbs: Any) -> None:
-    """Move `sums` (padded C, columns) to the `limbs` (2, padded C, columns), the lower first."""
+    """Add `sums` (padded C, columns) to `limbs` (2, padded C, columns), and set `sums` to 0.
+
+    The lower limb comes first.
+    """
     mask = 2**LIMB_BITS - 1
     for j in range(sums.shape[0]):
         for d in range(sums.shape[1]):
@@ -294,11 +305,11 @@ def differences(
     tiles: Any,
     out: Any,
 ) -> Any:
-    """Go over `images[rows]` once, and add up all that is asked of them.
+    """Add up all sums of a probe in one pass over `images[rows]`.
 
-    `scorer` holds the padded weights and the offsets, `absolute` their absolute values, `mean`
-    is padded; `probe` and `out` are a `structured_difference.Probe`'s numbers and its sums.
-    Returns how many margins are not finite or too large to be summed.
+    `scorer` contains the padded weights and the offsets, `absolute` their absolute values, and
+    `mean` is padded. `probe` contains the numbers of a `structured_difference.Probe`, and `out`
+    the arrays to add to. Returns how many margins are non-finite or too large to be summed.
     """
     weights, offset = scorer
     delta, step, reach, magic, slack, centred = probe

@@ -1,10 +1,10 @@
-"""The compiled loops over a block of rows: scores, margins and the integer gradient sum.
+"""Compiled loops over blocks of rows: scores, margins and the integer gradient sum.
 
 Every function here is compiled by Numba at its first call, cached on disk (see
-`kernels.compiled.compilation`), and releases the interpreter lock. Arrays are C-contiguous, padded
-and checked by `kernels.hinge`, which is the way in. Shapes: n rows, D columns (a multiple
-of `vector.VECTOR_BYTES`), C classes, of which the weights hold a multiple of
-`vector.TILE_CLASSES`, so that no tile has a tail.
+`kernels.compiled.compilation`), and releases the interpreter lock. `kernels.hinge` is the entry
+point: it checks and pads the arrays, and defines the factors k. The arrays are C-contiguous.
+Shapes: n rows, D columns (a multiple of `vector.VECTOR_BYTES`) and C classes. The weights are
+padded to a multiple of `vector.TILE_CLASSES` classes, so that every tile is full.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from kernels.exact_sum import LARGEST_LOSS, LIMB_BITS, LOSS_LIMBS
 from kernels.simd import tiles as vector
 
 BLOCK_ROWS = 64
-"""Rows scored and then added to the gradient while the second-level cache still holds them."""
+"""Rows that are scored and added to the gradient while they are in the second-level cache."""
 
 _LIMB = float(2**LIMB_BITS)
 _ROWS, _CLASSES, _COLUMNS = vector.TILE_ROWS, vector.TILE_CLASSES, vector.VECTOR_BYTES
@@ -37,7 +37,7 @@ else:
 
 @cached_njit()
 def row_addresses(images: Any, rows: Any, addresses: Any) -> None:
-    """Write the addresses of `images[rows]`, repeating the last to the end."""
+    """Write the addresses of `images[rows]`; fill the rest of `addresses` with the last one."""
     base, stride = images.ctypes.data, images.strides[0]
     for i in range(len(addresses)):
         addresses[i] = base + rows[min(i, len(rows) - 1)] * stride
@@ -79,7 +79,7 @@ def scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
 
 @cached_njit()
 def plain_scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) -> None:
-    """The same bits as `scores`, a product at a time."""
+    """Plain implementation of `scores`, one product at a time, with bit-identical results."""
     lanes = _COLUMNS // weights.itemsize
     for i in range(len(rows)):
         for j in range(len(offset)):
@@ -96,10 +96,11 @@ def plain_scores(images: Any, rows: Any, weights: Any, offset: Any, out: Any) ->
 
 @cached_njit()
 def margins(row: Any, label: Any, offset: Any, delta: Any, k: Any) -> Any:
-    """Loss and prediction of one row of dot products; writes its factors k (C,) int8.
+    """Return the loss and the predicted class of one row; write its factors k (C,) int8.
 
-    The hinges are taken in the scores' type and summed in float64, in the order of the
-    classes; of equal scores the first is predicted.
+    `row` contains the row's dot products. The hinges are computed in the type of the scores and
+    summed in float64, in the order of the classes. If several classes have the highest score, the
+    first one is predicted.
     """
     loss, active, best = 0.0, 0, 0
     correct_score = row[label] + offset[label]
@@ -131,7 +132,10 @@ def losses_and_factors(scores: Any, labels: Any, delta: Any, losses: Any, factor
 
 @cached_njit()
 def add_weights(factors: Any, weights: Any, out: Any) -> None:
-    """Add `factors @ weights` to `out` (n, D), class after class: the same bits for any n."""
+    """Add `factors @ weights` to `out` (n, D).
+
+    The classes are added in order, so that a row's result is bit-identical for every n.
+    """
     for i in range(len(factors)):
         row = out[i]
         for j in range(weights.shape[0]):
@@ -143,7 +147,7 @@ def add_weights(factors: Any, weights: Any, out: Any) -> None:
 
 @cached_njit()
 def add_loss(loss: Any, limbs: Any) -> bool:
-    """Add one row's loss to the limbs; return False if it overflows, see `kernels.partial`."""
+    """Add one row's loss to the limbs; return False if it overflows (see `kernels.partial`)."""
     if not 0.0 <= loss < LARGEST_LOSS:
         return False
     rest = loss / _LIMB
@@ -156,7 +160,7 @@ def add_loss(loss: Any, limbs: Any) -> bool:
 
 @cached_njit()
 def add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
-    """Add the block's `sum_i k_i (outer) image_i` to `gradient`, in the processor's tiles."""
+    """Add the block's `sum_i k_i (outer) image_i` to `gradient` with vector tiles."""
     groups = (n + 3) // 4
     step, out_step = factors.strides[0], gradient.strides[0]
     for column in range(0, gradient.shape[1], _COLUMNS):
@@ -174,13 +178,14 @@ def add_gradient(addresses: Any, n: Any, factors: Any, gradient: Any) -> None:
 
 @cached_njit()
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
-    """The same integers as `add_gradient` on any processor.
+    """Plain implementation of `add_gradient` for every processor, with the same integers.
 
-    Short sums in int16 take twice as many pixels an instruction; 255 (C - 1) 14 < 2^15 for
-    C = 10, so the number of rows a short sum may take depends on C.
+    Rows are first summed in int16, because an instruction processes twice as many int16 as int32.
+    Such a short sum changes by at most 255 (C - 1) per row, so the number of rows that fit depends
+    on C: 14 rows for C = 10.
     """
     columns = gradient.shape[1]
-    short_rows = max(1, 32767 // (255 * (gradient.shape[0] - 1)))  # padded, C is up to 130
+    short_rows = max(1, 32767 // (255 * (gradient.shape[0] - 1)))  # the padded C is up to 130
     short = np.empty(columns, np.int16)
     for j in range(gradient.shape[0]):
         for start in range(0, len(rows), short_rows):
@@ -209,11 +214,12 @@ def add_rows(
     limbs: Any,
     predictions: Any,
 ) -> Any:
-    """Loss, gradient sum and predictions of `images[rows]` in one pass over the bytes.
+    """Compute loss, gradient sum and predictions of `images[rows]` in one pass over the bytes.
 
-    Adds to `gradient` (C, D) int32, `indicators` (C,) int64 and `limbs` int64; writes
-    `predictions` (n,). Returns how many predictions are right and how many rows' losses
-    are not finite or too large for the limbs. `tiles` says which way to sum the gradient.
+    Adds to `gradient` (C, D) int32, `indicators` (C,) int64 and `limbs` int64, and writes
+    `predictions` (n,). Returns how many predictions are correct, and how many rows have a loss
+    that is not finite or too large for the limbs. `tiles` selects `add_gradient` for the gradient
+    sum instead of the plain implementation.
     """
     addresses = np.empty(BLOCK_ROWS, np.int64)
     block = np.empty((BLOCK_ROWS, weights.shape[0]), weights.dtype)
@@ -245,9 +251,10 @@ def add_rows(
 
 @cached_njit()
 def squared_norm(W: Any, columns: int) -> float:
-    """Return the sum of squares of the first columns of `W` (C, D + 1) float64.
+    """Return the sum of squares of the first `columns` columns of `W` (C, D + 1) float64.
 
-    Four sums a class, then the classes in turn: quick, and one order for all processors.
+    Each class has four partial sums, and the classes are added in order. This is fast, and the
+    order is the same on every processor.
     """
     total = 0.0
     for j in range(W.shape[0]):

@@ -1,10 +1,10 @@
-"""The compiled loops over the margins of a line: hinges, exact sums, breakpoints.
+"""Compiled loops over the margins along a line: hinges, exact sums and breakpoints.
 
 As in `kernels.compiled.gradient`, functions are compiled at the first call, cached on disk, and
 release the interpreter lock. `kernels.line` checks the arrays and is the entry point. Shapes: n
-rows, C - 1 wrong classes, K step sizes; `margins` and `slopes` are (C - 1, n) float64,
-C-contiguous, so that a vector holds the same class of consecutive rows: every row is summed in the
-order of its classes, and no row waits for another.
+rows, C - 1 wrong classes, K step sizes. `margins` and `slopes` are (C - 1, n) float64 and
+C-contiguous, so that a vector contains the same class of consecutive rows. Every row is summed in
+the order of its classes, independently of the other rows.
 """
 
 from typing import Any
@@ -25,16 +25,16 @@ from kernels.simd.line_tiles import (
 from kernels.simd.tiles import multiply_add
 
 BLOCK = 512
-"""Margins worked on while the first-level cache holds them."""
+"""Margins that are processed while they are in the first-level cache."""
 
 BLOCK_ROWS = ROWS * MOST_VECTORS
-"""Rows whose losses are."""
+"""Rows whose losses are summed while their margins are in the first-level cache."""
 
 LIMBS = LOSS_LIMBS + 1
-"""The limbs of `kernels.compiled.gradient` and one more, to which `_carry` moves what the others
-hold.
+"""Number of limbs of a sum, one more than in `kernels.compiled.gradient`.
 
-No number of rows overflows it, as none does the others between two carries."""
+`_carry` moves the excess of each limb to the next higher one. The highest limb does not overflow
+for any number of rows, and the lower limbs do not overflow between two carries."""
 
 LARGEST_TERM = 2.0**1022
 """The sum of two numbers of at most this size is finite."""
@@ -45,7 +45,7 @@ _MASK = 2**LIMB_BITS - 1
 
 @cached_njit()
 def differences(scores: Any, labels: Any, constant: float, out: Any) -> None:
-    """Write `scores[i, j] - scores[i, y_i] + constant` of the wrong classes to `out`."""
+    """Write `scores[i, j] - scores[i, y_i] + constant` for the wrong classes to `out`."""
     for i in range(len(labels)):
         label = labels[i]
         own = scores[i, label]
@@ -57,10 +57,11 @@ def differences(scores: Any, labels: Any, constant: float, out: Any) -> None:
 
 @njit(inline="always")
 def _split(x: Any) -> Any:
-    """Cut |x| < 2^80 into four limbs, highest first, without what is below 2^-80.
+    """Split |x| < 2^80 into four limbs, highest first, and drop the part below 2^-80.
 
-    They have the sign of `x`: cut towards zero, every rest is exact. Cut downwards, as a loss
-    may be, the rest of a small negative number would be one that float64 has no room for.
+    The limbs are rounded towards zero, so they have the sign of `x` and every remainder is exact.
+    Rounding down, as in `gradient.add_loss`, is suitable only for numbers that are not negative:
+    the remainder of a small negative number would not fit in a float64.
     """
     x /= _UNIT
     a = np.int64(x)
@@ -73,7 +74,7 @@ def _split(x: Any) -> Any:
 
 @cached_njit()
 def _carry(limbs: Any) -> None:
-    """Leave every limb but the highest in 0..2^40 - 1; the number they stand for stays."""
+    """Reduce every limb except the highest to 0..2^40 - 1, without changing the sum."""
     for k in range(len(limbs) - 1):
         limbs[k + 1] += limbs[k] >> LIMB_BITS
         limbs[k] &= _MASK
@@ -87,8 +88,9 @@ def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) ->
     """
     rows, sizes = margins.shape[1], whole_tiles(steps)
     largest_slope = largest_finite_slope(sizes)
+    # Two arrays, because Numba treats parts of one array as strided.
     block_margins = np.empty((len(margins), BLOCK_ROWS))
-    block_slopes = np.empty_like(block_margins)  # two arrays: Numba takes parts of one for strided
+    block_slopes = np.empty_like(block_margins)
     for start in range(0, rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, rows)
         copy_block(margins[:, start:stop], -1.0, block_margins)
@@ -99,7 +101,7 @@ def losses(margins: Any, slopes: Any, steps: Any, limbs: Any, overflows: Any) ->
 
 @cached_njit()
 def whole_tiles(steps: Any) -> Any:
-    """Return the step sizes, filled with zeros to whole tiles."""
+    """Return the step sizes, padded with zeros to whole tiles."""
     sizes = np.zeros(-(-len(steps) // STEPS) * STEPS)
     sizes[: len(steps)] = steps
     return sizes
@@ -107,7 +109,7 @@ def whole_tiles(steps: Any) -> Any:
 
 @cached_njit()
 def copy_block(values: Any, filling: float, out: Any) -> None:
-    """Copy some rows to `out` (C - 1, BLOCK_ROWS), and fill it."""
+    """Copy rows to the start of `out` (C - 1, BLOCK_ROWS), and fill the rest with `filling`."""
     rows = values.shape[1]
     for j in range(len(values)):
         out[j, :rows] = values[j]
@@ -116,7 +118,7 @@ def copy_block(values: Any, filling: float, out: Any) -> None:
 
 @cached_njit()
 def largest_finite_slope(steps: Any) -> Any:
-    """Return a size of slopes at which no step adds more than `LARGEST_TERM` to a margin."""
+    """Return a slope up to which no step size changes a margin by more than `LARGEST_TERM`."""
     largest = 1.0
     for step in steps:
         largest = max(largest, abs(step))
@@ -125,11 +127,11 @@ def largest_finite_slope(steps: Any) -> Any:
 
 @cached_njit()
 def within(values: Any, largest: Any) -> Any:
-    """Whether all values (C - 1, BLOCK_ROWS) are numbers of at most this size."""
+    """Return whether all values (C - 1, BLOCK_ROWS) are at most `largest` in size; nan is not."""
     beyond = 0
     for j in range(values.shape[0]):
         for i in range(values.shape[1]):
-            beyond += not abs(values[j, i]) <= largest  # nan is not
+            beyond += not abs(values[j, i]) <= largest  # also counts nan
     return beyond == 0
 
 
@@ -137,10 +139,12 @@ def within(values: Any, largest: Any) -> Any:
 def add_block(
     margins: Any, slopes: Any, rows: int, sizes: Any, finite: Any, limbs: Any, overflows: Any
 ) -> None:
-    """Add the losses of `rows` rows, in arrays of `BLOCK_ROWS`, to those of each step size.
+    """Add the losses of `rows` rows at each step size to `limbs` and `overflows`.
 
-    What fills the arrays adds no loss, and `sizes` are whole tiles of step sizes. `finite` says
-    that all margins are finite at all of them: the tile takes -inf for a margin without a loss.
+    The arrays have `BLOCK_ROWS` rows, and the rows after the first `rows` must have no loss.
+    `sizes` contains the step sizes, padded to whole tiles. `finite` states that all margins are
+    finite at all step sizes. The tile is used only in that case, because it would count a margin
+    of -inf as no loss.
     """
     sums = np.empty(2 * STEPS + 1, np.int64)
     for first in range(0, len(sizes), STEPS):
@@ -164,30 +168,30 @@ def add_block(
 
 @cached_njit()
 def _add_parts(limbs: Any, coarse: Any, fine: Any) -> None:
-    """Add sums in units of 2^-31 and 2^-80."""
-    low = FINE_BITS - COARSE_BITS - LIMB_BITS  # a coarse unit, in those of the second limb
+    """Add a sum in units of 2^-31 and a sum in units of 2^-80 to the limbs."""
+    low = FINE_BITS - COARSE_BITS - LIMB_BITS  # a coarse unit is 2^low units of the second limb
     high = LIMB_BITS - low
     _add_limbs(limbs, 0, coarse >> high, (coarse & ((1 << high) - 1)) << low, fine)
 
 
 @cached_njit()
 def add_plainly(margins: Any, slopes: Any, step: float, limbs: Any) -> Any:
-    """Add the rows' losses at one step size, of any size; return how many overflow.
+    """Add the rows' losses at one step size; return how many overflow.
 
-    It is what `sum_losses_tile` does quicker for losses that are not large.
+    Plain implementation of `sum_losses_tile`, for losses of any size.
     """
     loss = np.zeros(margins.shape[1])
     for j in range(len(margins)):
         for i in range(len(loss)):
             margin: Any = multiply_add(step, slopes[j, i], margins[j, i])
-            # a margin that is not finite is added as it is: the loss is then not finite either
+            # a non-finite margin is added unchanged, so that the loss is also non-finite
             loss[i] += 0.0 if -np.inf < margin < 0.0 else margin
     return _add_losses(loss, limbs)
 
 
 @cached_njit()
 def _add_losses(losses: Any, limbs: Any) -> Any:
-    """Add losses to limbs; return how many overflow, see `kernels.partial`."""
+    """Add losses to limbs; return how many overflow (see `kernels.partial`)."""
     a = b = c = d = overflows = 0
     for i in range(len(losses)):
         fits = (losses[i] >= 0.0) & (losses[i] < LARGEST_LOSS)
@@ -209,15 +213,16 @@ def _add_limbs(limbs: Any, a: Any, b: Any, c: Any, d: Any) -> None:
 
 @njit(inline="always")
 def _usable(margin: Any, slope: Any) -> Any:
-    """Whether a margin counts in the sum of slopes; the others overflow."""
+    """Return whether a margin counts in the sum of slopes; the other margins overflow."""
     return (abs(margin) < np.inf) & (abs(slope) < LARGEST_LOSS)
 
 
 @cached_njit(error_model="numpy")
 def _positions(margins: Any, slopes: Any, positions: Any) -> None:
-    """Write where the margins are 0: the one division on which everything else rests.
+    """Write the step size at which each margin is 0, or nan if the margin does not count.
 
-    NaN, which is neither before nor after any step size, where a margin does not count.
+    Slopes and breakpoints are both computed from these positions, so that they agree. nan is
+    neither before nor after any step size.
     """
     for i in range(len(margins)):
         usable = _usable(margins[i], slopes[i])
@@ -228,8 +233,8 @@ def _positions(margins: Any, slopes: Any, positions: Any) -> None:
 def slopes(margins: Any, slopes: Any, steps: Any, limbs: Any, breakpoints: Any) -> Any:
     """Add the right-hand slopes at each step size to `limbs` (K, LIMBS) int64.
 
-    Adds the breakpoints in (0, step] to `breakpoints` (K,); returns how many margins do not
-    count. The arrays are flat, (n (C - 1),).
+    Adds the number of breakpoints in (0, step] to `breakpoints` (K,). Returns how many margins do
+    not count. `margins` and `slopes` are flat, (n (C - 1),).
     """
     overflows = 0
     positions, parts = np.empty(BLOCK), np.empty((4, BLOCK), np.int64)
@@ -247,7 +252,10 @@ def slopes(margins: Any, slopes: Any, steps: Any, limbs: Any, breakpoints: Any) 
 
 @cached_njit()
 def _split_slopes(margins: Any, slopes: Any, parts: Any) -> Any:
-    """Write the slopes' limbs to `parts` (4, n); return how many do not count, and are 0."""
+    """Write the slopes' limbs to `parts` (4, n), and return how many margins do not count.
+
+    The limbs of a margin that does not count are 0.
+    """
     overflows = 0
     for i in range(len(slopes)):
         usable = _usable(margins[i], slopes[i])
@@ -258,11 +266,12 @@ def _split_slopes(margins: Any, slopes: Any, parts: Any) -> Any:
 
 @cached_njit()
 def _add_slopes(positions: Any, slopes: Any, parts: Any, step: Any, limbs: Any) -> Any:
-    """Add the slopes that are active at one step; return the breakpoints in (0, step]."""
+    """Add the slopes of the margins that are active at `step`; count breakpoints in (0, step]."""
     a = b = c = d = breakpoints = 0
     for i in range(len(positions)):
         passed = positions[i] <= step
-        active = passed == (slopes[i] > 0.0)  # a rising margin from its 0 on, a falling one to it
+        # A rising margin is active after its zero, a falling margin before it.
+        active = passed == (slopes[i] > 0.0)
         a += parts[0, i] if active else 0
         b += parts[1, i] if active else 0
         c += parts[2, i] if active else 0
@@ -274,9 +283,9 @@ def _add_slopes(positions: Any, slopes: Any, parts: Any, step: Any, limbs: Any) 
 
 @cached_njit()
 def breakpoints(margins: Any, slopes: Any, low: Any, high: Any, out: Any) -> Any:
-    """Write the position and jump of the breakpoints in (low, high] to `out` (2, n (C - 1)).
+    """Write the positions and jumps of the breakpoints in (low, high] to `out` (2, n (C - 1)).
 
-    Returns how many they are. The arrays are flat.
+    Returns the number of breakpoints. `margins` and `slopes` are flat, (n (C - 1),).
     """
     found = 0
     positions = np.empty(BLOCK)

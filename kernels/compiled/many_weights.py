@@ -1,4 +1,4 @@
-"""The compiled loop over rows that adds up their losses at each of many weights.
+"""Compiled loop over rows that sums their losses for many weights at once.
 
 As in `kernels.compiled.gradient`, arrays are C-contiguous and padded. `kernels.many_weights` checks
 them and is the entry point.
@@ -25,8 +25,8 @@ def add_losses(
 ) -> None:
     """Add the losses of `images[rows]` to `limbs` (B, LOSS_LIMBS) and `overflows` (B,).
 
-    A row that overflows for some weights (see `kernels.partial`) is counted for those alone.
-    `weights` (B C, padded, D) and `offsets` (B, C) are float64.
+    A row that overflows for some weights (see `kernels.partial`) is counted only for those.
+    `weights` (B C, D), padded on both axes, and `offsets` (B, C) are float64.
     """
     classes = offsets.shape[1]
     addresses = np.empty(loops.BLOCK_ROWS, np.int64)

@@ -1,4 +1,4 @@
-"""The compiled loops over the differences of each row's hinges in its own pixels.
+"""Compiled loops over the finite differences of each row's hinges in its own pixels.
 
 `kernels.data_difference` checks the arrays and is the entry point.
 """
@@ -22,9 +22,14 @@ def add_differences(
     crossings: Any,
     sizes: Any,
 ) -> None:
-    """Add the hinges' differences to `numerical`, and what kinks make of them to `kinks`.
+    """Add the hinges' differences to `numerical`, and their departures at kinks to `kinks`.
 
-    All but the margins (n, C) and `pixels`, the weights (C, D), are (n, D) or (n,).
+    A departure is the difference minus the subgradient's prediction. Crossed kinks are counted in
+    `crossings`, and the absolute values of the margins whose hinges may be positive are added to
+    `sizes`. `step` is the difference step h, and `reach` is the largest change of a margin.
+
+    Shapes: `margins` (n, C); `pixels` (C, D), the weights of the pixels; `labels` and `sizes`
+    (n,); `numerical`, `kinks` and `crossings` (n, D).
     """
     for i in range(len(labels)):
         own = pixels[labels[i]]
@@ -46,7 +51,7 @@ def add_differences(
 def _cross(
     margin: Any, weights: Any, own: Any, step: Any, centred: Any, kinks: Any, crossings: Any
 ) -> None:
-    """Count the columns in which one margin crosses its kink, and add what that makes."""
+    """Count the columns in which one margin crosses its kink, and add its departures there."""
     for d in range(len(weights)):
         move = step * (weights[d] - own[d])
         moved, back = margin + move, margin - move if centred else margin

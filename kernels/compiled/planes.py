@@ -1,7 +1,8 @@
-"""The compiled loop over the margins of a plane: what is left of it at each b is a line.
+"""Compiled loop over the margins of a plane, which is a line for each b.
 
-As in `kernels.compiled.lines`, whose arrays these are with one more; `kernels.plane` checks them
-and is the way in. A block of rows stays in the first-level cache for all points.
+The arrays are those of `kernels.compiled.lines`, and `second`, which has the shape of `margins`.
+`kernels.plane` checks them and is the entry point. A block of rows stays in the first-level cache
+for all points.
 """
 
 from typing import Any
@@ -27,13 +28,14 @@ def losses(
 ) -> None:
     """Add the rows' losses at each point to `limbs` (M, K, LIMBS) int64.
 
-    The points are those of `b` (M,) and `a` (K,). Rows that overflow (see `kernels.partial`)
+    The points are all pairs of `b` (M,) and `a` (K,). Rows that overflow (see `kernels.partial`)
     are counted in `overflows` (M, K) instead.
     """
     rows, sizes = margins.shape[1], whole_tiles(a)
     largest_slope = largest_finite_slope(sizes)
+    # Two arrays, because Numba treats parts of one array as strided.
     block_margins = np.empty((len(margins), BLOCK_ROWS))
-    block_slopes = np.empty_like(block_margins)  # two arrays: Numba takes parts of one for strided
+    block_slopes = np.empty_like(block_margins)
     for start in range(0, rows, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, rows)
         copy_block(first[:, start:stop], 0.0, block_slopes)
@@ -49,7 +51,7 @@ def losses(
 
 @cached_njit()
 def _move(margins: Any, second: Any, step: float) -> None:
-    """Move the margins in the second direction, in their place."""
+    """Move the margins by `step` along the second direction, in place."""
     for j in range(len(second)):
         for i in range(second.shape[1]):
             margins[j, i] = multiply_add(step, second[j, i], margins[j, i])

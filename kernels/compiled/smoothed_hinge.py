@@ -1,9 +1,11 @@
 """The compiled pass over a block of rows for the smoothed hinge: scores, alphas, exact sums.
 
-As in `kernels.compiled.gradient`, whose scores, sums of losses and tiles these are: arrays are
-C-contiguous, padded and checked by `kernels.smoothed`, which is the way in. Shapes: n rows,
-D columns (a multiple of `vector.VECTOR_BYTES`), C classes, of which the weights hold a
-multiple of `vector.TILE_CLASSES`.
+Scores, sums of losses and tiles are those of `kernels.compiled.gradient`. `kernels.smoothed` is the
+entry point: it checks and pads the arrays, and defines the alphas and their levels. The arrays are
+C-contiguous.
+
+Shapes: n rows, D columns (a multiple of `vector.VECTOR_BYTES`), C classes. The weights are padded
+to a multiple of `vector.TILE_CLASSES` classes.
 """
 
 from typing import Any
@@ -20,11 +22,11 @@ _GROUPS = loops.BLOCK_ROWS // 4
 def alphas(
     row: Any, label: Any, offset: Any, delta: Any, mu: Any, levels: Any, k: Any, sums: Any
 ) -> Any:
-    """Smoothed loss, hinge loss and prediction of one row of dot products.
+    """Return the smoothed loss, hinge loss and prediction of one row of dot products.
 
-    Writes its factors k (C,) int64, in units of 1/levels, and adds its alphas and their
-    squares, in units of 1/levels and 1/levels^2, to `sums` (2,) int64. The margins are those
-    of `loops.margins`; what is made of them is float64, in the order of the classes.
+    Writes the row's factors k (C,) int64, in units of 1/levels. Adds its alphas and their
+    squares, in units of 1/levels and 1/levels^2, to `sums` (2,) int64. The margins are those of
+    `loops.margins`; the losses are summed in float64, in the order of the classes.
     """
     smoothed, hinge, best, total = 0.0, 0.0, 0, 0
     correct_score = row[label] + offset[label]
@@ -38,14 +40,15 @@ def alphas(
             margin = score - correct_score + delta
             if margin > 0:
                 m = np.float64(margin)
-                # Levels are a power of two: the division rounds, the product does not.
+                # `levels` is a power of two, so the product with it is not rounded.
                 level = int(min(m / mu, 1.0) * levels + 0.5)
                 alpha = level / levels
                 k[j] = level
                 total += level
                 sums[1] += level * level
                 hinge += m
-                smoothed += max(0.0, alpha * (m - 0.5 * mu * alpha))  # below 0 by rounding only
+                # Only rounding can make this term negative.
+                smoothed += max(0.0, alpha * (m - 0.5 * mu * alpha))
             elif not margin > -np.inf:  # -inf or nan: the row overflows
                 smoothed = hinge = np.nan
     k[label] = -total
@@ -55,7 +58,7 @@ def alphas(
 
 @cached_njit()
 def _write_digits(k: Any, i: Any, digits: Any) -> None:
-    """Write row `i`'s `k = 256 high + low` (C,) as 2 C int8 factors, the high ones first."""
+    """Write row `i`'s `k = 256 high + low` (C,) as 2 C int8 factors, the high digits first."""
     for j in range(len(k)):
         high = (k[j] + 128) >> 8
         digits[i // 4, j, i % 4] = high
@@ -66,7 +69,7 @@ def _write_digits(k: Any, i: Any, digits: Any) -> None:
 def _add_gradient_plain(images: Any, rows: Any, factors: Any, gradient: Any) -> None:
     """Add the block's `sum_i k_i (outer) image_i` to `gradient` (C, D) int64, without digits.
 
-    The short sum is of `loops.BLOCK_ROWS` at most: 64 * 255 * 2^15 < 2^31.
+    An int32 sum is over at most `loops.BLOCK_ROWS` rows, so it fits: 64 * 255 * 2^15 < 2^31.
     """
     columns = gradient.shape[1]
     short = np.empty(columns, np.int32)
@@ -100,13 +103,14 @@ def add_smoothed_rows(
     smoothed_limbs: Any,
     hinge_limbs: Any,
 ) -> Any:
-    """Sum both losses, the factors' gradient and the alphas of `images[rows]` in one pass.
+    """Sum both losses, the gradient and the alphas of `images[rows]` in one pass.
 
-    Adds to `digit_gradient` (2 C, D) int32, the sums of the high digits above those of the
-    low, if `tiles`, else to `gradient` (C, D) int64; and to `indicators` (C,), `sums` (2,)
-    of alphas and of their squares, and the limbs, all int64. Returns how many predictions
-    are right, and of how many rows the smoothed loss and the hinge loss are not finite or
-    too large for the limbs.
+    With `tiles`, adds the gradient to `digit_gradient` (2 C, D) int32, the sums of the high digits
+    first; without, to `gradient` (C, D) int64. Adds to `indicators` (C,), to `sums` (2,) of alphas
+    and of their squares, and to the limbs, all int64.
+
+    Returns the number of correct predictions, the number of rows whose smoothed loss overflows,
+    and the number of rows whose hinge loss overflows.
     """
     addresses = np.empty(loops.BLOCK_ROWS, np.int64)
     block = np.empty((loops.BLOCK_ROWS, weights.shape[0]), weights.dtype)

@@ -1,8 +1,9 @@
-"""The compiled loops over many trials' weights at once: integer scores, and their losses.
+"""Compiled loops over the weights of many trials at once: integer scores and losses.
 
 Trials come in groups of `trial_tiles.LANES`, one per lane of the processor's vectors. As in
 `kernels.compiled.gradient`, arrays are C-contiguous. `kernels.trials` checks them and is the entry
-point. Shapes: n rows, D columns, C classes, padded to P panels of `trial_tiles.TILE_CLASSES` each.
+point. Shapes: n rows, D columns, which are processed in pairs, and C classes, which are padded to
+P panels of `trial_tiles.TILE_CLASSES` classes each.
 """
 
 from typing import Any
@@ -45,7 +46,7 @@ def _block_scores(pixels: Any, n: Any, panels: Any, out: Any) -> None:
 def scores(images: Any, panels: Any, out: Any) -> None:
     """Write the scores, in units, of one group of trials to `out` (n, C, LANES) int32.
 
-    `panels` (P, pairs, TILE_CLASSES, LANES, 2) int16 are its weights.
+    `panels` (P, pairs, TILE_CLASSES, LANES, 2) int16 are the group's weights.
     """
     pixels = np.zeros((BLOCK_ROWS, 2 * panels.shape[1]), np.int16)
     block = np.empty((BLOCK_ROWS, panels.shape[0] * _CLASSES, _LANES), np.int32)
@@ -58,7 +59,7 @@ def scores(images: Any, panels: Any, out: Any) -> None:
 
 @cached_njit()
 def plain_scores(images: Any, panels: Any, out: Any) -> None:
-    """The same integers as `scores`, a product at a time."""
+    """Plain implementation of `scores`, one product at a time, with the same integers."""
     for i in range(out.shape[0]):
         for j in range(out.shape[1]):
             for lane in range(_LANES):
@@ -82,8 +83,9 @@ def add_losses(
 ) -> None:
     """Add the losses of a group's trials over all rows to `limbs` and `overflows`.
 
-    A row that overflows for a trial (see `kernels.partial`) is counted for that trial alone.
-    `scores` (n, C, LANES) int32 and `base` (n, C) float64 are in units.
+    A row that overflows for a trial (see `kernels.partial`) is counted only for that trial.
+    `scores` (n, C, LANES) int32 and `base` (n, C) float64 are in units. `base` is added to the
+    scores of every trial.
     """
     for i in range(len(labels)):
         trial_tiles.add_row_losses(
@@ -110,10 +112,10 @@ def trial_losses(
     limbs: Any,
     overflows: Any,
 ) -> None:
-    """Add every trial's losses over all rows in one pass, without keeping a score.
+    """Add every trial's losses over all rows in one pass, without storing the scores.
 
-    Groups first: `panels` (G, P, pairs, TILE_CLASSES, LANES, 2), `offsets` (G, C, LANES),
-    `limbs` (G, LOSS_LIMBS, LANES) and `overflows` (G, LANES).
+    The first axis is the group: `panels` (G, P, pairs, TILE_CLASSES, LANES, 2), `offsets`
+    (G, C, LANES), `limbs` (G, LOSS_LIMBS, LANES) and `overflows` (G, LANES).
     """
     pixels = np.zeros((BLOCK_ROWS, 2 * panels.shape[2]), np.int16)
     block = np.empty((BLOCK_ROWS, panels.shape[1] * _CLASSES, _LANES), np.int32)

@@ -1,1 +1,1 @@
-"""Code generators for vector instructions, which the compiled loops call."""
+"""Generators of vector instructions, which the compiled loops call."""

@@ -1,11 +1,11 @@
 """Vector instructions for differences of hinges, several columns of pixels at once.
 
 As in `kernels.simd.tiles`, the functions generate code for the compiled loops that call them (in
-`kernels.compiled.differences`), with addresses and byte strides as integers.
+`kernels.compiled.differences`). Addresses and byte strides are integers.
 
-A difference is added up as a whole number of units: adding `magic`, which is 1.5 * 2^52 units,
-rounds it to whole units, and the bits of the sum, less those of `magic`, are their number. So
-the total has no order, and is as quick as one of floats.
+A difference is summed as a whole number of units. Adding `magic`, which is 1.5 * 2^52 units,
+rounds the difference to whole units. The bits of the result minus the bits of `magic` are the
+number of units. So the total does not depend on the order, and summing is as fast as with floats.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ from kernels.simd.tiles import (
 )
 
 TILE_CLASSES, TILE_VECTORS, LANES = (5, 2, 8) if WIDE_REGISTERS else (5, 2, 4)
-"""Classes, and vectors of so many columns each, whose sums are held in registers.
+"""The classes, the vectors, and the columns per vector whose sums are kept in registers.
 
-It does not change a bit of any."""
+The results do not depend on them."""
 
 TILE_COLUMNS = LANES * TILE_VECTORS
 
@@ -39,7 +39,7 @@ _VECTOR_BYTES = 8 * LANES
 
 
 class _Constants(NamedTuple):
-    """What stays in registers."""
+    """The constants that stay in registers."""
 
     step: Any
     magic: Any
@@ -49,7 +49,7 @@ class _Constants(NamedTuple):
     @classmethod
     def of(cls, builder: Any, step: Any, magic: Any) -> "_Constants":
         step, magic = (spread(builder, _VALUES, value) for value in (step, magic))
-        # with a zero that LLVM does not know for one, a hinge is a single instruction
+        # If LLVM cannot tell that this is zero, it compiles a hinge to a single instruction.
         zero = builder.fsub(magic, magic)
         return cls(step, magic, zero, fused_multiply_add(builder, _VALUES))
 
@@ -63,7 +63,10 @@ def _add(builder: Any, slot: Any, units: Any) -> None:
 
 
 def _combine(builder: Any, combine: Any, address: Any, slots: Sequence[Any], magics: Any) -> None:
-    """Add the slots, less so many bits of `magic`, to consecutive vectors, or subtract them."""
+    """Combine the slots, minus `magics`, with consecutive vectors from `address`.
+
+    `combine` adds or subtracts. `magics` is the total that the bits of `magic` have contributed.
+    """
     for slot in slots:
         units = builder.sub(builder.load(slot), magics)
         store(builder, combine(load(builder, address, _UNITS, 8), units), address, 8)
@@ -71,7 +74,7 @@ def _combine(builder: Any, combine: Any, address: Any, slots: Sequence[Any], mag
 
 
 def _centred(builder: Any, pixels: Any, mean: Any) -> list[Any]:
-    """Return the pixels less the mean image, a vector of columns each, from their addresses."""
+    """Return vectors of centred pixels, from the addresses of the pixels and of the mean image."""
     vectors = []
     for _ in range(TILE_VECTORS):
         raw = builder.uitofp(load(builder, pixels, _PIXELS), _VALUES)
@@ -89,10 +92,11 @@ def _units(builder: Any, more: Any, less: Any, magic: Any) -> Any:
 def _add_hinges(
     builder: Any, margin: Any, x: Any, slots: Sequence[Any], constants: _Constants, *, centred: bool
 ) -> None:
-    """Add a margin's difference to the slot of its class.
+    """Add a margin's difference to the slot of its class, and to the slot of the row's own class.
 
-    The own class's score lowers the margin, so it loses what a lower margin does; where centred
-    that is the same difference, and is not added up a second time.
+    Raising the score of the own class lowers the margin. The amount by which this lowers the hinge
+    is added to the own slot, whose total is subtracted later. In the centred scheme the amount is
+    equal to the class's difference, so it is not summed separately.
     """
     class_slot, own_slot = slots
     step, magic, zero, fma = constants
@@ -107,7 +111,7 @@ def _add_hinges(
 
 
 def _generator(*, centred: bool) -> Any:
-    """Return the code generator of a tile in one scheme."""
+    """Return the code generator of a tile for the centred or the forward scheme."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         rows, n, column, margins, stride, mean, step, magic, sums, first, label, row = arguments
@@ -159,14 +163,20 @@ def centred_tile(
     label: Any,
     sums_stride: Any,
 ) -> Any:
-    """Add the centred differences of the hinges of some rows of one label to their sums.
+    """Add the centred differences of the hinges of rows with one label to their sums.
 
-    It works on `TILE_CLASSES` classes and `TILE_COLUMNS` columns. All but `step` and `magic`
-    are integers: the address of the rows' addresses, and how many rows there are; the first
-    column; the address of the first row's margins in the tile's classes, float64, minus infinity
-    in its own class, and the bytes from one row's to the next's; that of the mean image at the
-    first column, float64; that of class 0's sums at the first column, int64; the tile's first
-    class; the label; the bytes from one class's sums to the next's.
+    A tile has `TILE_CLASSES` classes and `TILE_COLUMNS` columns. All arguments except `step` and
+    `magic` are integers:
+
+    * `rows`: the address of the rows' addresses; `n`: the number of rows;
+    * `column`: the tile's first column;
+    * `margins`: the address of the first row's margins in the tile's classes, float64, with minus
+      infinity for the row's own class; `margins_stride`: the bytes from one row to the next;
+    * `mean`: the address of the mean image at the first column, float64;
+    * `step`: the difference step h; `magic`: see the module;
+    * `sums`: the address of class 0's sums at the first column, int64; `sums_stride`: the bytes
+      from one class to the next;
+    * `first`: the tile's first class; `label`: the label of the rows.
     """
     return _SIGNATURE, _generator(centred=True)
 
@@ -187,5 +197,5 @@ def forward_tile(
     label: Any,
     sums_stride: Any,
 ) -> Any:
-    """Add the forward differences; otherwise as `centred_tile`."""
+    """Add the forward differences; the arguments are those of `centred_tile`."""
     return _SIGNATURE, _generator(centred=False)

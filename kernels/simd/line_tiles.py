@@ -1,15 +1,15 @@
-"""Vector instructions for the losses along a line, several step sizes at a time, summed exactly.
+"""Vector instructions for exact sums of losses along a line, at several step sizes at a time.
 
 As in `kernels.simd.tiles`, the function generates code for the compiled loop that calls it (in
-`kernels.compiled.lines`), with addresses and byte strides as integers. A vector holds `ROWS` rows
-of one class, and a lane sums the hinges of one row in the order of its classes, so that its loss
-is the same bits as in plain loops.
+`kernels.compiled.lines`), with addresses and byte strides as integers. A vector contains `ROWS`
+rows of one class. A lane sums the hinges of one row in the order of its classes, so that the loss
+is bit-identical to that of plain loops.
 
-Losses are added as floating-point numbers, and yet exactly: each is cut into a multiple of
-2^-31 and a rest, whose multiple of 2^-80 is the second part, and a lane's sums of either kind
-have no more than 53 bits if no loss reaches 2^17. Adding and taking away a large number rounds
-to its unit; that is quicker than cutting with integers, by which blocks with larger losses are
-summed.
+Losses are added in floating point, but exactly. Each is split into a multiple of 2^-31 and a
+remainder, which is rounded down to a multiple of 2^-80. A lane has one sum for each of the two
+parts. Neither sum needs more than 53 bits if no loss reaches 2^17. Numbers are rounded to a unit
+by adding and subtracting a large number. This is faster than splitting with integers, which is
+done for blocks with larger losses.
 
 J. Demmel and H. D. Nguyen, "Fast Reproducible Floating-Point Summation", ARITH 21, 2013.
 """
@@ -35,16 +35,16 @@ ROWS = VECTOR_BYTES // 8
 """Rows in a vector."""
 
 STEPS = 4
-"""Step sizes a tile: with their sums, as many as the registers hold."""
+"""Step sizes per tile: as many as fit in the registers together with their sums."""
 
 COARSE_BITS, FINE_BITS = 31, 80
-"""The losses' parts are multiples of 2^-31 and of 2^-80."""
+"""The two parts of a loss are multiples of 2^-31 and of 2^-80."""
 
 LARGEST = 2.0**17
-"""A loss that is not below it has no room in the sums of a tile's lane."""
+"""Losses must be below this, or the sums of a lane are not exact."""
 
 MOST_VECTORS = 32
-"""A lane's sum of so many losses has the bits that a number has, 17 + 5 + 31 = 53."""
+"""Largest number of vectors per tile: a lane's sum has 17 + 5 + 31 = 53 bits, which fit float64."""
 
 _LOSSES = ir.VectorType(ir.DoubleType(), ROWS)
 _FLAGS = ir.VectorType(ir.IntType(1), ROWS)
@@ -56,13 +56,13 @@ def _all(value: float) -> Any:
 
 
 def _rounded(builder: Any, value: Any, bits: int) -> Any:
-    """Round to the nearest multiple of 2^-bits, of numbers below 2^(51 - bits)."""
+    """Round numbers below 2^(51 - bits) to the nearest multiple of 2^-bits."""
     large = _all(1.5 * 2.0 ** (52 - bits))
     return builder.fsub(builder.fadd(value, large), large)
 
 
 def _add_parts(builder: Any, loss: Any, coarse_sum: Any, fine_sum: Any) -> None:
-    """Add the two parts of the losses, which are cut downwards, to their sums."""
+    """Split the losses into two parts, rounded down, and add each part to its sum."""
     coarse = _rounded(builder, loss, COARSE_BITS)
     rest = builder.fsub(loss, coarse)
     fine = _rounded(builder, rest, FINE_BITS)
@@ -79,7 +79,7 @@ def _add_hinges(
     fma, zero = fused_multiply_add(builder, _LOSSES), _all(0.0)
     for step, slot in zip(steps, sums, strict=True):
         at_step = builder.call(fma, [step, slope, margin])
-        # what is no number is not below 0, and goes on into the sum
+        # nan is not below 0, so it is added to the sum
         hinge = builder.select(builder.fcmp_ordered("<", at_step, zero), zero, at_step)
         builder.store(builder.fadd(builder.load(slot), hinge), slot)
 
@@ -107,11 +107,12 @@ def sum_losses_tile(
 ) -> Any:
     """Sum the losses of some rows at `STEPS` step sizes.
 
-    All arguments are integers: the addresses of the rows' margins and slopes in the first of
-    the wrong classes, and the bytes from one class to the next; the number of those classes;
-    the rows, in vectors of `ROWS`, `MOST_VECTORS` at most; the address of the step sizes;
-    where to write, for each of them, the two sums in units of 2^-31 and 2^-80, int64, and in
-    the end whether a loss was not below `LARGEST`: then the sums say nothing.
+    All arguments are integers. `margins` and `slopes` are the addresses of the rows' values for
+    the first wrong class, and `stride` is the number of bytes from one class to the next.
+    `classes` is the number of wrong classes. `vectors` is the number of vectors of `ROWS` rows, at
+    most `MOST_VECTORS`. `steps` is the address of the step sizes. `out` is the address of the
+    results, int64: for each step size the two sums in units of 2^-31 and 2^-80, and at the end a
+    flag that is 0 if all losses were below `LARGEST`. If it is not 0, the sums are invalid.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:

@@ -1,13 +1,14 @@
-"""Vector instructions for the two inner loops, written as LLVM so that they mean one thing.
+"""Vector instructions for the two inner loops, written in LLVM so that the order of sums is fixed.
 
-A vectorising compiler may sum a row's products in any order, and a different one on the
-next processor; the last bits of a score would then depend on the machine, or on where in a
-tile the row stands. Here the order is part of the program: 64 bytes of partial sums a
-score, fused multiply-adds, then a tree of halves. Every processor gives the same bits; one
-without 512-bit registers only takes longer.
+A vectorising compiler may sum the products of a row in any order, and in another order for another
+processor. The last bits of a score would then depend on the machine, or on the row's position in a
+tile. Here the order is part of the program: 64 bytes of partial sums per score, fused
+multiply-adds, then a tree of halves. Results are bit-identical on all processors. A processor
+without 512-bit registers is only slower.
 
-The functions are code generators (Numba intrinsics): a compiled loop in `kernels.compiled.gradient`
-calls them with addresses and byte strides as integers, and they are inlined there.
+The functions are code generators (Numba intrinsics). A compiled loop in
+`kernels.compiled.gradient` calls them with addresses and byte strides as integers, and they are
+inlined there.
 """
 
 from collections.abc import Sequence
@@ -20,47 +21,47 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
-"""The vectors' width: 16 float32 or 8 float64 partial sums, or the pixels of 64 columns.
+"""The width of a vector: 16 float32 or 8 float64 partial sums, or the pixels of 64 columns.
 
-Rows are padded to a multiple of this many columns, so that none has a tail."""
+Rows are padded to a multiple of this number of columns, so that all vectors are full."""
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
 
-def _host_has(feature: str) -> bool:
-    """Whether Numba compiles for a processor with `feature` (an LLVM name)."""
-    features = numba.config.CPU_FEATURES  # set by whoever wants portable code
+def host_has(feature: str) -> bool:
+    """Return whether Numba compiles for a processor with `feature` (an LLVM name)."""
+    features = numba.config.CPU_FEATURES  # set to compile portable code
     if features is None:
-        features = get_host_cpu_features()  # less what NUMBA_ENABLE_AVX=0 takes away
+        features = get_host_cpu_features()  # NUMBA_ENABLE_AVX=0 removes some of them
     return f"+{feature}" in features.split(",")
 
 
-WIDE_REGISTERS = _host_has("avx512f")
-BYTE_DOT_PRODUCT = _host_has("avx512vnni")
-"""Whether there is a processor instruction behind `outer_product_tile`."""
+WIDE_REGISTERS = host_has("avx512f")
+BYTE_DOT_PRODUCT = host_has("avx512vnni")
+"""Whether the processor has the instruction that `outer_product_tile` needs."""
 
 TILE_ROWS, TILE_CLASSES = (4, 5) if WIDE_REGISTERS else (2, 2)
-"""Scores taken at once: as many as the registers hold. It does not change a bit of any."""
+"""Rows and classes scored at once, as many as fit in the registers. They do not affect scores."""
 
 
 def load(builder: Any, address: Any, kind: Any, align: int = 1) -> Any:
-    """Load a value of type `kind` from an address that is an integer."""
+    """Load a value of type `kind` from an address given as an integer."""
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
 
 
 def store(builder: Any, value: Any, address: Any, align: int) -> None:
-    """Store a value at an address that is an integer."""
+    """Store a value at an address given as an integer."""
     builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=align)
 
 
 def shuffle(builder: Any, a: Any, b: Any, order: Sequence[int]) -> Any:
-    """Pick elements of two vectors by their place in both."""
+    """Select elements of two vectors by their index in `a` followed by `b`."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
 
 def _halved(builder: Any, vector: Any) -> Any:
-    """Sum a vector by adding its upper half to its lower one until one element is left."""
+    """Sum a vector by adding its upper half to its lower half until one element is left."""
     width = vector.type.count
     while width > 1:
         width //= 2
@@ -71,7 +72,7 @@ def _halved(builder: Any, vector: Any) -> Any:
 
 
 def fused_multiply_add(builder: Any, kind: Any) -> Any:
-    """LLVM's fused multiply-add of a float or of a vector of them."""
+    """Return LLVM's fused multiply-add for a float type or for a vector of floats."""
     element = getattr(kind, "element", kind)
     width = f"v{kind.count}" if element is not kind else ""
     bits = 32 if element == _FLOATS[4] else 64
@@ -81,7 +82,7 @@ def fused_multiply_add(builder: Any, kind: Any) -> Any:
 
 
 def spread(builder: Any, kind: Any, element: Any) -> Any:
-    """Return a vector with `element` at every place."""
+    """Return a vector with `element` in every lane."""
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), element, I32(0))
     return shuffle(builder, one, one, [0] * kind.count)
 
@@ -107,13 +108,13 @@ def dot_product_tile(
     out: Any,
     out_stride: Any,
 ) -> Any:
-    """Take the dot products of some rows with `TILE_CLASSES` classes' weights.
+    """Compute the dot products of some rows with the weights of `TILE_CLASSES` classes.
 
-    The arrays `images` (uint8 or the weights' float) and `weights` (float32 or float64)
-    only say the types. Then: a tuple of the rows' addresses; that of the first class's
-    weights and the bytes from one class to the next; the number of columns (a multiple of
-    `VECTOR_BYTES`); where the first row's scores go and the bytes from one row's to the
-    next's.
+    The arrays `images` (uint8 or the type of the weights) and `weights` (float32 or float64) only
+    determine the types. `rows` is a tuple of the rows' addresses. `weight` is the address of the
+    first class's weights, and `weight_stride` is the number of bytes from one class to the next.
+    `columns` is the number of columns (a multiple of `VECTOR_BYTES`). `out` is the address of the
+    first row's scores, and `out_stride` is the number of bytes from one row to the next.
     """
     itemsize = weights.dtype.bitwidth // 8
     bytes_in = images.dtype.bitwidth == 8
@@ -150,7 +151,7 @@ def dot_product_tile(
 
 @intrinsic
 def multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """`a * b + c` of three floats with one rounding: the plain twin of the tile's own."""
+    """Return `a * b + c` of three floats, rounded once, as in the tiles."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.call(fused_multiply_add(builder, _FLOATS[c.bitwidth // 8]), arguments)
@@ -159,7 +160,7 @@ def multiply_add(_typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _interleaved(unit: int, upper: bool) -> list[int]:
-    """The shuffle that interleaves two 64-byte vectors by `unit` bytes in each 16-byte lane."""
+    """Return a shuffle that interleaves two 64-byte vectors by `unit` bytes per 16-byte lane."""
     start = 8 if upper else 0
     return [
         source + lane + start + item * unit + byte
@@ -173,8 +174,8 @@ def _interleaved(unit: int, upper: bool) -> list[int]:
 def _four_rows(builder: Any, rows: Sequence[Any]) -> list[Any]:
     """Transpose four rows of 64 bytes to four vectors of 16 pixels x 4 rows.
 
-    It works within 16-byte lanes, as the processor does: the pixel at place `p` of vector
-    `v` is number `p // 4 * 16 + v * 4 + p % 4`. `_pixel_order` undoes that.
+    It shuffles within 16-byte lanes, as the processor does. The element at index `p` of vector
+    `v` is therefore pixel `p // 4 * 16 + v * 4 + p % 4`. `_pixel_order` restores the order.
     """
     halves = [
         shuffle(builder, rows[i], rows[i + 1], _interleaved(1, upper))
@@ -189,7 +190,7 @@ def _four_rows(builder: Any, rows: Sequence[Any]) -> list[Any]:
 
 
 def _pixel_order(builder: Any, sums: Sequence[Any]) -> Any:
-    """Join four vectors of 16 sums and put them back in the order of the pixels."""
+    """Join four vectors of 16 sums in the order of the pixels."""
     low = shuffle(builder, sums[0], sums[1], range(32))
     high = shuffle(builder, sums[2], sums[3], range(32))
     return shuffle(
@@ -213,20 +214,21 @@ def outer_product_tile(
 ) -> Any:
     """Add `sum_i k_i (outer) row_i`, in 64 columns and `TILE_CLASSES` classes, to int32 sums.
 
-    It is the processor's dot product of four unsigned with four signed bytes (VPDPBUSD),
-    exact in int32. All arguments are integers: the address of the rows' addresses; the
-    number of groups of four rows; the first column; the address of the factors k, int8,
-    in the order (group, class, row in group), and the bytes from one group's to the
-    next's; where the sums of the first class and column 0 are, and the bytes from one
-    class's to the next's.
+    It uses the processor's dot product of four unsigned and four signed bytes (VPDPBUSD), which is
+    exact in int32. All arguments are integers. `rows` is the address of the rows' addresses, and
+    `groups` is the number of groups of four rows. `column` is the first column. `factors` is the
+    address of the factors k, int8, in the order (group, class, row in group), and
+    `factors_stride` is the number of bytes from one group to the next. `out` is the address of the
+    sums for the first class and column 0, and `out_stride` is the number of bytes from one class
+    to the next.
     """
     sums16, bytes64 = ir.VectorType(I32, 16), ir.VectorType(I8, VECTOR_BYTES)
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        if not BYTE_DOT_PRODUCT:  # never called then, but compiled with its caller
+        if not BYTE_DOT_PRODUCT:  # never called then, but compiled together with its caller
             return context.get_dummy_value()
         rows, groups, column, factor, factors_stride, out, out_stride = arguments
-        # The types of LLVM 20, which later ones upgrade; theirs it does not understand.
+        # The types of LLVM 20. Later versions accept and upgrade them.
         dot_type = ir.FunctionType(sums16, [sums16] * 3)
         dot = cgutils.get_or_insert_function(
             builder.module, dot_type, "llvm.x86.avx512.vpdpbusd.512"

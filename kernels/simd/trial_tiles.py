@@ -1,8 +1,8 @@
-"""Vector instructions for many trials at once, one per lane: integer scores and their hinges.
+"""Vector instructions for many trials at once, one per lane: integer scores and hinges.
 
 As in `kernels.simd.tiles`, the functions generate code for the compiled loops that call them (in
-`kernels.compiled.trial_scores`), with addresses and byte strides as integers. A group of `LANES`
-trials stands side by side, so that a row's label is one for all lanes and nothing is gathered.
+`kernels.compiled.trial_scores`), with addresses and byte strides as integers. The lanes of a vector
+are the `LANES` trials of one group. A row has the same label in all lanes, so no gather is needed.
 """
 
 import math
@@ -27,7 +27,7 @@ from kernels.simd.tiles import (
 )
 
 LANES = 16
-"""Trials in a group: the int32 of 64 bytes."""
+"""Trials per group: the number of int32 in 64 bytes."""
 
 TILE_ROWS, TILE_CLASSES = (12, 2) if WIDE_REGISTERS else (6, 1)
 """Rows and classes that are scored at once."""
@@ -38,9 +38,9 @@ _LOSSES, _LIMBS = ir.VectorType(_F64, LANES), ir.VectorType(I64, LANES)
 
 
 def _pair_products(builder: Any, a: Any, b: Any) -> Any:
-    """Multiply two vectors of int16 and add neighbours: half as many int32.
+    """Multiply two vectors of int16 and add neighbouring products, giving half as many int32.
 
-    LLVM knows it for VPMADDWD, and with the sum that follows for VPDPWSSD.
+    LLVM compiles this to VPMADDWD, or together with the sum that follows to VPDPWSSD.
     """
     wide = ir.VectorType(I32, a.type.count)
     products = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
@@ -59,13 +59,14 @@ def pair_product_tile(
     out: Any,
     out_stride: Any,
 ) -> Any:
-    """Take the scores of `TILE_ROWS` rows in `TILE_CLASSES` classes of `LANES` trials.
+    """Compute the scores of `TILE_ROWS` rows for `TILE_CLASSES` classes of `LANES` trials.
 
-    Products of int16 are summed in int32, which wraps: exact where the sum fits. All
-    arguments are integers: the address of the first row's pixels, int16, and the bytes from
-    one row to the next; the address of the weights, int16, in the order (pair of pixels,
-    class, trial, pixel of the pair); the number of pairs; where the first row's scores go,
-    int32 in the order (class, trial), and the bytes from one row's to the next's.
+    Products of int16 are summed in int32, which wraps around. A score is exact if it fits in int32.
+    All arguments are integers. `pixels` is the address of the first row's pixels, int16, and
+    `pixels_stride` is the number of bytes from one row to the next. `panel` is the address of the
+    weights, int16, in the order (pair of pixels, class, trial, pixel of the pair), and `pairs` is
+    the number of pairs. `out` is the address of the first row's scores, int32 in the order
+    (class, trial), and `out_stride` is the number of bytes from one row to the next.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -95,15 +96,20 @@ def pair_product_tile(
 
 
 def _row_scores(builder: Any, scores: Any, base: Any, unit: Any, offsets: Any) -> Any:
-    """Return a class's scores `(base + scores) unit + offsets` in all lanes, from addresses."""
+    """Return the scores `(base + scores) unit + offsets` of a class in all lanes.
+
+    `scores`, `base` and `offsets` are addresses.
+    """
     whole = builder.sitofp(load(builder, scores, _SUMS, 4), _LOSSES)
     whole = builder.fadd(spread(builder, _LOSSES, load(builder, base, _F64, 8)), whole)
     return builder.fadd(builder.fmul(whole, unit), load(builder, offsets, _LOSSES, 8))
 
 
 def _add_limbs(builder: Any, loss: Any, limbs: Any, overflows: Any) -> None:
-    """Add the losses to `LOSS_LIMBS` x `LANES` limbs, as `kernels.compiled.gradient.add_loss`
-    adds one."""
+    """Add the losses of all lanes to `limbs` (LOSS_LIMBS, LANES).
+
+    It does for every lane what `kernels.compiled.gradient.add_loss` does for one loss.
+    """
     zero, limb = ir.Constant(_LOSSES, [0.0] * LANES), ir.Constant(_LOSSES, [2.0**LIMB_BITS] * LANES)
     usable = builder.and_(
         builder.fcmp_ordered(">=", loss, zero),
@@ -138,11 +144,11 @@ def add_row_losses(
 ) -> Any:
     """Add one row's loss in every lane to the limbs.
 
-    The scores `(base + scores) unit + offsets` and the order of the sums are those of
-    `kernels.compiled.gradient.margins` in float64, to the last bit. The addresses are those of the
-    row's scores (C, LANES) int32 and of its base (C,) float64, both in units, of the offsets
-    (C, LANES) float64, and of the limbs (LOSS_LIMBS, LANES) and overflows (LANES,) int64;
-    `classes` and `label` are integers, `unit` and `delta` floats.
+    The scores are `(base + scores) unit + offsets`. The loss is bit-identical to that of
+    `kernels.compiled.gradient.margins` in float64, with the same order of sums. These arguments are
+    addresses: `scores` (C, LANES) int32 and `base` (C,) float64 of the row, both in units;
+    `offsets` (C, LANES) float64; `limbs` (LOSS_LIMBS, LANES) and `overflows` (LANES,) int64.
+    `classes` and `label` are integers, `unit` and `delta` are floats.
     """
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -159,7 +165,7 @@ def add_row_losses(
         [slot] = accumulators(builder, 1, _LOSSES)
         with cgutils.for_range(builder, classes) as loop:
             margin = builder.fadd(builder.fsub(score(loop.index), correct), delta)
-            # a margin that is not finite is added as it is: the sum is then not finite either
+            # a non-finite margin is added unchanged, so that the sum is not finite either
             inactive = builder.and_(
                 builder.fcmp_ordered("<=", margin, zero),
                 builder.fcmp_ordered(">", margin, lowest),

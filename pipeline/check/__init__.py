@@ -1,1 +1,1 @@
-"""Gradient checks: parameters, structured differences, black box, study of steps."""
+"""Gradient checks: parameters, structured check, black-box check, and step study."""

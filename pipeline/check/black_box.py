@@ -1,8 +1,9 @@
-"""The loss as a black box: the whole loss is evaluated again at every moved weight.
+"""Black-box check: finite differences of the whole loss, evaluated with each weight moved in turn.
 
-The coordinates are cut into blocks. A block of moved weights is one wide product with every shard's
-rows, in float64, in tasks on the cluster. `estimate_cost` says beforehand what that costs. The
-loss's structure is not used, so these differences are a check of the structured ones.
+The coordinates are split into blocks. The moved weights of a block are multiplied with every
+shard's rows in one wide float64 product, in tasks on the cluster. `estimate_cost` estimates the
+cost beforehand. These differences do not use the structure of the loss, so they also check the
+structured differences.
 """
 
 import math
@@ -24,7 +25,7 @@ from kernels.partial import squared_norm
 from pipeline.check.parameters import NO_FINITE_LOSS
 from pipeline.cluster.map_shards import shown_as
 from pipeline.cluster.placement import PlacedShard
-from pipeline.cluster.shards import Block, Shard, sum_over_blocks
+from pipeline.cluster.shards import Block, Shard, sum_over_pieces
 from pipeline.cluster.tasks import sum_blocks_in_tasks
 from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.examples import Rows
@@ -33,38 +34,45 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BLOCK = 16
-"""Coordinates in a block. Their moved weights take 8 MB in centred differences."""
+"""Coordinates per block. Their moved weights take 8 MB in centred differences."""
 
 _SAMPLE_ROWS = 256
-"""Rows whose losses are timed for an estimate."""
+"""Number of rows in the product that `estimate_cost` times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
-    """What a check by the black box evaluates, and what that costs."""
+    """The evaluations of a black-box check, and their cost."""
 
     evaluations: int
-    """Of the loss over all examples: two per coordinate in centred differences; in forward ones,
-    one per coordinate and one at the weights themselves."""
+    """Number of evaluations of the loss over all examples.
+
+    Centred differences take two per coordinate. Forward differences take one per coordinate, and
+    one at the weights themselves."""
     tasks: int
-    """One per block, which moves the weights, and one per block and shard, which sums losses."""
+    """Number of tasks.
+
+    Each block has one task that moves the weights, and one task per shard that sums losses."""
     bytes_a_task: int
-    """What a task needs beside its rows, however many those are: the moved weights, two copies of
-    them on the way into the kernel, and scores."""
+    """Memory that a task needs in addition to its rows, in bytes.
+
+    It contains the moved weights, two copies of them made for the kernel, and scores. It does not
+    depend on the number of rows."""
     seconds: float
-    """An estimate from the speed of this process in a small product."""
+    """Estimated from the speed of a small product in this process."""
     shards: int
     threads: int
 
 
 class BlackBoxInputs(NamedTuple):
-    """What all blocks share."""
+    """The inputs that all blocks share."""
 
     W: Floats
     """(C, D + 1)."""
     mean: Floats
     """The mean training image (D,)."""
     step: float
+    """The difference step h."""
     scheme: Scheme
     rows: Rows | None = None
     """Row numbers in the split; None for all rows."""
@@ -78,16 +86,19 @@ class MovedWeights(NamedTuple):
     """The weights of one block, each with one element moved, and the rows to evaluate over."""
 
     W: Floats
-    """(B, C, D + 1), float64: each coordinate moved up, then down; only up if forward."""
+    """(B, C, D + 1), float64.
+
+    Each coordinate is moved up, then down; in forward differences, only up."""
     mean: Floats
     rows: Rows | None
 
 
 @shown_as("hinge-move-weights")
 def move_weights(inputs: BlackBoxInputs, coordinates: Integers) -> MovedWeights:
-    """Move each of some coordinates, given as indices into the flattened (C, D + 1): a task.
+    """Return the weights with each of `coordinates` moved in turn. Runs as a task.
 
-    For no coordinates, return the weights as they are: forward differences start from them.
+    `coordinates` are indices into the flattened (C, D + 1). If `coordinates` is empty, return the
+    unmoved weights, which forward differences start from.
     """
     signs = (1.0, -1.0) if inputs.scheme is Scheme.CENTRED else (1.0,)
     moves = [(index, sign * inputs.step) for index in coordinates.tolist() for sign in signs]
@@ -99,21 +110,22 @@ def move_weights(inputs: BlackBoxInputs, coordinates: Integers) -> MovedWeights:
 
 @shown_as("hinge-black-box")
 def sum_moved_losses(shard: Shard, moved: MovedWeights) -> Sums[LossSum]:
-    """Sum a shard's losses at each of the moved weights: a task."""
+    """Sum a shard's losses at each of the moved weights. Runs as a task."""
 
     def sum_block(block: Block) -> Sums[LossSum]:
         return losses_at_many_weights(
             moved.W, block.images, block.labels, mean=moved.mean, rows=block.rows
         )
 
-    return sum_over_blocks(shard, moved.rows, sum_block)
+    return sum_over_pieces(shard, moved.rows, sum_block)
 
 
 def plan_blocks(coordinates: Integers) -> list[Integers]:
-    """Cut the coordinates into blocks.
+    """Split the coordinates into blocks of `BLOCK`.
 
-    >>> [len(block) for block in plan_blocks(np.arange(40))]
-    [16, 16, 8]
+    Examples:
+        >>> [len(block) for block in plan_blocks(np.arange(40))]
+        [16, 16, 8]
     """
     return [coordinates[start : start + BLOCK] for start in range(0, len(coordinates), BLOCK)]
 
@@ -121,7 +133,7 @@ def plan_blocks(coordinates: Integers) -> list[Integers]:
 def estimate_cost(
     inputs: BlackBoxInputs, coordinates: int, examples: int, shards: int, threads: int
 ) -> CostEstimate:
-    """Estimate what the differences of so many coordinates cost, over so many examples.
+    """Estimate the cost of the differences in `coordinates` coordinates over `examples` examples.
 
     The examples are in `shards` shards, which `threads` threads share.
     """
@@ -140,12 +152,12 @@ def estimate_cost(
 
 
 def _seconds_per_row(inputs: BlackBoxInputs) -> float:
-    """Return how long this process takes for one row's loss, as part of a block."""
+    """Return the seconds that this process takes for the loss of one row, measured on a block."""
     moved = move_weights(inputs, np.arange(BLOCK))
     images = np.zeros((_SAMPLE_ROWS, len(inputs.mean)), np.uint8)
     labels = np.zeros(_SAMPLE_ROWS, np.uint8)
     seconds = math.inf
-    for _ in range(3):  # the first may compile
+    for _ in range(3):  # the first call may compile
         start = time.perf_counter()
         losses_at_many_weights(moved.W, images, labels, mean=inputs.mean)
         seconds = min(seconds, time.perf_counter() - start)
@@ -160,7 +172,7 @@ def difference_quotients(
 ) -> Iterator[Floats]:
     """Yield the difference quotients (B,) of each block, in order, as soon as they are known.
 
-    When a worker dies, Dask repeats its tasks on another.
+    If a worker dies, Dask repeats its tasks on another worker.
 
     Raises PipelineError if a loss is not finite.
     """
@@ -181,8 +193,8 @@ def _quotients(
 ) -> Floats:
     """Return the quotients of one block, given the losses at its moved weights.
 
-    The regulariser is quadratic, so its forward difference is off by `reg * step`. That is
-    subtracted, as it is from the structured difference (`kernels.regulariser_difference`).
+    The regulariser is quadratic, so its forward difference exceeds its derivative by
+    `reg * step`. The excess is subtracted here, as in `kernels.regulariser_difference`.
     """
     moved = move_weights(inputs, coordinates).W
     quotients = np.empty(len(coordinates))
@@ -191,7 +203,7 @@ def _quotients(
             ahead, behind, up, down = *losses[2 * i : 2 * i + 2], moved[2 * i], moved[2 * i + 1]
         else:
             ahead, behind, up, down = losses[i], loss_at_W, moved[i], inputs.W
-        # the sums are exact, and so is their difference, which is rounded once
+        # the sums are exact integers, so this difference is rounded only once
         hinges = (ahead.loss - behind.loss) / (ahead.rows << LOSS_UNIT_BITS)
         distance = up.flat[index] - down.flat[index]
         quotients[i] = (hinges + (_penalty(inputs, up) - _penalty(inputs, down))) / distance
@@ -208,9 +220,10 @@ def _penalty(inputs: BlackBoxInputs, W: Floats) -> float:
 def roundoff(inputs: BlackBoxInputs, quotients: Floats, loss: float, active: Floats) -> Floats:
     """Return a bound on the rounding error of quotients (C, D + 1).
 
-    A score is summed in D / 8 steps and a tree of three; folding in the mean image and taking the
-    margin round some more. `loss` is the loss at the weights. `active` (C, 1) says for each class
-    how many margins of a row a score of the class moves, on average.
+    A score is summed in D / 8 additions per lane and a tree of depth three. Folding in the mean
+    image and computing the margin add a few more roundings. `loss` is the loss at the weights.
+    `active` (C, 1) contains, for each class, the average number of margins per row that change
+    with the score of the class.
 
     N. J. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, chapter 3.
     """

@@ -1,7 +1,8 @@
-"""The parameters of a gradient check: which gradient, which difference, which weights and rows."""
+"""Parameters of a gradient check: the gradient, the difference scheme, the weights and the rows."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 import numpy as np
@@ -13,66 +14,79 @@ from pipeline.inputs.batches import UniformSamples
 from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.examples import Examples, Rows, sample_numbers
 from pipeline.inputs.random_streams import Purpose
-from pipeline.inputs.rules import DType, Parameters, RegulariseBias, Regulariser, Seed, Wanted
+from pipeline.inputs.rules import (
+    BatchSize,
+    DType,
+    ExamplesText,
+    Parameters,
+    RegulariseBias,
+    Regulariser,
+    Seed,
+    Wanted,
+)
+from pipeline.inputs.words import with_reg, with_seed
 from storage.schema import PIXELS
 
 
 class Gradient(StrEnum):
-    """Which gradient is checked."""
+    """The gradient to check."""
 
     FULL = "full"
-    """The loss's gradient in the weights, over all examples."""
+    """The gradient of the loss with respect to the weights, over all examples."""
     MINIBATCH = "minibatch"
-    """The same over the first batch of a mini-batch training run."""
+    """The same gradient over the first batch of a mini-batch training run."""
     DATA = "data"
-    """The gradient of each example's loss in its own pixels."""
+    """The gradient of each example's loss with respect to its own pixels."""
 
 
 class CheckMethod(StrEnum):
-    """How the differences are computed."""
+    """The method that computes the differences."""
 
     STRUCTURED = "structured"
-    """Hinge by hinge, all coordinates in one pass (`kernels.structured_difference`)."""
+    """Hinge by hinge, for all coordinates in one pass (`kernels.structured_difference`)."""
     BLACK_BOX = "black-box"
-    """From evaluations of the whole loss at every moved weight (`pipeline.check.black_box`)."""
+    """From the whole loss, with one weight moved at a time (`pipeline.check.black_box`)."""
 
 
 SMALLEST_STEP, LARGEST_STEP = 1e-100, 1e100
-"""Within these bounds differences can be counted, and moved weights are finite."""
+"""Bounds of the difference step h.
 
-NO_FINITE_LOSS = (
-    "the loss near these weights is no finite number; take smaller ones, or a smaller step"
-)
+Within them, float64 can represent the moved weights and the unit to which
+`kernels.structured_difference` rounds."""
+
+NO_FINITE_LOSS = "the loss near these weights is not finite; use smaller weights, or a smaller step"
 
 STEP, DATA_STEP = 1e-5, 1e-2
-"""The default step in a weight, which is the notes', and in a pixel.
+"""The default difference step h in a weight (the value of the notes), and in a pixel.
 
-A pixel's step is larger because the weights, which multiply it, are small."""
+The step in a pixel is larger because it is multiplied by the weights, which are small."""
 
 
 @dataclass(frozen=True)
 class GradientCheck(Parameters):
-    """Everything that decides the result of a gradient check."""
+    """The parameters that determine the result of a gradient check."""
 
     at: str = "normal:1e-3"
     """The weights: `zeros`, `normal:SCALE`, `uniform:SCALE`, or the run whose weights to use."""
     gradient: Gradient = Gradient.FULL
+    """The gradient to check: over all examples, over one mini-batch, or with respect to pixels."""
     method: CheckMethod = CheckMethod.STRUCTURED
+    """The method of the differences: all at once by hinge, or one by one from the whole loss."""
     scheme: Scheme = Scheme.CENTRED
+    """The points of a difference: on both sides of a coordinate (centred), or ahead (forward)."""
     step: Annotated[
         float,
         Field(ge=SMALLEST_STEP, le=LARGEST_STEP),
         Wanted("step", f"a positive number ({SMALLEST_STEP:g} to {LARGEST_STEP:g})"),
     ] = STEP
-    """How far a coordinate is moved."""
+    """The difference step h: the distance that a coordinate is moved."""
     coordinates: Annotated[
         Annotated[int, Field(ge=1)] | Literal["all"], Wanted("coordinates", "`all`, or at least 1")
     ] = "all"
-    """How many weights to check: `all`, or a random sample of so many."""
-    examples: str = "all"
-    """The training images: `all`, a random sample of N, or `first:N`."""
-    batch_size: int = 256
-    """Images in a mini-batch."""
+    """The weights to check: `all`, or the size of a random sample."""
+    examples: ExamplesText = "all"
+    batch_size: BatchSize = 256
+    """Images per mini-batch, if the gradient is that of a mini-batch."""
     reg: Regulariser = 0.0
     reg_bias: RegulariseBias = False
     dtype: DType = "float64"
@@ -85,39 +99,57 @@ class GradientCheck(Parameters):
         self._check_gradient()
 
     def _check_gradient(self) -> None:
-        """Refuse parameters that the gradient does not have."""
+        """Raise PipelineError for parameters that do not apply to the gradient."""
         if self.gradient is Gradient.MINIBATCH and self.examples != "all":
-            raise PipelineError("a mini-batch has its own examples; give --batch-size instead")
+            raise PipelineError(
+                "a mini-batch draws its own examples, so --examples does not apply; "
+                "give --batch-size instead"
+            )
         if self.gradient is not Gradient.DATA:
             return
         if self.method is CheckMethod.BLACK_BOX:
-            raise PipelineError("the gradient in the data has the structured method only")
+            raise PipelineError(
+                "the gradient with respect to the data can be checked by the structured method only"
+            )
         if self.reg or self.reg_bias:
             raise PipelineError(
-                "the regulariser has no gradient in the data; leave --reg and --reg-bias out"
+                "the regulariser has no gradient with respect to the data; leave out --reg and "
+                "--reg-bias"
             )
         if self.dtype != "float64":
-            raise PipelineError("the gradient in the data is taken in float64 only")
+            raise PipelineError("the gradient with respect to the data is computed in float64 only")
         if self.coordinates != "all":
-            raise PipelineError("all pixels are checked; take fewer --examples instead")
+            raise PipelineError(
+                "all pixels are checked, so --coordinates does not apply; use fewer --examples"
+            )
+
+    def in_words(self) -> str:
+        """Return what is done, such as `check full structured at normal:1e-3`."""
+        words = f"check {self.gradient} {self.method}"
+        if self.coordinates != "all":
+            words += f" {self.coordinates} coordinates"
+        words = with_reg(f"{words} at {PurePath(self.at).name}", self.reg)
+        return with_seed(words, self.seed) if self.seed else words
 
     def rows(self, rows: int) -> Rows | None:
-        """Return which of `rows` training rows the check is over; None for all.
+        """Return the numbers of the training rows to check, or None for all `rows` of them.
 
-        Raises PipelineError if it needs more rows than that.
+        Raises PipelineError if the check needs more than `rows` rows.
         """
         if self.gradient is Gradient.MINIBATCH:
             return UniformSamples(rows, self.batch_size, self.seed)(0)
         return Examples.parse(self.examples).rows(rows, self.seed)
 
     def coordinate_indices(self, classes: int) -> NDArray[np.int64]:
-        """Return which weights to check (k,), as indices into the flattened (classes, D + 1).
+        """Return the weights to check (k,), as indices into the flattened (classes, D + 1).
 
-        Raises PipelineError if there are fewer weights than that.
+        Raises PipelineError if `coordinates` is larger than the number of weights.
         """
         size = classes * (PIXELS + 1)
         if self.coordinates == "all":
             return np.arange(size)
         if self.coordinates > size:
-            raise PipelineError(f"there are {size:,} coordinates, not {self.coordinates:,}")
+            raise PipelineError(
+                f"there are only {size:,} coordinates, so {self.coordinates:,} cannot be checked"
+            )
         return sample_numbers(self.seed, Purpose.COORDINATES, size, self.coordinates)

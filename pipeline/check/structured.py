@@ -1,8 +1,9 @@
-"""Gradient checks over all shards: the pipeline's own gradient compared with finite differences.
+"""Structured gradient checks over all shards: analytic gradients against finite differences.
 
-The gradient is the one that training uses (`pipeline.objective`). The differences come from one
-pass over the same rows, which never uses the gradient's formula. Sums are integers, and so are the
-numbers that bounds are made of, so a check finds the same wherever it runs.
+The analytic gradient is the one that training uses (`pipeline.objective`). The differences come
+from one pass over the same rows, which never uses the formula of the gradient. The sums are
+integers, and the bounds are computed from integers, so the result of a check does not depend on
+the shards or the workers.
 """
 
 from collections.abc import Iterator
@@ -31,13 +32,14 @@ from kernels.structured_difference import (
 from pipeline.check.parameters import NO_FINITE_LOSS, GradientCheck
 from pipeline.cluster.map_shards import MapShards, shown_as, sum_over_shards
 from pipeline.cluster.shards import Block, Shard, rows_within, sum_over_blocks
+from pipeline.cluster.wanted import check_wanted
 from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.examples import Rows
 
 Floats = NDArray[np.float64]
 
 DATA_ROWS = 128
-"""How many rows' pixels are compared at a time. They take about 40 MB."""
+"""Number of rows whose pixels are compared at a time. The comparison takes about 40 MB."""
 
 
 class DifferenceRequest(NamedTuple):
@@ -50,7 +52,7 @@ class DifferenceRequest(NamedTuple):
 
 @shown_as("hinge-differences")
 def sum_differences(shard: Shard, request: DifferenceRequest) -> Differences:
-    """Sum the differences over the requested rows that the shard holds."""
+    """Sum the differences over the requested rows of the shard."""
 
     def sum_block(block: Block) -> Differences:
         return differences(request.probe, block.images, block.labels, rows=block.rows)
@@ -59,7 +61,7 @@ def sum_differences(shard: Shard, request: DifferenceRequest) -> Differences:
 
 
 def make_probe(W: Floats, mean: Floats, check: GradientCheck) -> Probe:
-    """Return the move that a check makes in every row."""
+    """Return the probe of a check: the weights and the step of its differences."""
     scorer = fold(W, mean, np.float64)
     slack = slack_of_float32(len(mean)) if check.dtype == "float32" else 0.0
     return Probe(scorer, mean, check.step, check.scheme, slack=slack)
@@ -81,14 +83,14 @@ def compare(
 ) -> Comparison:
     """Compare a gradient (C, D + 1) of the loss at `W` with the differences in `sums`.
 
-    Raises PipelineError if the step is lost beside a weight.
+    Raises PipelineError if the step is so small that adding it leaves some weight unchanged.
     """
     try:
         regulariser = regulariser_quotient(
             W, check.reg, probe.step, probe.scheme, reg_bias=check.reg_bias
         )
     except ValueError as error:
-        raise PipelineError(f"{error}; take a larger one") from error
+        raise PipelineError(f"{error}; take a larger step") from error
     return Comparison(
         gradient,
         quotient(sums, probe) + regulariser.value,
@@ -102,7 +104,7 @@ def compare(
 
 
 def select_coordinates(comparison: Comparison, coordinates: NDArray[np.int64]) -> Comparison:
-    """Return the comparison of some coordinates (k,): indices into the flattened arrays."""
+    """Return the comparison of only `coordinates` (k,), indices into the flattened arrays."""
     arrays = (getattr(comparison, field.name) for field in fields(comparison))
     return Comparison(*(np.ravel(array)[coordinates] for array in arrays))
 
@@ -115,23 +117,24 @@ class PixelDifferenceRequest(NamedTuple):
     mean: Floats
     """The mean training image (D,)."""
     step: float
+    """The difference step h, in units of pixel values."""
     scheme: Scheme
     rows: Rows | None = None
     """Row numbers in the split; None for all rows."""
 
 
 class PixelDifferences(NamedTuple):
-    """The comparison of some rows' pixels, summed up."""
+    """A summary of the comparison of pixel gradients over some rows."""
 
     findings: Findings
     errors: Floats
-    """(D,): the largest relative error of each pixel once kinks are accounted for."""
+    """(D,): the largest relative error of each pixel after kinks are accounted for."""
     crossings: NDArray[np.int64]
-    """(D,): how many margins cross their kink, by pixel."""
+    """(D,): the number of margins that cross their kink, per pixel."""
     rows: int
 
     def combine(self, other: "PixelDifferences", /) -> "PixelDifferences":
-        """Return the sum over both sets of rows."""
+        """Return the summary over both sets of rows."""
         return PixelDifferences(
             self.findings.combine(other.findings),
             np.maximum(self.errors, other.errors),
@@ -142,7 +145,7 @@ class PixelDifferences(NamedTuple):
 
 @shown_as("hinge-pixel-differences")
 def compare_pixels(shard: Shard, request: PixelDifferenceRequest) -> PixelDifferences:
-    """Compare the gradient in each row's pixels with its differences, over a shard's rows.
+    """Compare the pixel gradient of each row of the shard with finite differences.
 
     The findings name rows by their numbers in the split.
     """
@@ -153,9 +156,9 @@ def compare_pixels(shard: Shard, request: PixelDifferenceRequest) -> PixelDiffer
 def _batches(
     shard: Shard, rows: Rows | None
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8], Rows]]:
-    """Yield images, labels and numbers of the shard's rows, `DATA_ROWS` at a time.
+    """Yield the images, labels and row numbers of the shard, `DATA_ROWS` rows at a time.
 
-    If the shard has none of the rows, there is one empty batch.
+    If the shard has none of the rows, yield one empty batch.
     """
     numbers = np.arange(shard.start, shard.stop) if rows is None else rows_within(shard, rows)
     for block in shard.blocks(rows):
@@ -172,7 +175,8 @@ def _compare_batch(
     labels: NDArray[np.uint8],
     numbers: Rows,
 ) -> PixelDifferences:
-    """Compare the gradient in some rows' pixels with its differences."""
+    """Compare the pixel gradients of some rows with finite differences."""
+    check_wanted()
     comparison = compare_pixel_gradient(
         request.W, images, labels, mean=request.mean, step=request.step, scheme=request.scheme
     )

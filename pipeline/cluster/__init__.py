@@ -1,1 +1,1 @@
-"""The Dask side: connection, placement, shards, actors, tasks."""
+"""The use of Dask: connection, placement, shards, actors and tasks."""

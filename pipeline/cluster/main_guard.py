@@ -1,8 +1,8 @@
-"""Refuse to start worker processes from a script that would run again in each of them.
+"""A check that a script does not start worker processes again in each worker process.
 
-A worker process is spawned: Python runs the user's script in it again, under another
-`__name__`, so that functions of the script can be unpickled there. A script that starts a
-cluster at its top level would start another one in each worker, and so on.
+Worker processes are spawned. Python runs the user's script again in each of them, under another
+`__name__`, so that functions of the script can be unpickled there. A script that starts a cluster
+at its top level would start another cluster in each worker, and so on.
 """
 
 import ast
@@ -17,8 +17,9 @@ from pipeline.inputs.errors import PipelineError
 def check_main_guard() -> None:
     """Raise PipelineError if the caller runs at the top level of a script without a guard.
 
-    The guard is any `if` about `__name__` at or before the line that runs. Where there is no
-    script (a notebook, `python -c`, an interactive session), workers run nothing again.
+    The guard is any `if` statement about `__name__` at or before the line that runs. If there is
+    no script (a notebook, `python -c`, an interactive session), workers run nothing again and no
+    guard is needed.
     """
     script = _script_that_workers_run()
     if script is None:
@@ -39,7 +40,10 @@ def _script_that_workers_run() -> Path | None:
 
 
 def _line_of_top_level(variables: dict[str, Any]) -> int | None:
-    """Return the line that runs of a module with these variables, if its top level runs now."""
+    """Return the line that the top level of a module is running, or None if it is not running.
+
+    `variables` are the module's globals.
+    """
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_globals is variables and frame.f_code.co_name == "<module>":
@@ -49,10 +53,10 @@ def _line_of_top_level(variables: dict[str, Any]) -> int | None:
 
 
 def _guarded(script: Path, line: int) -> bool:
-    """Whether an `if` about `__name__` stands at or before this line of the script's top level."""
+    """Return whether the top level has an `if` about `__name__` at or before this line."""
     try:
         tree = ast.parse(script.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # not Python's source: nothing can be said
+    except (OSError, SyntaxError, ValueError):  # not Python source: cannot tell
         return True
     return any(
         isinstance(statement, ast.If)
@@ -65,7 +69,7 @@ def _guarded(script: Path, line: int) -> bool:
 def _explanation(script: Path, line: int) -> str:
     return (
         f"line {line} of {script} starts worker processes, and each of them runs the script again. "
-        "Move what the script does into a function main(), and end the script with\n\n"
+        "Move the script's code into a function main(), and end the script with\n\n"
         '    if __name__ == "__main__":\n'
         "        main()\n"
     )

@@ -1,8 +1,8 @@
-"""The seam between the mathematics and the cluster: call one function on every shard.
+"""The interface between the mathematics and the cluster: calling one function on every shard.
 
-A `MapShards` calls a function on every shard of a split and returns partial sums, wherever the
-shards are: in this process (`run_in_process`), in Dask tasks (`pipeline.cluster.tasks`) or in
-actors on the workers (`pipeline.cluster.actors`). Sums are exact, so every way gives the same bits.
+A `MapShards` calls a function on every shard of a split and returns partial sums. The calls run in
+this process (`run_in_process`), in Dask tasks (`pipeline.cluster.tasks`) or in actors on the
+workers (`pipeline.cluster.actors`). Sums are exact, so the results are bit-identical.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from pipeline.cluster.shards import Shard
 
 
 class Summable(Protocol):
-    """A partial sum. Partial sums combine in any order to the same bits."""
+    """A partial sum. The total is bit-identical in whichever order partial sums are combined."""
 
     def combine(self, other: Self, /) -> Self:
         """Return the sum of both."""
@@ -26,13 +26,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class MapShards(Protocol):
-    """Calls a function on every shard of a split."""
+    """A callable that calls a function on every shard of a split."""
 
     def __call__(self, function: Callable[[Shard, I], S], inputs: I, /) -> Iterable[S]:
-        """Call `function(shard, inputs)` for every shard; return partial sums of the total.
+        """Call `function(shard, inputs)` for every shard. Return partial sums of the total.
 
         `function` must be importable by name and have a dashboard name (`shown_as`). It may keep
-        state in `shard.memory` only.
+        state only in `shard.memory`.
         """
         ...
 
@@ -43,7 +43,7 @@ def sum_over_shards(map_shards: MapShards, function: Callable[[Shard, I], S], in
 
 
 def run_in_process(shards: Sequence[Shard]) -> MapShards:
-    """Map over shards in this process, one after another."""
+    """Return a `MapShards` over shards in this process, one after another."""
 
     def map_shards(function: Callable[[Shard, I], S], inputs: I, /) -> list[S]:
         return [function(shard, inputs) for shard in shards]
@@ -52,12 +52,13 @@ def run_in_process(shards: Sequence[Shard]) -> MapShards:
 
 
 def shown_as(name: str) -> Callable[[F], F]:
-    """Give a function the name under which the Dask dashboard shows its tasks.
+    """Return a decorator that sets the name under which the Dask dashboard shows a function.
 
-    >>> @shown_as("hinge-evaluation")
-    ... def evaluate(shard, inputs): ...
-    >>> dashboard_name(evaluate)
-    'hinge-evaluation'
+    Examples:
+        >>> @shown_as("hinge-evaluation")
+        ... def evaluate(shard, inputs): ...
+        >>> dashboard_name(evaluate)
+        'hinge-evaluation'
     """
 
     def mark(function: F) -> F:

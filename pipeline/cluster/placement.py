@@ -1,55 +1,58 @@
-"""Which worker gets which rows, and which of them fit its memory: planned, then done."""
+"""Placement of a split's rows on the workers: first the plan, then the loading."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distributed import Client, Future
 
 from pipeline.cluster.connect import task_group
-from pipeline.cluster.shards import StreamedShard, load_shard
+from pipeline.cluster.dashboard.worker_metrics import step_meter
+from pipeline.cluster.shards import ResidentShard, StreamedShard, load_shard
+from pipeline.cluster.waiting import answer_of, error_of
 from storage.dataset import Dataset
 from storage.schema import PIXELS, Split
 
 RESIDENT_FRACTION = 0.5
-"""The part of a worker's memory that resident shards may fill; Dask spills from 0.6 on."""
+"""The fraction of a worker's memory that resident shards may fill. Dask spills from 0.6 on."""
 
 MAX_SHARD_ROWS = 50_000
-"""Rows that one task loads, or loads again, at the most: 154 MB."""
+"""The most rows that one task loads, or loads again after a failure: 154 MB."""
 
 
 class Worker(NamedTuple):
-    """What the plan knows of a worker."""
+    """The properties of a worker that the plan depends on."""
 
     address: str
     threads: int
     memory: int
-    """Bytes it may use; 0 for no limit."""
+    """The memory limit in bytes; 0 for no limit."""
 
 
 @dataclass(frozen=True)
 class ShardAssignment:
-    """Where one shard goes."""
+    """The rows of one shard, and the worker that gets them."""
 
     worker: str | None
-    """The worker's address; None leaves the choice to Dask."""
+    """The worker's address. None leaves the choice to Dask."""
     start: int
     stop: int
     resident: bool
-    """Whether it is held in the worker's memory, or read from the store as it is needed."""
+    """Whether the shard stays in the worker's memory. If not, it is read when it is needed."""
 
 
 def assign_shards(rows: int, workers: Sequence[Worker]) -> tuple[ShardAssignment, ...]:
-    """Give every thread of every worker an equal run of the rows, in the workers' order.
+    """Assign an equal range of the rows to every thread of every worker, in the workers' order.
 
-    A run does not follow the store's shards, so that no thread waits for another. It is
-    resident as far as `RESIDENT_FRACTION` of the worker's memory goes, and the rest of it
-    streamed; both come in shards of at most `MAX_SHARD_ROWS`.
+    The ranges do not follow the store's shards, so that no thread waits for another. Rows are
+    resident until they fill `RESIDENT_FRACTION` of the worker's memory. The remaining rows are
+    streamed. Both kinds are cut into shards of at most `MAX_SHARD_ROWS` rows.
 
-    >>> [(each.worker, each.start, each.stop) for each in assign_shards(11, [Worker("a", 1, 0),
-    ...                                                                  Worker("b", 2, 0)])]
-    [('a', 0, 3), ('b', 3, 7), ('b', 7, 11)]
+    Examples:
+        >>> [(each.worker, each.start, each.stop) for each in assign_shards(11, [Worker("a", 1, 0),
+        ...                                                                  Worker("b", 2, 0)])]
+        [('a', 0, 3), ('b', 3, 7), ('b', 7, 11)]
     """
     threads = sum(worker.threads for worker in workers)
     assignments: list[ShardAssignment] = []
@@ -75,18 +78,22 @@ def _assign(worker: Worker, start: int, stop: int, *, resident: bool) -> list[Sh
 
 
 def _resident_rows(worker: Worker) -> int:
-    """Return how many rows a worker may hold."""
+    """Return how many rows may be resident on a worker."""
     if not worker.memory:
         return sys.maxsize
     return int(RESIDENT_FRACTION * worker.memory) // (PIXELS + 1)
 
 
 def workers_of(client: Client) -> list[Worker]:
-    """Return the cluster's workers, in a fixed order."""
-    # not by `client.scheduler_info`, which hands back what the client's clock has fetched
-    # meanwhile, without a worker
+    """Return the cluster's workers, in a fixed order.
+
+    Raises Interrupted on a request to stop, and PipelineError if the scheduler does not answer
+    within `waiting.GIVE_UP_SECONDS`.
+    """
+    # `client.scheduler_info` may return the last result of the client's own timer, which contains
+    # no workers
     scheduler: Any = client.scheduler
-    identity: Mapping[str, Any] = client.sync(scheduler.identity, n_workers=-1)
+    identity: Mapping[str, Any] = answer_of(client, scheduler.identity, n_workers=-1)
     info: Mapping[str, Any] = identity["workers"]
     return [
         Worker(address, worker["nthreads"], worker["memory_limit"] or 0)
@@ -95,29 +102,29 @@ def workers_of(client: Client) -> list[Worker]:
 
 
 def fits_one_worker(rows: int, workers: Sequence[Worker]) -> bool:
-    """Whether some worker can hold all rows."""
+    """Return whether all rows fit in the memory of at least one worker."""
     return any(rows <= _resident_rows(worker) for worker in workers)
 
 
 PlacedShard = tuple[ShardAssignment, Future[Any] | StreamedShard]
-"""A shard's assignment, and the future of its bytes or the handle to read them by."""
+"""A shard's assignment, and either the future of its bytes or a handle that reads them."""
 
 
 def place_shards(
     client: Client, dataset: Dataset, split: Split, assignments: Sequence[ShardAssignment]
 ) -> list[PlacedShard]:
-    """Load the resident shards into their workers' memory, and wait until they are there.
+    """Load the resident shards into their workers' memory, and wait until they are loaded.
 
-    When a worker dies, Dask reads its shards again from the store, on another worker.
+    If a worker dies, Dask reads its shards from the store again, on another worker.
 
-    Raises what reading raised, `storage.errors.DataError` among it.
+    Raises any error that occurs while reading, such as `storage.errors.DataError`.
     """
     group = task_group("hinge-load")
     placed: list[PlacedShard] = []
     for number, assignment in enumerate(assignments):
         if assignment.resident:
             future = client.submit(
-                load_shard,
+                _load_and_measure,
                 dataset,
                 split,
                 assignment.start,
@@ -132,31 +139,53 @@ def place_shards(
                 (assignment, StreamedShard(dataset, split, assignment.start, assignment.stop))
             )
     futures = [shard for _, shard in placed if isinstance(shard, Future)]
-    for future in futures:  # not Dask's `wait`, which is for a process with one client
-        if error := future.exception():
+    for future in futures:
+        if error := error_of(future):
             raise error
     return placed
 
 
-class PlacedDataset:
-    """Where a data set's shards are: each split is placed when it is first asked for, and kept."""
+PlaceShards = Callable[[Client, Dataset, Split, Sequence[ShardAssignment]], list[PlacedShard]]
+"""A function like `place_shards`."""
 
-    def __init__(self, client: Client, dataset: Dataset) -> None:
+
+def _load_and_measure(dataset: Dataset, split: Split, start: int, stop: int) -> ResidentShard:
+    """Load a shard, in a task, on a worker that shows its metrics from then on."""
+    step_meter()
+    return load_shard(dataset, split, start, stop)
+
+
+class PlacedDataset:
+    """The placed shards of a data set. A split is placed at its first use, and then kept."""
+
+    def __init__(self, client: Client, dataset: Dataset, place: PlaceShards | None = None) -> None:
+        """Place shards with `place`, or with `place_shards` if it is None."""
         self.client = client
         self.dataset = dataset
+        self._place = place
         self._placed: dict[Split, list[PlacedShard]] = {}
 
     def shards(self, split: Split) -> list[PlacedShard]:
-        """Return the split's shards, spread over all workers. Raises what `place_shards` raises."""
+        """Return the split's shards, spread over all workers.
+
+        Raises the errors of `place_shards`.
+        """
         if split not in self._placed:
             assignments = assign_shards(self.dataset.rows(split), workers_of(self.client))
-            self._placed[split] = place_shards(self.client, self.dataset, split, assignments)
+            self._placed[split] = self.place(split, assignments)
         return self._placed[split]
 
+    def place(self, split: Split, assignments: Sequence[ShardAssignment]) -> list[PlacedShard]:
+        """Place shards of the split by a plan of the caller, who keeps them.
+
+        Raises the errors of `place_shards`.
+        """
+        return (self._place or place_shards)(self.client, self.dataset, split, assignments)
+
     def forget(self, split: Split) -> None:
-        """Have the split placed anew, over the workers that there are then."""
+        """Forget the placement of the split. Its next use places it on the workers of that time."""
         self._placed.pop(split, None)
 
     def close(self) -> None:
-        """Let go of all shards."""
+        """Release all shards."""
         self._placed.clear()

@@ -1,1 +1,1 @@
-"""Writing a store's shards in parallel."""
+"""Parallel writing of a store's shards."""

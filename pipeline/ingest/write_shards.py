@@ -1,11 +1,16 @@
-"""Ingest on the cluster: one Dask task per shard, published when all are written and checked."""
+"""Ingest on the cluster, with one Dask task per shard.
+
+The store is published once all shards are checked.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from distributed import Client, Future, as_completed
+from distributed import Client, Future
 
 from pipeline.cluster.connect import task_group
+from pipeline.cluster.waiting import completed, error_of, wait_for
+from pipeline.inputs.stopping import pause
 from storage.claims import Tell, claim_store
 from storage.dataset import Dataset
 from storage.errors import DataError
@@ -29,17 +34,18 @@ def ingest(
     report: Callable[[ShardSummary], None] = lambda _: None,
     tell: Tell = lambda _: None,
 ) -> Dataset:
-    """Carry out `plan`, calling `report` as shards are written, and open the store.
+    """Write and publish the store of `plan`, and open it.
 
-    `tell` is told what is waited for, if a claim on the store has to be watched.
+    `report` is called after each shard is written. `tell` is called with a line of text if the
+    ingest has to wait to see whether another ingest is still writing the store.
 
-    Raises DataError at once if another ingest is writing the store. Raises it, and leaves
-    nothing, if the source proves to be damaged. Whatever else ends it leaves what is written for
-    the next ingest of the same source to resume from.
+    Raises DataError at once if another ingest is writing the store. Raises DataError, and removes
+    everything that was written, if the source is damaged. After any other error the written shards
+    stay, and the next ingest of the same source resumes from them.
     """
     if plan.complete:
         return finish(plan, [], [])
-    with claim_store(plan.location, tell=tell) as claim:
+    with claim_store(plan.location, tell=tell, wait=pause) as claim:
         plan = prepare(plan)
         writing = _submit(client, "hinge-ingest", write_shard, plan)
         summaries = []
@@ -48,8 +54,8 @@ def ingest(
                 summaries.append(summary)
                 report(summary)
         except DataError:
-            for future in writing:  # none may write any more when all is removed
-                future.exception()
+            for future in writing:  # all writers must have ended before everything is removed
+                error_of(future)
             claim.check()
             abandon(plan)
             raise
@@ -70,5 +76,4 @@ def _submit(
 
 
 def _results(client: Client, futures: Iterable[Future[T]]) -> Iterator[T]:
-    for _, result in as_completed(futures, loop=client.loop, with_results=True):
-        yield result
+    return map(wait_for, completed(client, futures))

@@ -1,1 +1,1 @@
-"""What decides a run: validated values, random streams, initial weights, examples, batches."""
+"""Inputs that decide a run: parameter rules, random streams, weights, examples and batches."""

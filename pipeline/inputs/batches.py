@@ -1,4 +1,4 @@
-"""Which rows each step of training takes: functions from a step's number to its rows.
+"""The rows of each step of training, as functions of the step's number.
 
 Steps count from 0. `None` means all rows.
 """
@@ -12,16 +12,16 @@ from pipeline.inputs.examples import Rows
 from pipeline.inputs.random_streams import Purpose, random_stream
 
 Batches = Callable[[int], Rows | None]
-"""Returns the rows of a step, given the step's number."""
+"""A function that returns the rows of a step, given the step's number."""
 
 
 def full_batch(_step: int) -> None:
-    """Take all rows at every step."""
+    """Return None, which means all rows, for every step."""
 
 
 @dataclass(frozen=True)
 class UniformSamples:
-    """Every step draws `size` of `rows` rows at random, without repetition within a batch."""
+    """Batches of `size` out of `rows` rows, drawn at random, without repetition within a batch."""
 
     rows: int
     size: int
@@ -38,7 +38,7 @@ class UniformSamples:
 
 @dataclass(frozen=True)
 class ShuffledEpochs:
-    """Every epoch takes each row once, in a new order, in batches of `size`.
+    """Batches of `size` rows. Every epoch uses each row once, in a new random order.
 
     The last batch of an epoch may be smaller.
     """
@@ -52,7 +52,7 @@ class ShuffledEpochs:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches in an epoch."""
         return -(-self.rows // self.size)
 
     def __call__(self, step: int) -> Rows:
@@ -69,4 +69,6 @@ def _order(rows: int, seed: int, epoch: int) -> Rows:
 
 def _check_size(size: int, rows: int) -> None:
     if not 1 <= size <= rows:
-        raise PipelineError(f"a batch of {size} of {rows} images is not possible; take 1 to {rows}")
+        raise PipelineError(
+            f"the batch size must be from 1 to {rows}, the number of images, not {size}"
+        )

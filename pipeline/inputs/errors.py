@@ -1,5 +1,8 @@
-"""The error for what a user can fix: one line that says what came and what was wanted."""
+"""The error type for problems that the user can fix."""
 
 
 class PipelineError(ValueError):
-    """A cluster, a parameter or a run that the pipeline cannot work with."""
+    """An error in a cluster, a parameter or a run, which the user can fix.
+
+    The message states what was received and what is needed.
+    """

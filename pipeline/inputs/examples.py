@@ -1,4 +1,4 @@
-"""Which training images something is over: all, a sample of them, or the first."""
+"""The choice of training images: all, a random sample, or the first ones."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,7 +10,7 @@ from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.random_streams import Purpose, random_stream
 
 Rows = NDArray[np.int64]
-"""Numbers of rows in a split, in any order and as often as they are named."""
+"""Row numbers in a split. They may be in any order, and a repeated row counts each time."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,15 @@ class Examples:
     kind: str
     """`all`, `sample` or `first`."""
     number: int = 0
-    """How many, unless all."""
+    """How many images; 0 for all."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `all`, a number of images to sample, or `first:N`.
 
-        >>> Examples.parse("first:100")
-        Examples(kind='first', number=100)
+        Examples:
+            >>> Examples.parse("first:100")
+            Examples(kind='first', number=100)
         """
         if text == "all":
             return cls(text)
@@ -40,22 +41,24 @@ class Examples:
             and (first or kind == "sample")
         ):
             raise PipelineError(
-                f"examples are `all`, or how many to sample, or `first:N`, and at least 1, "
-                f"not {text!r}"
+                f"examples must be `all`, a number of images to sample, or `first:N`, with "
+                f"numbers of at least 1, not {text!r}"
             )
         return cls("first" if first else "sample", int(number))
 
     def count(self, rows: int) -> int:
-        """Return how many of so many training rows they are."""
+        """Return how many of `rows` training rows are chosen."""
         return self.number or rows
 
     def rows(self, rows: int, seed: int) -> Rows | None:
-        """Return which of so many training rows they are; None for all.
+        """Return the numbers of the chosen rows, out of `rows` training rows, or None for all.
 
-        Raises PipelineError if there are not so many.
+        Raises PipelineError if there are fewer rows than the choice needs.
         """
         if self.number > rows:
-            raise PipelineError(f"{self.number:,} of {rows:,} examples cannot be taken; take fewer")
+            raise PipelineError(
+                f"cannot take {self.number:,} of {rows:,} examples; take at most {rows:,}"
+            )
         if self.kind == "all":
             return None
         if self.kind == "first":
@@ -64,7 +67,7 @@ class Examples:
 
 
 def sample_numbers(seed: int, purpose: Purpose, size: int, number: int) -> NDArray[np.int64]:
-    """Return `number` of the numbers below `size`, rising."""
+    """Return `number` distinct random numbers below `size`, in increasing order."""
     return np.sort(
         random_stream(seed, purpose, 0).choice(size, number, replace=False, shuffle=False)
     )

@@ -1,6 +1,7 @@
-"""Randomness by counter: a stream is named by seed, purpose and index, not by when it is drawn.
+"""Random streams that are identified by seed, purpose and index.
 
-The rows of step 52's batch are the same whoever asks, in whatever order, on any worker.
+A stream does not depend on when it is drawn. The rows of step 52's batch are the same on any
+worker, in whatever order the batches are drawn.
 """
 
 from enum import IntEnum
@@ -9,7 +10,10 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for; one seed serves all without their numbers meeting."""
+    """The purpose of a random stream.
+
+    With the same seed, different purposes have independent streams.
+    """
 
     WEIGHTS = 1
     SAMPLE = 2
@@ -22,15 +26,16 @@ class Purpose(IntEnum):
 
 
 def random_stream(seed: int, purpose: Purpose, index: int) -> np.random.Generator:
-    """Return the generator of `purpose` number `index` under `seed`, all at least 0.
+    """Return the random generator of `seed`, `purpose` and `index`, all at least 0.
 
-    The key of its Philox counter is mixed of the three as NumPy documents it for streams that
-    shall be independent (`SeedSequence` with a spawn key), so that a seed may be any size.
+    The key of the Philox generator is derived from these numbers in the way that NumPy documents
+    for independent streams (`SeedSequence` with a spawn key). A seed may be arbitrarily large.
 
-    >>> int(random_stream(0, Purpose.SAMPLE, 7).integers(1000))
-    383
-    >>> int(random_stream(0, Purpose.SAMPLE, 7).integers(1000))
-    383
+    Examples:
+        >>> int(random_stream(0, Purpose.SAMPLE, 7).integers(1000))
+        383
+        >>> int(random_stream(0, Purpose.SAMPLE, 7).integers(1000))
+        383
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, index))
     return np.random.Generator(np.random.Philox(sequence))

@@ -1,4 +1,4 @@
-"""Where a run's weights start, and the weights that a search draws."""
+"""The initial weights of a run, and the random weights of a search."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from storage.schema import PIXELS
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A distribution of weights, each drawn by itself.
+    """A distribution of initial weights, which are independent of each other.
 
-    `zeros`; `normal`, of standard deviation `scale`; `uniform`, from 0 to `scale`.
+    `zeros`, `normal` with standard deviation `scale`, or `uniform` from 0 to `scale`.
     """
 
     kind: str
@@ -28,8 +28,9 @@ class InitialWeights:
     def parse(cls, text: str) -> Self:
         """Read `zeros`, `normal:SCALE` or `uniform:SCALE`.
 
-        >>> InitialWeights.parse("normal:1e-3")
-        InitialWeights(kind='normal', scale=0.001)
+        Examples:
+            >>> InitialWeights.parse("normal:1e-3")
+            InitialWeights(kind='normal', scale=0.001)
         """
         kind, _, scale = text.partition(":")
         if text == "zeros":
@@ -40,28 +41,29 @@ class InitialWeights:
             value = math.nan
         if kind not in {"normal", "uniform"} or not (math.isfinite(value) and value > 0):
             raise PipelineError(
-                f"weights cannot start from {text!r}; write `zeros`, or `normal:SCALE` or "
+                f"the initial weights cannot be {text!r}; write `zeros`, or `normal:SCALE` or "
                 "`uniform:SCALE` with a positive number, such as `normal:1e-3`"
             )
         return cls(kind, value)
 
     def weights(self, classes: int, seed: int) -> NDArray[np.float64]:
-        """Return the weights (classes, D + 1), bias included, that `seed` stands for."""
+        """Return the weights (classes, D + 1), bias included, drawn with `seed`."""
         shape = (classes, PIXELS + 1)
         if self.kind == "zeros":
             return np.zeros(shape)
         generator = random_stream(seed, Purpose.WEIGHTS, 0)
         draw = generator.standard_normal if self.kind == "normal" else generator.random
-        with np.errstate(over="ignore"):  # the loss says so
+        with np.errstate(over="ignore"):  # the loss is then not finite
             return self.scale * draw(shape)
 
 
 def draw_weights(
     seed: int, purpose: Purpose, numbers: Sequence[int], scale: float, classes: int
 ) -> FixedPoint:
-    """Return normals of standard deviation `scale` (B, classes, D + 1), bias included.
+    """Return normal weights (B, classes, D + 1) of standard deviation `scale`, bias included.
 
-    Number t's are those of the stream of `purpose` and t, rounded to the unit of `scale`.
+    The weights with number t are drawn from the random stream of `purpose` and t, and rounded to
+    the fixed-point unit of `scale`.
     """
     shape = (classes, PIXELS + 1)
     normals = np.empty((len(numbers), *shape))

@@ -1,4 +1,4 @@
-"""Replace a file whole or not at all."""
+"""Atomic replacement of a file."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield an open file that takes the place of `path` when the block ends.
+    """Yield an open file that replaces `path` when the block ends.
 
-    The new content is flushed to disk first, so that a reader, or a machine that loses power,
-    sees the old file or the new one. If the block raises, `path` is left as it was.
+    The new content is flushed to disk first, so a reader sees either the old file or the new one,
+    even after a power failure. If the block raises, `path` is unchanged.
 
     Only one writer may replace a file at a time. Raises OSError if the directory cannot be written.
     """

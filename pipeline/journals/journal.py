@@ -1,6 +1,6 @@
-"""What a run has finished, entry after entry: it survives a run that is killed at any point.
+"""A journal of the work that a run has finished. It survives a kill at any point.
 
-The file is a SQLite database. An entry is in it whole or not at all.
+The file is an SQLite database. An entry is stored completely or not at all.
 """
 
 import io
@@ -19,18 +19,18 @@ from pipeline.inputs.errors import PipelineError
 Entry = dict[str, NDArray[Any]]
 
 _DAMAGED_ARRAYS = (OSError, ValueError, EOFError, RuntimeError, TypeError, BadZipFile)
-"""What NumPy and `zipfile` say of arrays that are not as they were written."""
+"""The errors that NumPy and `zipfile` raise for damaged arrays."""
 
 
 class Journal:
-    """An append-only list of entries, each some named arrays; a context manager.
+    """An append-only list of entries, each a set of named arrays. Use it as a context manager.
 
-    Raises PipelineError if the file is there and no journal.
+    Raises PipelineError if the file exists and is not a journal.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Prefect may run one task after another in other threads
+        # Prefect may run successive tasks in different threads
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             self._database.execute("PRAGMA synchronous = NORMAL")
@@ -42,7 +42,7 @@ class Journal:
             raise self._damaged(error) from error
 
     def append(self, **arrays: ArrayLike) -> None:
-        """Add an entry; it is there once this returns.
+        """Add an entry. It is stored once this returns.
 
         Raises OSError if it cannot be written.
         """
@@ -50,13 +50,13 @@ class Journal:
         np.savez(written, **entry)
         try:
             self._database.execute("INSERT INTO entries (arrays) VALUES (?)", (written.getvalue(),))
-        except sqlite3.DatabaseError as error:  # a full disk, say
+        except sqlite3.DatabaseError as error:  # for example, a full disk
             raise OSError(f"{self._path} cannot be written: {error}") from error
 
     def __iter__(self) -> Iterator[Entry]:
-        """Yield the entries from the first on.
+        """Yield the entries in the order in which they were added.
 
-        Raises PipelineError if one is damaged.
+        Raises PipelineError if an entry is damaged.
         """
         try:
             for (arrays,) in self._database.execute("SELECT arrays FROM entries ORDER BY number"):
@@ -67,7 +67,7 @@ class Journal:
 
     def _damaged(self, error: Exception) -> PipelineError:
         return PipelineError(
-            f"{self._path} is no journal of this run ({error}); start the run anew"
+            f"{self._path} is not a journal of this run ({error}); start a new run"
         )
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""The values that some work has found so far, in a journal, in the order of their numbers.
+"""A journal of the values that some work has computed so far, in the order of their numbers.
 
-Of a search they are the losses of its trials: nothing else needs to be kept, for a trial's
-weights are drawn by its number, and which trials were the best, or were accepted, follows from
-the losses. Of a gradient check they are the difference quotients of its coordinates.
+In a search the values are the losses of the trials. Nothing else needs to be stored: a trial's
+number decides its weights, and the losses decide which trials were the best or were accepted. In a
+gradient check the values are the difference quotients of the coordinates.
 """
 
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from pipeline.journals.journal import Journal
 
 
 class ValueJournal:
-    """The first values of some work; see `value_journal`."""
+    """The values of some work that are known so far. Open it with `value_journal`."""
 
     def __init__(self, journal: Journal, work: str, values: NDArray[np.float64]) -> None:
         self._journal = journal
         self._work = work
         self.values = values
-        """From number 0 on."""
+        """The values from number 0 on."""
         self.before = len(values)
-        """How many were in the journal as it was opened."""
+        """How many values the journal had when it was opened."""
 
     @property
     def done(self) -> int:
-        """How many are in the journal by now."""
+        """How many values the journal has now."""
         return len(self.values)
 
     def add(self, values: ArrayLike) -> None:
-        """Add the next values; they are kept once this returns.
+        """Add the next values. They are stored once this returns.
 
         Raises OSError if they cannot be written.
         """
@@ -45,24 +45,24 @@ class ValueJournal:
 
 @contextmanager
 def value_journal(path: Path, work: str, size: int) -> Iterator[ValueJournal]:
-    """Open the journal at `path`, or begin it, of work that has `size` values in all.
+    """Open or create the journal at `path`, for work that has `size` values in total.
 
-    `work` says which it is: everything that decides the values.
+    `work` identifies the work: it contains everything that decides the values.
 
-    Raises PipelineError if the journal is damaged, or of other work.
+    Raises PipelineError if the journal is damaged or belongs to other work.
     """
     with Journal(path) as journal:
         values = np.empty(0)
         for entry in journal:
             numbers, more = entry.get("numbers"), entry.get("values")
             if numbers is None or more is None or str(entry.get("work")) != work:
-                raise _misfit(path, "it is of another run")
+                raise _misfit(path, "it belongs to another run")
             following = np.arange(len(values), len(values) + len(more))
             if not np.array_equal(numbers, following) or len(values) + len(more) > size:
-                raise _misfit(path, f"what follows the first {len(values)} values is not its own")
+                raise _misfit(path, f"the entry after the first {len(values)} values does not fit")
             values = np.append(values, more)
         yield ValueJournal(journal, work, values)
 
 
 def _misfit(path: Path, why: str) -> PipelineError:
-    return PipelineError(f"{path} is no journal of this run ({why}); start the run anew")
+    return PipelineError(f"{path} is not a journal of this run ({why}); start a new run")

@@ -1,1 +1,1 @@
-"""Which lines and planes in the space of weights to look along."""
+"""Parameters and axes of slices of the loss: lines and planes in the space of weights."""

@@ -1,1 +1,1 @@
-"""What the reproduction of the notes adds to the other experiments."""
+"""The part of the reproduction of the notes that no other experiment covers."""

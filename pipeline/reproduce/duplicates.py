@@ -1,4 +1,4 @@
-"""A data set that holds many copies of a few images has the gradient of the few."""
+"""Duplicated data: many copies of a few images have the same gradient as the few images."""
 
 import time
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from pipeline.inputs.random_streams import Purpose
 from pipeline.objective import Objective
 
 ORIGINALS, COPIES = 1_000, 1_200
-"""The notes' example: 1.2 million images, of which only a thousand differ."""
+"""The example of the notes: 1.2 million images that are copies of a thousand."""
 
 
 class OriginalsAndCopies(NamedTuple):
-    """The objective over some images, and over many copies of each."""
+    """The objective over some images, and over many copies of each image."""
 
     originals: Evaluation
     copies: Evaluation
@@ -25,7 +25,7 @@ class OriginalsAndCopies(NamedTuple):
 
     @property
     def same_bits(self) -> bool:
-        """Whether the loss and the whole gradient are bit for bit the same."""
+        """Whether both losses and both gradients are bit-identical."""
         same_gradient = np.array_equal(self.originals.gradient, self.copies.gradient)
         return same_gradient and self.originals.loss == self.copies.loss
 
@@ -33,11 +33,12 @@ class OriginalsAndCopies(NamedTuple):
 def evaluate_copies(
     objective: Objective, W: NDArray[np.float64], rows: int, seed: int, copies: int = COPIES
 ) -> OriginalsAndCopies:
-    """Evaluate at `W` (C, D + 1) over a thousand of `rows` training images, and over their copies.
+    """Evaluate the objective over 1,000 of the `rows` training images, and over their copies.
 
-    The copies are whole copies of the set of originals, one after the other, as a data set would
-    have them. Every copy is evaluated by itself. The originals are evaluated twice, and the second
-    time is timed: the first includes what the workers do only once.
+    `W` has shape (C, D + 1). All images are used if there are fewer than 1,000. The set of
+    originals is repeated as a whole, as in a data set with duplicates. Every copy is evaluated
+    separately. The originals are evaluated twice, and only the second evaluation is timed, because
+    the first includes work that the workers do only once.
     """
     originals = sample_numbers(seed, Purpose.EXAMPLES, rows, min(ORIGINALS, rows))
     objective(W, originals)

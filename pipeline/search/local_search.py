@@ -1,13 +1,14 @@
-"""Random local search: each trial takes a random step from the weights accepted last.
+"""Random local search: each trial is a random step from the weights accepted last.
 
-The search is sequential, and its result is that of the plain loop to the last bit. But the scores
-of the steps do not depend on the weights that they start from. So the steps of a group of trials
-are scored together ahead, as one wide product. The losses of all trials of the group then follow
-from the scores of the accepted weights at the cost of one addition per score. The first trial that
-lowers the loss is accepted, and the losses of the trials after it are computed again from there.
+The search is sequential, and its result is bit-identical to that of the plain loop, which scores
+all images once per trial. However, the scores of a step do not depend on the weights that it starts
+from. The steps of a group of trials are therefore scored together in advance, as one wide product.
+The loss of a trial then takes one addition per score: the score of the accepted weights plus the
+score of the step. The first trial that lowers the loss is accepted, and the losses of the trials
+after it are computed again from the new weights.
 
-Weights are whole multiples of one unit, and their scores integers. Scores that were added up are
-therefore exactly those of the added weights, however many steps were accepted.
+Weights are whole multiples of one unit, so scores are integers in that unit. Adding the scores of
+accepted steps gives exactly the scores of the accepted weights, for any number of steps.
 """
 
 from collections.abc import Iterator
@@ -29,22 +30,23 @@ from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.random_streams import Purpose
 from pipeline.inputs.rules import DRAWN_SCALE, DrawnScale, Parameters, Seed, TrialCount, Wanted
 from pipeline.inputs.weights import InitialWeights, draw_weights
+from pipeline.inputs.words import short, with_seed
 from pipeline.search.random_search import improvements
 
 GROUP_SIZE = LANES
-"""Trials whose steps are scored together ahead."""
+"""Trials per group. The steps of a group are scored together in advance."""
 
 _LARGEST_RATIO = 1e5
-"""The largest ratio of `init_scale` to `step_scale`: scores stay below 2^53 units."""
+"""The largest ratio of `init_scale` to `step_scale`. It keeps scores below 2^53 units."""
 
 
 @dataclass(frozen=True)
 class LocalSearch(Parameters):
-    """Everything that decides the result of a local search."""
+    """The parameters that determine the result of a local search."""
 
     trials: TrialCount = 1000
-    init_scale: Annotated[DrawnScale, Wanted("scale of the first weights", DRAWN_SCALE)] = 1e-3
-    """Standard deviation of the weights that the search starts from."""
+    init_scale: Annotated[DrawnScale, Wanted("scale of the initial weights", DRAWN_SCALE)] = 1e-3
+    """Standard deviation of the initial weights."""
     step_scale: Annotated[DrawnScale, Wanted("scale of a step", DRAWN_SCALE)] = 1e-4
     """Standard deviation of a step."""
     seed: Seed = 0
@@ -53,17 +55,23 @@ class LocalSearch(Parameters):
         super().__post_init__()
         if self.init_scale > _LARGEST_RATIO * self.step_scale:
             raise PipelineError(
-                f"steps of scale {self.step_scale} are lost beside weights of scale "
-                f"{self.init_scale}; take steps of at least {self.init_scale / _LARGEST_RATIO:g}"
+                f"steps of scale {self.step_scale} are too small for weights of scale "
+                f"{self.init_scale}; use a step scale of at least "
+                f"{self.init_scale / _LARGEST_RATIO:g}"
             )
 
+    def in_words(self) -> str:
+        """Return what is done, such as `local-search 1000 x 1e-4 from 1e-3 seed 0`."""
+        words = f"local-search {self.trials} x {short(self.step_scale)}"
+        return with_seed(f"{words} from {short(self.init_scale)}", self.seed)
+
     def start(self, classes: int) -> NDArray[np.float64]:
-        """Return the first weights (classes, D + 1): normal, rounded to the unit of a step."""
+        """Return the initial weights (classes, D + 1): normal, rounded to the unit of a step."""
         W = InitialWeights("normal", self.init_scale).weights(classes, self.seed)
         return rounded(W, unit_of(self.step_scale))
 
     def steps(self, group: int, classes: int) -> FixedPoint:
-        """Return the steps (B, classes, D + 1) of the trials of a group."""
+        """Return the steps (B, classes, D + 1) of the trials in a group."""
         trials = range(group * GROUP_SIZE, min((group + 1) * GROUP_SIZE, self.trials))
         return draw_weights(self.seed, Purpose.PERTURBATION, trials, self.step_scale, classes)
 
@@ -73,13 +81,13 @@ class LocalSearch(Parameters):
 
     @property
     def groups(self) -> int:
-        """How many groups the trials make."""
+        """The number of groups of trials."""
         return -(-self.trials // GROUP_SIZE)
 
 
 @dataclass(frozen=True, eq=False)
 class SearchState:
-    """How far a search is."""
+    """The state of a search after a number of trials."""
 
     W: NDArray[np.float64]
     """The weights accepted last."""
@@ -97,9 +105,10 @@ class SearchState:
     def after_losses(
         cls, parameters: LocalSearch, classes: int, losses: NDArray[np.float64]
     ) -> "SearchState":
-        """Return the state after trials of these losses. No image is read.
+        """Return the state after trials with these losses, without reading any image.
 
-        The losses say which trials were accepted. The weights are the sum of their steps.
+        The losses determine which trials were accepted. The weights are the initial weights plus
+        the accepted steps.
         """
         accepted = np.flatnonzero(improvements(losses))
         W = parameters.start(classes)
@@ -116,14 +125,17 @@ class SearchState:
         return float(self.losses[self.accepted[-1]]) if len(self.accepted) else np.inf
 
     def accepted_in(self, group: int) -> tuple[int, ...]:
-        """Return the accepted trials of a group, numbered from the group's first."""
+        """Return the accepted trials of a group, numbered from the first trial of the group."""
         positions = self.accepted - group * GROUP_SIZE
         return tuple(positions[(positions >= 0) & (positions < GROUP_SIZE)].tolist())
 
     def extended(
         self, W: NDArray[np.float64], losses: list[float], accepted: list[int]
     ) -> "SearchState":
-        """Return the state after more trials. `accepted` numbers them from 0."""
+        """Return the state after more trials.
+
+        The values of `accepted` are positions among the new trials, counted from 0.
+        """
         trials = np.array(accepted, np.int64) + len(self.losses)
         return SearchState(W, np.append(self.losses, losses), np.append(self.accepted, trials))
 
@@ -131,7 +143,7 @@ class SearchState:
 def local_search(
     map_shards: MapShards, mean: NDArray[np.float64], parameters: LocalSearch, state: SearchState
 ) -> Iterator[SearchState]:
-    """Yield the state after each group of trials, from `state` on."""
+    """Yield the state after each group of trials, starting from `state`."""
     for group in range(len(state.losses) // GROUP_SIZE, parameters.groups):
         state = _search_group(map_shards, mean, parameters, state, group)
         yield state
@@ -144,7 +156,10 @@ def _search_group(
     state: SearchState,
     group: int,
 ) -> SearchState:
-    """Take the trials of a group: one pass over the scores per acceptance, and one more."""
+    """Run the trials of a group.
+
+    This takes one pass over the scores per accepted trial, and at most one more pass.
+    """
     W, best = state.W, state.best_loss
     steps = parameters.steps(group, len(W)).weights
     accepted_before = state.accepted_in(group - 1)
@@ -168,43 +183,45 @@ def _search_group(
 
 
 class GroupRequest(NamedTuple):
-    """The arguments of `sum_group_losses`: all that a worker without any memory needs.
+    """The arguments of `sum_group_losses`.
 
-    Trials are numbered from the first of their group.
+    They suffice for a worker that remembers no earlier request. Trials are numbered from the first
+    trial of their group.
     """
 
     parameters: LocalSearch
     group: int
     W: NDArray[np.float64]
-    """The weights before the group."""
+    """The accepted weights before the group."""
     accepted_before: tuple[int, ...]
-    """The accepted trials of the group before."""
+    """The accepted trials of the previous group."""
     accepted: tuple[int, ...]
     """The accepted trials of this group so far."""
     first: int
-    """The first trial whose loss is wanted."""
+    """The first trial whose loss is needed."""
     offsets: NDArray[np.floating]
-    """((B - first) C,): from `first` on, the offsets of the accepted weights plus each step."""
+    """((B - first) C,): the offsets of the accepted weights plus each step, from `first` on."""
 
 
 class _GroupScores(NamedTuple):
-    """What a shard remembers from one request to the next."""
+    """The scores that a shard keeps from one request to the next."""
 
     parameters: LocalSearch
     group: int
     accepted: tuple[int, ...]
     base: NDArray[np.float64]
-    """Scores of the accepted weights, in units (n, C)."""
+    """(n, C): scores of the accepted weights, in units."""
     scores: Scores
-    """Scores of the group's steps."""
+    """Scores of the steps of the group."""
     trials: Trials
     labels: NDArray[np.uint8]
 
     def can_reach(self, parameters: LocalSearch, group: int, accepted: tuple[int, ...]) -> bool:
-        """Say whether adding more of the group's steps gives the weights of `accepted`.
+        """Return whether `base` plus the scores of some steps gives the scores after `accepted`.
 
-        A search has one course, so its parameters, the group and the accepted trials identify the
-        weights. But a resumed search may ask for an earlier point of that course.
+        The parameters determine the whole search. The parameters, the group and the accepted
+        trials therefore identify the weights. A resumed search may start before some of the
+        trials in `self.accepted`. Then `base` cannot be used, because steps are never subtracted.
         """
         same = (self.parameters, self.group) == (parameters, group)
         return same and accepted[: len(self.accepted)] == self.accepted
@@ -216,7 +233,10 @@ _MEMORY_KEY = "local search"
 
 @shown_as("hinge-local-search")
 def sum_group_losses(shard: Shard, request: GroupRequest) -> Sums[LossSum]:
-    """Sum the losses of a group's trials over one shard, all from the same accepted weights."""
+    """Sum the losses of a group's trials over one shard.
+
+    All trials start from the accepted weights.
+    """
     group_scores = _add_accepted(_group_scores(shard, request), request.accepted)
     shard.memory[_MEMORY_KEY] = group_scores
     classes = group_scores.base.shape[1]
@@ -228,7 +248,7 @@ def sum_group_losses(shard: Shard, request: GroupRequest) -> Sums[LossSum]:
 
 
 def _group_scores(shard: Shard, request: GroupRequest) -> _GroupScores:
-    """Return the scores of the group's steps: those of the last request, or new ones."""
+    """Return the scores of the group: those kept from the last request, or new ones."""
     remembered: _GroupScores | None = shard.memory.get(_MEMORY_KEY)
     if remembered and remembered.can_reach(request.parameters, request.group, request.accepted):
         return remembered
@@ -248,7 +268,7 @@ def _group_scores(shard: Shard, request: GroupRequest) -> _GroupScores:
 
 
 def _add_accepted(group_scores: _GroupScores, accepted: tuple[int, ...]) -> _GroupScores:
-    """Add the scores of the steps accepted since."""
+    """Add the scores of the newly accepted steps to the base."""
     base = group_scores.base
     for trial in accepted[len(group_scores.accepted) :]:
         base = base + group_scores.scores[:, :, trial]

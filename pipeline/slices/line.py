@@ -1,9 +1,9 @@
 """The loss along a line in the space of weights, over all shards.
 
 Scores are linear in the weights, so two passes over the images give every margin as a linear
-function of the step size (`kernels.line`). The shards keep these functions. After that, no step
-size costs a pass over the images, and a few rounds find the exact minimum of the loss along the
-line.
+function of the step size (`kernels.line`). The shards keep these functions. After that, the loss
+at any step size needs no further pass over the images, and a few rounds find the exact minimum of
+the loss along the line.
 """
 
 from dataclasses import dataclass
@@ -34,19 +34,21 @@ class LineRequest(NamedTuple):
     scorer: Scorer
     direction: Scorer
     steps: Floats
-    """Step sizes (K,); for the breakpoints, the two ends of an interval."""
+    """Step sizes (K,). For `line_breakpoints`, the two ends of an interval."""
     rows: Rows | None = None
     """Row numbers in the split; None for all rows."""
 
 
 class Breakpoints(NamedTuple):
-    """Where margins cross 0, and by how much the slope rises there; both (k,), in any order."""
+    """The breakpoints of the loss along a line, in any order."""
 
     positions: Floats
+    """(k,): step sizes at which a margin crosses 0."""
     jumps: Floats
+    """(k,): the rise of the slope at each position."""
 
     def combine(self, other: "Breakpoints", /) -> "Breakpoints":
-        """Return the breakpoints of both."""
+        """Return the breakpoints of both sets of rows."""
         return Breakpoints(
             np.concatenate([self.positions, other.positions]),
             np.concatenate([self.jumps, other.jumps]),
@@ -55,24 +57,24 @@ class Breakpoints(NamedTuple):
 
 @shown_as("hinge-line-losses")
 def line_losses(shard: Shard, request: LineRequest) -> Sums[LossSum]:
-    """Sum a shard's losses at each step size."""
+    """Sum the losses of a shard at each step size."""
     return Sums(losses(_line(shard, request), request.steps))
 
 
 @shown_as("hinge-line-slopes")
 def line_slopes(shard: Shard, request: LineRequest) -> Sums[SlopeSum]:
-    """Sum the slopes of a shard's losses at each step size."""
+    """Sum the slopes of the losses of a shard at each step size."""
     return Sums(slopes(_line(shard, request), request.steps))
 
 
 @shown_as("hinge-line-breakpoints")
 def line_breakpoints(shard: Shard, request: LineRequest) -> Breakpoints:
-    """Return a shard's breakpoints between two step sizes."""
+    """Return the breakpoints of a shard between two step sizes."""
     return Breakpoints(*breakpoints(_line(shard, request), *request.steps.tolist()))
 
 
 def _line(shard: Shard, request: LineRequest) -> Line:
-    """Return the shard's margins along the line; the shard keeps them for the next request."""
+    """Return the margins of a shard along the line. The shard keeps them for the next request."""
 
     def compute() -> Line:
         parts = [
@@ -95,18 +97,18 @@ class LossAlongLine:
     W: Floats
     """(C, D + 1)."""
     V: Floats
-    """The direction (C, D + 1); for a step of descent, the negative gradient."""
+    """The direction (C, D + 1). For steepest descent, the negative gradient."""
     rows: Rows | None = None
-    """The rows that the loss is over; None for all rows."""
+    """The rows over which the loss is averaged; None for all rows."""
 
     @cached_property
     def _scorers(self) -> tuple[Scorer, Scorer]:
-        """Both in float64, because rounding would change the direction."""
+        """The scorers of W and V, in float64 because rounding would change the direction."""
         mean = self.objective.mean
         return fold(self.W, mean, np.float64), fold(self.V, mean, np.float64)
 
     def __call__(self, steps: Floats) -> list[float]:
-        """Return the loss at each of the step sizes (K,), the regulariser included."""
+        """Return the loss at each of the step sizes (K,), including the regulariser."""
         sums = sum_over_shards(self.objective.map_shards, line_losses, self._request(steps))
         return [
             regularised(summed, self.regulariser(a))
@@ -123,7 +125,7 @@ class LossAlongLine:
             return reg * squared_norm(self.W + a * self.V, bias=bias) if reg else 0.0
 
     def minimum(self) -> LineMinimum:
-        """Return the exact step size, at least 0, at which the loss is lowest.
+        """Return the exact minimum of the loss over step sizes of at least 0.
 
         Raises ValueError if the loss or the direction is out of range.
         """
@@ -153,12 +155,12 @@ class LossAlongLine:
     def _penalty(self) -> Penalty:
         reg, bias = self.objective.reg, self.objective.reg_bias
         try:
-            with np.errstate(over="ignore"):  # `minimum` refuses a penalty that is not finite
+            with np.errstate(over="ignore"):  # `minimum` raises if the penalty is not finite
                 return penalty(self.W, self.V, reg, reg_bias=bias)
         except OverflowError as error:
             raise ValueError("the regulariser along the line is out of range") from error
 
 
 def line_search(objective: Objective) -> LineSearch:
-    """Return a function that finds the lowest loss along the negative of a step, over all rows."""
+    """Return a function of `W` and `step`: the step size with the lowest loss along `-step`."""
     return lambda W, step: LossAlongLine(objective, W, -step).minimum().step_size

@@ -1,8 +1,8 @@
 """The loss over a plane in the space of weights, over all shards.
 
-Three passes over the images give every margin as a linear function of a and b
-(`kernels.plane`). The shards keep these functions. After that, no point costs a pass over the
-images.
+A point of the plane is a step a along one direction and a step b along another. Three passes over
+the images give every margin as a linear function of a and b (`kernels.plane`). The shards keep
+these functions. After that, the loss at any point needs no further pass over the images.
 """
 
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ class PlaneRequest(NamedTuple):
     """The inputs of `plane_losses`."""
 
     scorers: tuple[Scorer, Scorer, Scorer]
-    """One for the weights, and one for each of the two directions."""
+    """The scorers of the weights and of the two directions."""
     rows: Rows | None
     """Row numbers in the split; None for all rows."""
     a: Floats
-    """(K,)."""
+    """Steps along the first direction (K,)."""
     b: Floats
-    """(M,)."""
+    """Steps along the second direction (M,)."""
 
 
 @shown_as("hinge-plane-losses")
 def plane_losses(shard: Shard, request: PlaneRequest) -> PlaneSum:
-    """Sum a shard's losses at each point."""
+    """Sum the losses of a shard at each point."""
     return losses(_plane(shard, request), request.a, request.b)
 
 
 def _plane(shard: Shard, request: PlaneRequest) -> Plane:
-    """Return the shard's margins over the plane; the shard keeps them for the next request."""
+    """Return the margins of a shard over the plane. The shard keeps them for the next request."""
 
     def compute() -> Plane:
         parts = [
@@ -70,33 +70,33 @@ class LossOverPlane:
     U: Floats
     """The first direction (C, D + 1)."""
     V: Floats
-    """The second."""
+    """The second direction (C, D + 1)."""
     rows: Rows | None = None
-    """The rows that the loss is over; None for all rows."""
+    """The rows over which the loss is averaged; None for all rows."""
 
     @cached_property
     def _scorers(self) -> tuple[Scorer, Scorer, Scorer]:
-        """All in float64, because rounding would change the directions."""
+        """The scorers of W, U and V, in float64 because rounding would change the directions."""
         mean = self.objective.mean
         W, U, V = (fold(weights, mean, np.float64) for weights in (self.W, self.U, self.V))
         return W, U, V
 
     @cached_property
     def _coordinates(self) -> Floats:
-        """U, V and W as columns (3, 3) in an orthonormal basis of the space that they span.
+        """U, V and W as columns (3, 3), in an orthonormal basis of the space that they span.
 
-        The regulariser follows from these few numbers as exactly as from all weights.
+        The regulariser depends only on these numbers.
         """
         columns = self.W.shape[1] if self.objective.reg_bias else self.W.shape[1] - 1
         vectors = np.stack([each[:, :columns].ravel() for each in (self.U, self.V, self.W)])
-        with np.errstate(all="ignore"):  # refused below
+        with np.errstate(all="ignore"):  # non-finite values raise below
             coordinates = np.linalg.qr(vectors.T).R
         if not np.isfinite(coordinates).all():
             raise ValueError("the regulariser over the plane is out of range")
         return coordinates
 
     def __call__(self, a: Floats, b: Floats) -> Floats:
-        """Return the loss (M, K) at each of `a` (K,) and `b` (M,), the regulariser included.
+        """Return the loss (M, K) at each of `a` (K,) and `b` (M,), including the regulariser.
 
         Raises ValueError if the regulariser is out of range.
         """
@@ -109,5 +109,5 @@ class LossOverPlane:
         with np.errstate(over="ignore", invalid="ignore"):  # the loss is then inf
             norms = (np.tensordot(self._coordinates, points, 1) ** 2).sum(axis=0)
             total: Floats = sums.means + self.objective.reg * norms
-        total[np.isnan(total)] = np.inf  # as `kernels.partial.regularised`
+        total[np.isnan(total)] = np.inf  # as in `kernels.partial.regularised`
         return total

@@ -1,31 +1,41 @@
-"""The parameters of a sweep over step sizes."""
+"""Parameters of a sweep over step sizes."""
 
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline.inputs.errors import PipelineError
-from pipeline.inputs.rules import Parameters, PointsPerDecade, Regulariser, Seed
+from pipeline.inputs.rules import Init, Parameters, PointsPerDecade, Regulariser, Seed, written_as
 from pipeline.inputs.weights import InitialWeights
+from pipeline.inputs.words import with_reg, with_seed
 
 START = "W0"
-"""What `--at` says for the weights of `--init`."""
+"""The value of `--at` that stands for the weights of `--init`."""
 
 MAX_EXPONENT = 100
-"""Of a step size: beyond, its square is out of range."""
+"""The largest exponent of a step size. The square of a larger one could be out of range."""
+
+_INTEGER = r"\s*[+-]?[\d_]+\s*"
 
 MAX_POINTS = 20_000
-"""Step sizes of a sweep: some seconds of work."""
+"""The maximum number of step sizes. The maximum takes a few seconds."""
 
 
 @dataclass(frozen=True)
 class Sweep(Parameters):
-    """Everything that decides the result of a sweep."""
+    """The parameters that determine the result of a sweep."""
 
-    exponents: str = "-10:-1"
-    """The step sizes' first and last power of 10."""
+    exponents: Annotated[
+        str,
+        Field(json_schema_extra=written_as(f"{_INTEGER}:{_INTEGER}")),
+    ] = "-10:-1"
+    """The exponents of the first and the last step size, as powers of 10: `FIRST:LAST`."""
     points_per_decade: PointsPerDecade = 1
     at: str = START
     """`W0`, or the run whose weights to sweep at."""
-    init: str = "uniform:1e-3"
+    init: Init = "uniform:1e-3"
     """The weights that `W0` stands for."""
     reg: Regulariser = 0.0
     seed: Seed = 0
@@ -37,8 +47,8 @@ class Sweep(Parameters):
         points = (last - first) * self.points_per_decade + 1
         if points > MAX_POINTS:
             raise PipelineError(
-                f"{points:,} step sizes are too many; take at most {MAX_POINTS:,}: fewer decades, "
-                "or fewer points in each"
+                f"{points:,} step sizes are too many; take at most {MAX_POINTS:,}, with fewer "
+                "decades or fewer points per decade"
             )
 
     def _bounds(self) -> tuple[int, int]:
@@ -50,19 +60,27 @@ class Sweep(Parameters):
             bounds = 0, -1
         if not -MAX_EXPONENT <= bounds[0] <= bounds[1] <= MAX_EXPONENT:
             raise PipelineError(
-                f"exponents are FIRST:LAST, two whole numbers that rise, from -{MAX_EXPONENT} to "
-                f"{MAX_EXPONENT}, such as -10:-1, not {self.exponents!r}"
+                "exponents must be FIRST:LAST, two whole numbers in rising order, from "
+                f"-{MAX_EXPONENT} to {MAX_EXPONENT}, such as -10:-1, not {self.exponents!r}"
             )
         return bounds
 
+    def in_words(self) -> str:
+        """Return what is done, such as `sweep 1e-10..1e-1 at W0`."""
+        first, last = self._bounds()
+        many = f" x {self.points_per_decade}" if self.points_per_decade > 1 else ""
+        at = with_seed(START, self.seed) if self.at == START and self.seed else self.at
+        return with_reg(f"sweep 1e{first}..1e{last}{many} at {PurePath(at).name}", self.reg)
+
     @property
     def step_sizes(self) -> list[float]:
-        """The step sizes, rising; a power of 10 is the number that is written so.
+        """The step sizes, in rising order. A power of 10 is rounded to the nearest float64 number.
 
-        >>> Sweep("-8:-6").step_sizes
-        [1e-08, 1e-07, 1e-06]
-        >>> Sweep("0:1", points_per_decade=2).step_sizes
-        [1.0, 3.1622776601683795, 10.0]
+        Examples:
+            >>> Sweep("-8:-6").step_sizes
+            [1e-08, 1e-07, 1e-06]
+            >>> Sweep("0:1", points_per_decade=2).step_sizes
+            [1.0, 3.1622776601683795, 10.0]
         """
         first, last = self._bounds()
         many = self.points_per_decade

@@ -1,1 +1,1 @@
-"""Training: parameters, schedules, the steps, grids, and SciPy's minimisers."""
+"""Training: parameters, schedules, steps, grids, and SciPy's minimisers."""

@@ -1,4 +1,4 @@
-"""The state of a run by steps on disk, replaced whole or not at all."""
+"""Checkpoints of a training run: its state on disk, replaced atomically."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -18,7 +18,7 @@ _MEMORY = "memory_"
 
 
 def save(path: Path, state: DescentState) -> None:
-    """Write `state` to `path` (.npz), in place of what was there."""
+    """Write `state` to `path` (.npz), replacing any earlier file."""
     arrays: dict[str, Any] = {"step": state.step, "W": state.W, "losses": state.losses}
     arrays |= {f"{_MEMORY}{i}": leaf for i, leaf in enumerate(_leaves(state.memory))}
     with replace_file(path) as file:
@@ -26,9 +26,9 @@ def save(path: Path, state: DescentState) -> None:
 
 
 def load(path: Path, optimiser: Optimiser) -> DescentState:
-    """Read what `save` wrote. The structure of the memory is that of `optimiser`.
+    """Read a state that `save` wrote. `optimiser` gives the structure of the optimiser's state.
 
-    Raises PipelineError if the file is no checkpoint of such a run.
+    Raises PipelineError if the file is not a checkpoint of such a run.
     """
     try:
         with path.open("rb") as opened, np.load(opened) as file:
@@ -40,7 +40,7 @@ def load(path: Path, optimiser: Optimiser) -> DescentState:
         return DescentState(int(stored["step"]), W, memory, stored["losses"], status)
     except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
         raise PipelineError(
-            f"{path} is no checkpoint of this run ({error}); start the run anew"
+            f"{path} is not a checkpoint of this run ({error}); start a new run"
         ) from error
 
 
@@ -54,14 +54,14 @@ def _leaves(memory: Any) -> Iterator[Any]:
 
 
 def _replace_leaves(template: Any, leaves: Iterator[Any]) -> Any:
-    """Return nested tuples like `template`, with these leaves in place of its own.
+    """Return nested tuples like `template`, with `leaves` instead of its own leaves.
 
-    Raises ValueError if a leaf has another shape.
+    Raises ValueError if a leaf has a different shape.
     """
     if not isinstance(template, tuple):
         leaf = next(leaves)
         if np.shape(leaf) != np.shape(template):
-            raise ValueError(f"an array of shape {np.shape(leaf)}, not {np.shape(template)}")
+            raise ValueError(f"an array has shape {np.shape(leaf)}, expected {np.shape(template)}")
         return leaf if np.ndim(leaf) else leaf.item()
     parts = [_replace_leaves(part, leaves) for part in template]
     return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)

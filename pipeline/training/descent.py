@@ -1,10 +1,11 @@
-"""Gradient descent as a loop over steps, and the rule that ends it early.
+"""Gradient descent as a loop over steps, and the rule that stops it early.
 
 The loop does not know where the data is or what a batch is. The same function runs in the driving
-process over the actors of all workers, and inside a task of one worker.
+process, over the actors of all workers, and in a task on one worker.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,12 +20,13 @@ from pipeline.objective import Objective
 from pipeline.slices.line import line_search
 
 DIVERGED_FACTOR = 100.0
-"""A run has diverged when its loss is not finite, or above this many times the first step's loss
-(or above this, if the first loss was below 1)."""
+"""A run has diverged if its loss is not finite, or exceeds this factor times `max(first loss, 1)`.
+
+The first loss is that of the first step."""
 
 
 class Status(StrEnum):
-    """How far a run is."""
+    """The status of a run."""
 
     RUNNING = "running"
     DONE = "done"
@@ -35,42 +37,43 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class DescentState:
-    """Everything that a run needs to continue."""
+    """Everything that a run needs to resume."""
 
     step: int
-    """Steps taken."""
+    """How many steps were taken."""
     W: NDArray[np.float64]
-    """The weights after them (C, D + 1)."""
+    """The weights after these steps (C, D + 1)."""
     memory: Any
-    """The optimiser's own state."""
+    """The optimiser's state."""
     losses: NDArray[np.float64]
-    """The loss of each step's batch at the weights before it, the regulariser included."""
+    """The loss of each step's batch at the weights before the step, including the regulariser."""
     status: Status = Status.RUNNING
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """When to stop early, judged by the losses so far."""
+    """The rule that stops a run early, based on the losses so far."""
 
     window: int
-    """How many losses are averaged, so that the chance of a single batch does not count."""
+    """How many losses are averaged, so that a single unusual batch does not stop the run."""
     tolerance: float = 0.0
-    """The run has converged when the means of two consecutive windows differ by at most this part
-    of the loss; for 0, when all losses in both windows are equal."""
+    """The run has converged if the means of two consecutive windows differ by at most this fraction
+    of the loss. If it is 0, all losses in both windows must be equal."""
 
     def __call__(self, losses: Sequence[float]) -> Status:
-        """Judge the run after its newest loss.
+        """Return the status of a run after its newest loss.
 
-        >>> rule = StopRule(window=2)
-        >>> rule([9.0, 8.0, 7.0, 6.0]).value, rule([6.0, 6.0, 6.0, 6.0]).value
-        ('running', 'converged')
+        Examples:
+            >>> rule = StopRule(window=2)
+            >>> rule([9.0, 8.0, 7.0, 6.0]).value, rule([6.0, 6.0, 6.0, 6.0]).value
+            ('running', 'converged')
         """
         loss = losses[-1]
         if not (math.isfinite(loss) and loss <= DIVERGED_FACTOR * max(losses[0], 1.0)):
             return Status.DIVERGED
         if len(losses) < 2 * self.window or len(losses) % self.window:
             return Status.RUNNING
-        if not self.tolerance:  # a loss that oscillates may have windows of equal means
+        if not self.tolerance:  # windows of an oscillating loss may have equal means
             unchanged = len(set(losses[-2 * self.window :])) == 1
             return Status.CONVERGED if unchanged else Status.RUNNING
         now = math.fsum(losses[-self.window :])
@@ -81,7 +84,7 @@ class StopRule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run takes its steps: over which rows, by which update rule, and when it stops early."""
+    """The way a run takes its steps: its batches, its update rule and its stop rule."""
 
     batches: Batches
     optimiser: Optimiser
@@ -98,14 +101,17 @@ def descend(
     state: DescentState,
     until: int,
     report: ReportProgress = lambda _step, _loss: None,
+    seconds: float = math.inf,
 ) -> DescentState:
-    """Take steps from `state` until the run has `until` steps, or the stop rule ends it.
+    """Take steps from `state` until the run has taken `until` steps, or the stop rule stops it.
 
-    A step that ends the run early is evaluated but not taken.
+    Return earlier, after a step, once `seconds` have passed. If the stop rule stops the run at a
+    step, that step is evaluated but not taken.
     """
     W, memory, status = state.W, state.memory, state.status
     losses = state.losses.tolist()
     step = state.step
+    deadline = time.monotonic() + seconds
     while step < until and status is Status.RUNNING:
         value = objective(W, recipe.batches(step))
         losses.append(value.loss)
@@ -114,4 +120,6 @@ def descend(
             W, memory = recipe.optimiser.update(value.gradient, memory, W, line_search(objective))
             step += 1
             report(step, value.loss)
+        if time.monotonic() >= deadline:
+            break
     return DescentState(step, W, memory, np.array(losses), status)

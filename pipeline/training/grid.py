@@ -1,9 +1,9 @@
 """A grid of training runs: every step size with every batch size and regulariser, in parallel.
 
-A run of mini-batches is too small to share among workers, and a grid has many runs. So every worker
-holds all rows and each run, a trial, is one task. The next trial goes to the first worker that is
+A mini-batch run is too small to share among workers, and a grid has many runs. So every worker
+loads all rows, and each run (a trial) is one task. The next trial goes to the first worker that is
 free. A trial takes its steps with the function that `hinge train` uses for one worker
-(`pipeline.training.steps.take_steps_on_worker`), and comes to the same bits.
+(`pipeline.training.steps.take_steps_on_worker`), so its result is bit-identical.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from itertools import product
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from distributed import Future, KilledWorker, as_completed, get_worker
+from distributed import Future, KilledWorker, as_completed
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -24,43 +24,40 @@ from pipeline.cluster.placement import (
     ShardAssignment,
     Worker,
     fits_one_worker,
-    place_shards,
     workers_of,
 )
 from pipeline.cluster.shards import Shard
+from pipeline.cluster.waiting import next_completed, wait_for
 from pipeline.inputs.errors import PipelineError
-from pipeline.inputs.rules import Parameters, PositiveNumber, Regulariser, Seed, Wanted
+from pipeline.inputs.rules import Init, Parameters, PositiveNumber, Regulariser, Seed, Wanted
+from pipeline.inputs.words import with_seed
 from pipeline.training.descent import DescentState, Status
 from pipeline.training.parameters import GradientDescent, MiniBatches
 from pipeline.training.steps import take_steps_on_worker, train
 from storage.schema import SPLITS
 
 MAX_TRIALS = 1_000
-"""The most trials of a grid. The driving process keeps the weights of each, 246 kB."""
-
-STEPS_BETWEEN_CHECKS = 25
-"""Steps after which a trial checks whether it was cancelled: a few seconds of work at most."""
+"""The maximum number of trials. The driving process keeps the weights of each trial, 246 kB."""
 
 Trial = GradientDescent | MiniBatches
-"""A trial is decided by the parameters of a training run."""
+"""The parameters of a trial, which are those of a training run."""
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
 @dataclass(frozen=True)
 class TrainingGrid(Parameters):
-    """Everything that decides the results of a grid's trials."""
+    """The parameters of a grid, which decide the results of its trials."""
 
     step_sizes: tuple[PositiveNumber, ...] = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
-    """What a step multiplies the gradient by."""
+    """Factors by which a step multiplies the gradient."""
     batch_sizes: tuple[BatchSize, ...] = (256,)
-    """Images in a mini-batch. `all` is gradient descent over all images."""
+    """Images per mini-batch. `all` is gradient descent over all images."""
     regs: tuple[Regulariser, ...] = (0.0,)
-    """R in the loss's R ||W||^2 (without the bias)."""
-    steps: Annotated[int, Field(ge=1), Wanted("steps", "at least 1")] = 500
-    """Steps of every trial."""
-    init: str = "normal:1e-3"
-    """First weights: `zeros`, `normal:SCALE` or `uniform:SCALE`."""
+    """Regularisation strengths R: the loss includes R ||W||^2 (without the bias)."""
+    steps: Annotated[int, Field(ge=1), Wanted("number of steps", "at least 1")] = 500
+    """Number of steps of every trial."""
+    init: Init = "normal:1e-3"
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -72,19 +69,27 @@ class TrainingGrid(Parameters):
         ):
             if not values or len(set(values)) < len(values):
                 raise PipelineError(
-                    f"the {name} must be one or more that differ, not {list(values)}"
+                    f"the {name} must be one or more different values, not {list(values)}"
                 )
         if self.size > MAX_TRIALS:
-            raise PipelineError(f"a grid of {self.size:,} trials is too large; take {MAX_TRIALS:,}")
+            raise PipelineError(
+                f"a grid of {self.size:,} trials is too large; take at most {MAX_TRIALS:,}"
+            )
         self.trials()  # making a trial checks its values
 
     @property
     def size(self) -> int:
-        """How many trials there are."""
+        """The number of trials."""
         return len(self.step_sizes) * len(self.batch_sizes) * len(self.regs)
 
+    def in_words(self) -> str:
+        """Return what is done, such as `grid 5 x 1 x 1 trials, 500 steps seed 0`."""
+        sizes = (len(self.step_sizes), len(self.batch_sizes), len(self.regs))
+        trials = " x ".join(map(str, sizes))
+        return with_seed(f"grid {trials} trials, {self.steps} steps", self.seed)
+
     def trials(self) -> list[Trial]:
-        """Return all trials, group after group. A trial's number is its place in this list."""
+        """Return all trials, group by group. A trial's number is its index in this list."""
         return [
             self._trial(batch_size, reg, step_size)
             for batch_size, reg in self.groups()
@@ -92,14 +97,15 @@ class TrainingGrid(Parameters):
         ]
 
     def groups(self) -> list[tuple[BatchSize, float]]:
-        """Return the batch size and the regulariser of each group. A group has all step sizes."""
+        """Return the batch size and regulariser of each group. Every group has all step sizes."""
         return list(product(self.batch_sizes, self.regs))
 
     def members(self, group: int) -> range:
         """Return the numbers of a group's trials, one per step size.
 
-        >>> TrainingGrid(regs=(0.0, 1e3)).members(1)
-        range(5, 10)
+        Examples:
+            >>> TrainingGrid(regs=(0.0, 1e3)).members(1)
+            range(5, 10)
         """
         count = len(self.step_sizes)
         return range(group * count, (group + 1) * count)
@@ -116,12 +122,12 @@ class TrialOutcome(NamedTuple):
     """The result of a trial."""
 
     number: int
-    """The trial's number, its place in `TrainingGrid.trials`."""
+    """The trial's number: its index in `TrainingGrid.trials`."""
     status: Status
     steps: int
-    """How many steps it took."""
+    """How many steps the trial took."""
     losses: NDArray[np.float64]
-    """The loss of each step's batch at the weights before it (steps,)."""
+    """(steps,): the loss of each step's batch at the weights before the step."""
     W: NDArray[np.float64]
     """The final weights (C, D + 1)."""
     loss: float
@@ -141,11 +147,11 @@ ReportTrialProgress = Callable[[int, int, float], None]
 
 
 class _TrialSlot(NamedTuple):
-    """A worker's thread, and both splits as shards that hold all rows there."""
+    """A thread of a worker, and one shard of all rows for each split."""
 
     worker: str
     train: Any
-    """The future of a shard, or a shard that is read from the store; see `place_shards`."""
+    """The future of a resident shard, or a streamed shard; see `place_shards`."""
     test: Any
 
 
@@ -155,9 +161,9 @@ def run_trials(
     numbers: Sequence[int],
     report: ReportTrialProgress,
 ) -> Generator[TrialOutcome]:
-    """Run the trials of these numbers, and yield the outcome of each as soon as it has ended.
+    """Run the trials with these numbers, and yield the outcome of each as soon as it ends.
 
-    When a worker dies, Dask runs its trials again on another. Closing the generator stops the
+    If a worker dies, Dask runs its trials again on another worker. Closing the generator stops the
     trials that are running.
 
     Raises PipelineError if one trial loses its worker several times.
@@ -179,7 +185,7 @@ def run_trials(
         for slot in slots:
             start_next(slot)
         while running:
-            ended = next(completed)
+            ended = next_completed(placed_dataset.client, completed)
             slot, topic = running.pop(ended)
             client.unsubscribe_topic(topic)
             outcome = _result(ended)
@@ -200,7 +206,10 @@ def _submit(
     trial: Trial,
     topic: str,
 ) -> Future[TrialOutcome]:
-    """Submit a trial to a slot; its number is the last part of the key. It reports on `topic`."""
+    """Submit a trial to a slot. The last part of the key is the trial's number.
+
+    The trial reports its progress on `topic`.
+    """
     dataset = placed_dataset.dataset
     return placed_dataset.client.submit(
         run_trial,
@@ -219,13 +228,12 @@ def _submit(
 
 def _result(ended: Future[TrialOutcome]) -> TrialOutcome:
     try:
-        outcome: TrialOutcome = ended.result()
+        return wait_for(ended)
     except KilledWorker as error:
         raise PipelineError(
-            "workers were lost again and again in one trial; look at their logs, and give them "
-            "more memory or use fewer workers"
+            "one trial lost its worker several times; check the workers' logs, and give the "
+            "workers more memory or use fewer workers"
         ) from error
-    return outcome
 
 
 def run_trial(
@@ -237,15 +245,14 @@ def run_trial(
     classes: int,
     topic: str,
 ) -> TrialOutcome:
-    """Take all steps of a trial and evaluate the final weights on all rows, within a task."""
+    """Take all steps of a trial, in a task, and evaluate the final weights on all rows."""
 
     def take_steps(state: DescentState, until: int) -> DescentState:
-        _stop_if_cancelled()
         return take_steps_on_worker(train_shard, mean, trial, state, until, topic)
 
     steps = trial.total_steps(train_shard.stop)
     start = trial.start(classes)
-    state = train(take_steps, start, steps, checkpoint_every=STEPS_BETWEEN_CHECKS)
+    state = train(take_steps, start, steps)
     on_train, on_test = (
         trial.objective(run_in_process([shard]), mean)(state.W)
         for shard in (train_shard, test_shard)
@@ -263,27 +270,21 @@ def run_trial(
     )
 
 
-def _stop_if_cancelled() -> None:
-    """End the task of this thread if it was cancelled. Dask alone does not stop it."""
-    worker = get_worker()
-    key = worker.get_current_task()
-    if worker.state.tasks[key].state == "cancelled":
-        raise InterruptedError(f"{key} was cancelled")
-
-
 def choose_slots(rows: int, workers: Sequence[Worker], trials: int) -> tuple[list[str], bool]:
-    """Return which workers run `trials` trials, and whether these workers hold all `rows`.
+    """Return which workers run `trials` trials, and whether all `rows` fit in their memory.
 
-    A worker is named once per thread that runs trials. The workers that can hold all rows run all
-    trials. If no worker can, all workers run trials and read the rows from the store.
+    A worker is listed once per thread that runs trials. If all rows fit in the memory of some
+    workers, these workers run all trials. If not, all workers run trials and read the rows from
+    the store.
 
-    >>> small, large = Worker("a", 1, 2 * 3 * 3073), Worker("b", 2, 2 * 10 * 3073)
-    >>> choose_slots(10, [small, large], trials=9)
-    (['b', 'b'], True)
-    >>> choose_slots(11, [small, large], trials=9)
-    (['a', 'b', 'b'], False)
-    >>> choose_slots(2, [large, small], trials=2)
-    (['a', 'b'], True)
+    Examples:
+        >>> small, large = Worker("a", 1, 2 * 3 * 3073), Worker("b", 2, 2 * 10 * 3073)
+        >>> choose_slots(10, [small, large], trials=9)
+        (['b', 'b'], True)
+        >>> choose_slots(11, [small, large], trials=9)
+        (['a', 'b', 'b'], False)
+        >>> choose_slots(2, [large, small], trials=2)
+        (['a', 'b'], True)
     """
     holding = [worker for worker in workers if fits_one_worker(rows, [worker])]
     threads = [
@@ -295,13 +296,13 @@ def choose_slots(rows: int, workers: Sequence[Worker], trials: int) -> tuple[lis
 
 
 def _load_slots(placed_dataset: PlacedDataset, trials: int) -> list[_TrialSlot]:
-    """Load all rows of both splits on every worker that is going to run trials."""
+    """Load all rows of both splits on every worker that will run trials."""
     client, dataset = placed_dataset.client, placed_dataset.dataset
     rows = [dataset.rows(split) for split in SPLITS]
     addresses, resident = choose_slots(sum(rows), workers_of(client), trials)
     workers = sorted(set(addresses))
     shards = [
-        [shard for _, shard in place_shards(client, dataset, split, assignments)]
+        [shard for _, shard in placed_dataset.place(split, assignments)]
         for split, assignments in zip(
             SPLITS,
             [[ShardAssignment(worker, 0, stop, resident) for worker in workers] for stop in rows],

@@ -1,4 +1,4 @@
-"""The journal of a grid: the outcome of each trial, kept as soon as the trial has ended."""
+"""The journal of a grid: the outcome of each trial, stored as soon as the trial ends."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from pipeline.training.grid import Trial, TrialOutcome
 
 
 class GridJournal:
-    """The outcomes of the trials that have ended; see `grid_journal`."""
+    """The outcomes of the trials that have ended. Open it with `grid_journal`."""
 
     def __init__(
         self, journal: Journal, trials: Sequence[Trial], outcomes: dict[int, TrialOutcome]
@@ -20,7 +20,7 @@ class GridJournal:
         self._journal = journal
         self._trials = trials
         self.outcomes = outcomes
-        """By the trials' numbers."""
+        """The outcomes by trial number."""
 
     @property
     def remaining(self) -> list[int]:
@@ -36,9 +36,9 @@ class GridJournal:
 
 @contextmanager
 def grid_journal(path: Path, trials: Sequence[Trial]) -> Iterator[GridJournal]:
-    """Open the journal at `path` of a grid with these trials, or create it.
+    """Open or create the journal at `path`, for a grid with these trials.
 
-    Raises PipelineError if it is damaged, or belongs to another grid.
+    Raises PipelineError if the journal is damaged or belongs to another grid.
     """
     with Journal(path) as journal:
         identities = {number: trial.identity for number, trial in enumerate(trials)}
@@ -47,7 +47,10 @@ def grid_journal(path: Path, trials: Sequence[Trial]) -> Iterator[GridJournal]:
 
 
 def _outcome(entry: Entry, identities: Mapping[int, str], path: Path) -> TrialOutcome:
-    """Return the outcome in an entry, if it is of one of these trials."""
+    """Return the outcome in an entry.
+
+    Raises PipelineError if it is not the outcome of one of these trials.
+    """
     trial = str(entry.pop("trial", None))
     values: dict[str, Any] = {
         name: value if value.ndim else value.item() for name, value in entry.items()
@@ -55,6 +58,7 @@ def _outcome(entry: Entry, identities: Mapping[int, str], path: Path) -> TrialOu
     fits = values.keys() == set(TrialOutcome._fields)
     if not fits or trial != identities.get(values["number"]):
         raise PipelineError(
-            f"{path} is no journal of this run (it holds another grid's trials); start the run anew"
+            f"{path} is not a journal of this run (it contains another grid's trials); start a new "
+            "run"
         )
     return TrialOutcome(**values | {"status": Status(values["status"])})

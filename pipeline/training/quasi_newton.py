@@ -1,19 +1,20 @@
-"""L-BFGS over all images: on the hinge itself, and on the smoothed hinge with a certificate.
+"""L-BFGS over all images: on the hinge loss itself, and on a smoothed hinge with a certificate.
 
 Both run SciPy's L-BFGS-B on V, where W = T(V) and V is in the frequency domain
-(`kernels.frequency`). There L-BFGS needs fewer passes over the images than on W. To get within
-0.1 % of the best possible loss on CIFAR-10 it needs 8 instead of 20 at reg = 2.5e4, 14 instead of
-107 at 1e3, and 40 instead of more than 600 at 10. Every pass is recorded
+(`kernels.frequency`). On V, L-BFGS needs fewer passes over the images than on W. To get within
+0.1 % of the best possible loss on CIFAR-10, it needs 8 passes instead of 20 at reg = 2.5e4, 14
+instead of 107 at 1e3, and 40 instead of more than 600 at 10. Every pass is recorded
 (`pipeline.training.replay`).
 
-**lbfgs** minimises the regularised hinge as it is. L-BFGS is not made for the kinks of the hinge.
-Over many images the kinks are many and small, so the run gets far before no step along its
-direction lowers the loss. That ends the run. A bias that is not regularised moves late, because
-it is scaled as if it were (on CIFAR-10 at reg = 1e3, after 40 iterations).
+**lbfgs** minimises the regularised hinge loss itself. The run ends when no step along its search
+direction lowers the loss. L-BFGS is not designed for the kinks of the hinge, but over many images
+the kinks are many and small, so the run makes much progress before it ends. A bias that is not
+regularised starts to move late (on CIFAR-10 at reg = 1e3, after 40 iterations), because it is
+scaled as if it were regularised.
 
 **smoothed** certifies its result. At a width mu, every evaluation gives the true hinge loss and a
 lower bound on the least loss of all weights (`kernels.smoothed`). The run ends once the best loss
-is within `gap` of the best bound. At one point the difference of the two has two parts:
+is within `gap` of the best bound. At a single point the difference of the two has two parts:
 
     loss - smoothed_lower_bound = ||gradient||^2 / (4 reg)         the optimisation part
     1/N sum over margins 0 < m < mu of  m (1 - m / mu)             the smoothing part
@@ -22,8 +23,8 @@ L-BFGS reduces the first part, and a smaller mu reduces the second. The first mu
 sqrt(gap), where the second part is expected to be within the gap. When the first part is down to
 0.3 of the second and the gap is still open, the second part is too large by a known factor. It
 grows like mu^2, so mu is divided by the square root of that factor. A fixed sequence of widths
-(1, 0.3, 0.1, 0.03) takes more than twice the passes (19, 32 and 87): most are spent on minimising
-the wrong function well.
+(1, 0.3, 0.1, 0.03) takes more than twice the passes (19, 32 and 87), because it spends most of
+them on minimising the wrong function accurately.
 
 R. H. Byrd, P. Lu, J. Nocedal and C. Zhu, "A limited memory algorithm for bound constrained
 optimization", SIAM J. Sci. Comput. 16, 1995.
@@ -56,26 +57,28 @@ from storage.dataset import Dataset
 from storage.schema import IMAGE_SHAPE
 
 SAMPLE_ROWS = 1_000
-"""How many of the first rows give the variance that scales the coefficients; a rough value does."""
+"""The variance that scales the coefficients is computed from this many of the first rows. A rough
+value is enough."""
 
 CURVATURE = 0.5
-"""The curvature of a loss at delta = 1, in units of the images' variance. Found by trial; within a
-factor of 4 it hardly changes the number of passes."""
+"""The curvature of a loss at delta = 1, in units of the images' variance. Found by experiment.
+A value up to 4 times as large or small hardly changes the number of passes."""
 
 MEMORY = 10
-"""Pairs of steps and gradients that L-BFGS keeps."""
+"""How many pairs of steps and gradient changes L-BFGS keeps."""
 
 ENOUGH = 0.3
-"""A width is finished when the optimisation part is this part of the smoothing part."""
+"""A width is finished when the optimisation part is at most this fraction of the smoothing part."""
 
 ROUNDING = {"float32": 2e-8, "float64": 1e-14}
-"""The relative rounding error of a loss by the scores' type: 20 times the largest error seen."""
+"""The relative rounding error of a loss, by the type of the scores: 20 times the largest error
+seen."""
 
 _Flat = np.ndarray[tuple[int], np.dtype[np.float64]]
 _UNLIMITED = 2**31 - 1
 
 _LIMIT_REACHED = 1
-"""SciPy's status of a run that took all its iterations."""
+"""SciPy's status for a run that used all its iterations."""
 
 ReportPass = Callable[[Evaluations], None]
 """Called after each evaluation."""
@@ -86,12 +89,12 @@ class Minimised:
     """The result of a run of `lbfgs` or `smoothed`."""
 
     state: DescentState
-    """The best weights. Steps are iterations of `lbfgs` or passes of `smoothed`. Losses are of
-    passes."""
+    """The state with the best weights. Its steps are iterations for `lbfgs` and passes for
+    `smoothed`. It has one loss per pass."""
     lower_bounds: Floats
-    """The best lower bound after each pass; -inf for `lbfgs`, which has none."""
+    """The best lower bound after each pass; -inf for `lbfgs`, which computes none."""
     gap_reached: bool
-    """Whether the best loss is within the gap of the best lower bound, with rounding included."""
+    """Whether the best loss is within the gap of the best lower bound, allowing for rounding."""
     replayed: int
     """How many of the passes were taken from the journal."""
     replayed_steps: int
@@ -107,9 +110,9 @@ def minimise(
 ) -> Minimised:
     """Run `lbfgs` or `smoothed` over the training shards to its end.
 
-    Evaluations that `journal` holds are not evaluated again.
+    Evaluations that are in `journal` are not computed again.
 
-    Raises PipelineError if the journal is damaged or of another run.
+    Raises PipelineError if the journal is damaged or belongs to another run.
     """
     T = preconditioner(dataset, parameters)
     first_weights = parameters.first_weights(len(dataset.classes))
@@ -143,7 +146,7 @@ def minimise(
 
 
 def identity(dataset: Dataset, parameters: PassParameters) -> str:
-    """Return what identifies a run in its journal: everything that decides it."""
+    """Return the text that identifies a run in its journal: everything that decides the run."""
     return f"{parameters.identity} on {dataset.fingerprint}"
 
 
@@ -180,7 +183,7 @@ def _smoothed_evaluator(
 
 
 def minimise_hinge(evaluations: Evaluations, V: Floats, steps: int, tolerance: float) -> Status:
-    """Run L-BFGS on the hinge from V for at most `steps` iterations."""
+    """Run L-BFGS on the hinge loss from V for at most `steps` iterations."""
     while True:
         left = steps - evaluations.iteration
         try:
@@ -195,36 +198,39 @@ def minimise_hinge(evaluations: Evaluations, V: Floats, steps: int, tolerance: f
 
 @dataclass(frozen=True)
 class GapRule:
-    """When a certified run ends, and which widths it takes."""
+    """The rule for when a certified run ends and which smoothing widths it uses."""
 
     gap: float
-    """How far the best loss may be above the best lower bound, as a part of the loss."""
+    """How far the best loss may be above the best lower bound, as a fraction of the loss."""
     rounding: float
     """The relative rounding error of a loss."""
     passes: int
-    """The most passes."""
+    """The maximum number of passes."""
 
     def reached(self, evaluations: Evaluations) -> bool:
-        """Whether the gap is closed."""
+        """Return whether the gap is closed."""
         loss = evaluations.least_loss
         above = loss * (1 + self.rounding) - evaluations.lower_bound
         return math.isfinite(loss) and above <= self.gap * loss
 
     def ended(self, evaluations: Evaluations) -> bool:
-        """Whether the gap is closed, or no pass is left."""
+        """Return whether the gap is closed or no pass is left."""
         return self.reached(evaluations) or evaluations.passes >= self.passes
 
     @property
     def first_width(self) -> float:
-        """The width whose smoothing part is expected to be within the gap, at delta = 1."""
+        """The width at which the smoothing part is expected to be within the gap, at delta = 1."""
         return 2 * math.sqrt(self.gap)
 
     def next_width(self, mu: float, smoothing_part: float, least_loss: float) -> float:
-        """Return the width at which the smoothing part, now at mu, will be half the gap.
+        """Return the width at which the smoothing part is expected to be half the gap.
 
-        >>> rule = GapRule(gap=0.01, rounding=0.0, passes=100)
-        >>> rule.next_width(0.2, smoothing_part=0.08, least_loss=4.0)  # 0.08 is to be 0.02
-        0.1
+        `smoothing_part` is the smoothing part at the width `mu`. The new width is at most `0.7 mu`.
+
+        Examples:
+            >>> rule = GapRule(gap=0.01, rounding=0.0, passes=100)
+            >>> rule.next_width(0.2, smoothing_part=0.08, least_loss=4.0)  # half the gap is 0.02
+            0.1
         """
         if smoothing_part <= 0:
             return 0.7 * mu
@@ -232,7 +238,7 @@ class GapRule:
 
 
 def minimise_smoothed(evaluations: Evaluations, V: Floats, rule: GapRule) -> Status:
-    """Run L-BFGS on the smoothed hinge from V, at smaller and smaller widths, to close the gap."""
+    """Run L-BFGS on the smoothed hinge from V, at decreasing widths, until the gap is closed."""
     mu = rule.first_width
     while not rule.ended(evaluations):
         stage = _Stage(evaluations, rule, mu)
@@ -258,7 +264,10 @@ class _StageOverError(Exception):
 
 
 class _Stage:
-    """The smoothed objective at one width, until minimising it further would gain little."""
+    """The smoothed objective at one width.
+
+    Raises _StageOverError when minimising further at this width would gain little.
+    """
 
     V: Floats
     """The last point."""

@@ -1,10 +1,10 @@
-"""The journal of a minimiser's evaluations, from which a run that was killed resumes.
+"""The journal of a minimiser's evaluations, from which a killed run resumes.
 
-SciPy does not show the state of a minimiser, so the state cannot be stored. But the minimiser is
-a function of the values that it is given: given the recorded values, it asks for the same points
-again. The replay takes milliseconds. Then the run continues as if it had not been interrupted.
+SciPy does not expose the state of a minimiser, so the state cannot be stored. But a minimiser
+depends only on the values that it gets: given the recorded values, it asks for the same points
+again. This replay takes milliseconds. After it the run continues as if it had not been interrupted.
 
-That holds if every point is the same to the last bit, so on one machine. Another processor or
+This works only if every point is bit-identical, so only on the same machine. Another processor or
 another version of SciPy may round differently. Then the rest of the journal does not fit, and the
 run continues on a new path from the best point so far.
 """
@@ -29,11 +29,11 @@ class Value(NamedTuple):
     """The result of an evaluation."""
 
     loss: float
-    """The function that is minimised."""
+    """The value of the function that is minimised."""
     gradient: Floats
     """Its gradient with respect to V (C, D + 1)."""
     hinge_loss: float
-    """The true loss: the mean hinge plus the regulariser."""
+    """The true loss: the mean hinge loss plus the regulariser."""
     lower_bound: float = -math.inf
     """A lower bound on the least `hinge_loss` of all weights; -inf if none is known."""
     smoothed_lower_bound: float = -math.inf
@@ -41,20 +41,20 @@ class Value(NamedTuple):
 
     @property
     def optimisation_part(self) -> float:
-        """How much of `hinge_loss - lower_bound` can be removed by minimising further."""
+        """The part of `hinge_loss - lower_bound` that further minimising can remove."""
         return self.loss - self.smoothed_lower_bound
 
     @property
     def smoothing_part(self) -> float:
-        """How much of `hinge_loss - lower_bound` can be removed by less smoothing only."""
+        """The part of `hinge_loss - lower_bound` that only less smoothing can remove."""
         return self.hinge_loss - self.lower_bound - self.optimisation_part
 
 
 class Entry(NamedTuple):
-    """An evaluation as the journal holds it."""
+    """An evaluation as stored in the journal."""
 
     path: int
-    """How many paths were given up before this one."""
+    """How many paths were abandoned before this one."""
     iteration: int
     """How many iterations were finished before the evaluation."""
     V: Floats
@@ -65,7 +65,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Entry":
-        """Return the entry that `to_arrays` turned into these arrays."""
+        """Return the entry whose `to_arrays` returned these arrays."""
         floats = {name: float(arrays[name]) for name in Value._fields if name != "gradient"}
         value = Value(gradient=arrays["gradient"], **floats)
         path, iteration = int(arrays["path"]), int(arrays["iteration"])
@@ -78,13 +78,13 @@ class Entry(NamedTuple):
 
 
 def entries(journal: Journal, run: str) -> Iterator[Entry]:
-    """Yield the evaluations that a run's journal holds.
+    """Yield the evaluations in a run's journal.
 
-    Raises PipelineError if it is damaged, or of another run.
+    Raises PipelineError if the journal is damaged or belongs to another run.
     """
     for arrays in journal:
         if str(arrays.get("run")) != run:
-            raise PipelineError("the run's journal is of another run; start the run anew")
+            raise PipelineError("the run's journal belongs to another run; start a new run")
         yield Entry.from_arrays(arrays)
 
 
@@ -103,9 +103,10 @@ Evaluate = Callable[[Floats, float], Value]
 class Evaluations:
     """All evaluations of a run: first those in its journal, then new ones.
 
-    `run` identifies the run: everything that decides it. `report` is called after each evaluation.
+    `run` identifies the run: it contains everything that decides the run. `report` is called after
+    each evaluation.
 
-    Raises PipelineError if the journal is damaged, or of another run.
+    Raises PipelineError if the journal is damaged or belongs to another run.
     """
 
     def __init__(
@@ -120,11 +121,11 @@ class Evaluations:
         self._path = 0
         self._next = next(self._recorded, None)
         self.iteration = 0
-        """Iterations finished so far; the minimiser's callback counts them."""
+        """How many iterations are finished; the minimiser's callback counts them."""
         self.best: Entry | None = None
         """The evaluation with the lowest hinge loss."""
         self.lower_bound = -math.inf
-        """The highest of all lower bounds."""
+        """The highest lower bound so far."""
         self.losses: list[float] = []
         """The hinge loss of each evaluation."""
         self.lower_bounds: list[float] = []
@@ -132,13 +133,13 @@ class Evaluations:
         self.replayed = 0
         """How many evaluations were taken from the journal."""
         self.resumed_at = 0
-        """Iterations finished at the last of these."""
+        """How many iterations were finished at the last evaluation taken from the journal."""
 
     def __call__(self, V: Floats, mu: float = 0.0) -> Value:
         """Evaluate at V.
 
-        Raises OffTheRecordError if the journal has another point; then call `start_new_path`.
-        Raises DivergedError if the loss is not finite.
+        Raises OffTheRecordError if the next point in the journal is not V and mu. The caller must
+        then call `start_new_path`. Raises DivergedError if the loss is not finite.
         """
         if self._next is not None:
             entry = self._replay(self._next, V, mu)
@@ -151,16 +152,16 @@ class Evaluations:
         return entry.value
 
     def start_new_path(self) -> Entry:
-        """Give up the recorded path. Return the best evaluation, where the new path starts."""
+        """Abandon the recorded path. Return the best evaluation, where the new path starts."""
         while self._next is not None and self._next.path == self._path:
             self.iteration = self._next.iteration
             self._add(self._count_as_replayed(self._next))
         self._path += 1
         if self.best is None:
-            raise ValueError("no path is left before its first evaluation")
+            raise ValueError("a new path cannot start before the first evaluation")
         _log.warning(
-            "this machine rounds differently from the one that started the run; the run continues "
-            "from its best weights so far, not exactly as if it had not been interrupted"
+            "this machine rounds differently from the one that started the run; the run resumes "
+            "from its best weights so far, and its result will differ from an uninterrupted run's"
         )
         return self.best
 
@@ -171,7 +172,7 @@ class Evaluations:
 
     @property
     def passes(self) -> int:
-        """How many evaluations there were."""
+        """The number of evaluations so far."""
         return len(self.losses)
 
     def _replay(self, entry: Entry, V: Floats, mu: float) -> Entry:
@@ -180,7 +181,7 @@ class Evaluations:
         return self._count_as_replayed(entry)
 
     def _count_as_replayed(self, entry: Entry) -> Entry:
-        """Count an entry of the journal as taken from it, and read the next one."""
+        """Count an entry of the journal as replayed, and read the next one."""
         self._next = next(self._recorded, None)
         self.replayed += 1
         self.resumed_at = entry.iteration

@@ -1,4 +1,4 @@
-"""How a step size changes with the steps, as it is written on a command line."""
+"""Schedules of the step size, as written on the command line."""
 
 import math
 
@@ -9,15 +9,17 @@ FORMS = "constant, cosine:STEPS, inverse:STEPS or staircase:FACTOR:STEPS"
 
 
 def parse_schedule(text: str, step_size: float) -> Schedule:
-    """Read a schedule that begins with `step_size`.
+    """Return the schedule that `text` describes, starting at `step_size`.
 
-    `cosine:200` falls to 0 in 200 steps along a cosine; `inverse:200` is `1 / (1 + t / 200)`;
-    `staircase:0.1:1000` falls to a tenth every 1,000 steps.
+    `constant` keeps the step size. `cosine:200` decreases to 0 in 200 steps along a cosine.
+    `inverse:200` multiplies the step size by `1 / (1 + t / 200)` at step t. `staircase:0.1:1000`
+    multiplies it by 0.1 every 1,000 steps.
 
-    Raises PipelineError for anything else.
+    Raises PipelineError for any other text.
 
-    >>> [parse_schedule("staircase:0.5:100", 8.0)(t) for t in (0, 99, 100, 200)]
-    [8.0, 8.0, 4.0, 2.0]
+    Examples:
+        >>> [parse_schedule("staircase:0.5:100", 8.0)(t) for t in (0, 99, 100, 200)]
+        [8.0, 8.0, 4.0, 2.0]
     """
     kind, *numbers = text.split(":")
     try:
@@ -34,4 +36,4 @@ def parse_schedule(text: str, step_size: float) -> Schedule:
             return inverse(step_size, steps)
         case "staircase", [factor, _] if 0 < factor < math.inf and steps == values[-1] >= 1:
             return staircase(step_size, factor, steps)
-    raise PipelineError(f"no schedule is {text!r}; write {FORMS}, such as cosine:3000")
+    raise PipelineError(f"the schedule cannot be {text!r}; write {FORMS}, such as cosine:3000")

@@ -1,6 +1,6 @@
 """The smoothed objective: the smoothed hinge and its bounds over the training rows.
 
-The same path as the plain objective's (`pipeline.objective`), with another sum.
+The data takes the same path as for the hinge loss itself (`pipeline.objective`), with another sum.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ class SmoothedObjective:
     """The mean training image (D,)."""
     reg: float
     dtype: str = "float32"
-    """The type scores are taken in."""
+    """The type of the scores."""
 
     def __call__(self, W: Floats, mu: float) -> SmoothedEvaluation:
-        """Evaluate at `W` (C, D + 1) over all rows, with the hinge smoothed at width mu."""
+        """Evaluate at `W` (C, D + 1) over all rows, with the smoothing width `mu`."""
         inputs = SmoothedRequest(fold(W, self.mean, self.dtype), mu)
         sums = sum_over_shards(self.map_shards, sum_smoothed_hinge, inputs)
         return kernel.finalize(sums, W, self.mean, mu=mu, reg=self.reg)
 
 
 class SmoothedRequest(NamedTuple):
-    """What `sum_smoothed_hinge` takes."""
+    """The inputs of `sum_smoothed_hinge`."""
 
     scorer: Scorer
     mu: float

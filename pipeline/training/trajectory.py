@@ -1,7 +1,7 @@
 """The path of a training run through the space of weights, and the plane that shows most of it.
 
-A run does not store its path. Its parameters and its data decide the run to the last bit, so the
-run is repeated, and snapshots of its weights are taken on the way.
+A run does not store its path. The run's parameters and data determine the path bit for bit, so the
+run is repeated to take snapshots of its weights.
 """
 
 from collections.abc import Callable
@@ -25,14 +25,14 @@ from pipeline.training.steps import prepare_steps, train
 Floats = NDArray[np.float64]
 
 SNAPSHOTS = 60
-"""About how many snapshots are kept of a run; up to twice as many if its length is not known."""
+"""About how many snapshots of a run are kept; up to twice as many if its length is not known."""
 
 
 class Trajectory(NamedTuple):
-    """Snapshots of a run's weights. The first and the last weights are among them."""
+    """Snapshots of a run's weights, including the first and the last weights."""
 
     steps: NDArray[np.int64]
-    """(T,): how many steps, or passes, the run had taken."""
+    """(T,): the number of steps, or passes, at each snapshot."""
     weights: Floats
     """(T, C, D + 1)."""
 
@@ -42,7 +42,10 @@ def trajectory(
     parameters: StepParameters | PassParameters,
     report: Callable[[int], None],
 ) -> Trajectory:
-    """Repeat a run from its start to its end. Calls `report` with the step of each snapshot."""
+    """Repeat a run from start to end, and return its snapshots.
+
+    Call `report` with the step of each snapshot after the first.
+    """
     snapshots = _Snapshots()
     snapshots.add(0, parameters.first_weights(len(placed_dataset.dataset.classes)))
 
@@ -58,7 +61,7 @@ def trajectory(
 
 
 class _Snapshots:
-    """Snapshots of a run. Every second one is dropped when there are too many."""
+    """Snapshots of a run. When there are too many, every second one is dropped."""
 
     def __init__(self) -> None:
         self._kept = list[tuple[int, Floats]]()
@@ -76,7 +79,7 @@ class _Snapshots:
 
     @property
     def trajectory(self) -> Trajectory:
-        """The snapshots that are kept, and the last one in any case."""
+        """The kept snapshots, including the last one of the run."""
         kept = self._kept
         if self._last is not None and kept[-1][0] != self._last[0]:
             kept = [*kept, self._last]
@@ -108,7 +111,7 @@ def _repeat_passes(
     parameters: PassParameters,
     snapshot: Callable[[int, Floats], None],
 ) -> None:
-    """Take a snapshot of the best weights whenever a pass after the first finds better ones."""
+    """Take a snapshot of the best weights after each pass, except the first, that improves them."""
     T, least = preconditioner(placed_dataset.dataset, parameters), np.inf
 
     def take_snapshot(evaluations: Evaluations) -> None:
@@ -120,7 +123,7 @@ def _repeat_passes(
     with (
         TemporaryDirectory() as directory,
         Journal(Path(directory) / "passes.sqlite") as journal,
-        Actors(placed_dataset) as actors,
+        Actors(placed_dataset, shown_as=f"hinge-{parameters.method}") as actors,
     ):
         minimise(actors, placed_dataset.dataset, parameters, journal, take_snapshot)
 
@@ -129,32 +132,34 @@ class PathPlane(NamedTuple):
     """The plane through the end of a path that contains most of the path."""
 
     directions: Floats
-    """(2, C, D + 1): orthonormal. The path's coordinates are negative at its start."""
+    """(2, C, D + 1): orthonormal. Their signs are such that the path starts at negative
+    coordinates."""
     coordinates: Floats
-    """(T, 2): the path projected on the plane. Its end is at 0."""
+    """(T, 2): the path projected onto the plane. Its end is at 0."""
     explained: Floats
-    """(2,): the part of the squared distances to the end that each direction explains."""
+    """(2,): the fraction of the squared distances to the end that each direction explains."""
 
 
 def path_plane(weights: Floats) -> PathPlane:
-    """Return the plane of the two leading directions of a path (T, C, D + 1), seen from its end.
+    """Return the plane of the two leading directions of a path (T, C, D + 1), with its end at 0.
 
-    They are the leading right singular vectors of the differences to the path's end.
+    The directions are the leading right singular vectors of the differences to the path's end.
 
     Raises PipelineError if the path is a straight line or a point.
 
-    >>> path = np.array([[[3.0, 4.0, 0.0]], [[3.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]])
-    >>> plane = path_plane(path)
-    >>> np.allclose(plane.coordinates @ plane.directions[:, 0], path[:, 0])
-    True
+    Examples:
+        >>> path = np.array([[[3.0, 4.0, 0.0]], [[3.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]])
+        >>> plane = path_plane(path)
+        >>> np.allclose(plane.coordinates @ plane.directions[:, 0], path[:, 0])
+        True
     """
     away = (weights - weights[-1]).reshape(len(weights), -1)
     left, sizes, directions = np.linalg.svd(away, full_matrices=False)
     if len(sizes) < 2 or not sizes[1] > 1e-9 * sizes[0]:
         raise PipelineError(
-            "the run's path has no plane: it took too few steps, or a straight line"
+            "the run's path has no plane: it has too few steps, or is a straight line"
         )
-    signs = np.where((left * sizes)[0, :2] > 0, -1.0, 1.0)  # so that the path goes up to its end
+    signs = np.where((left * sizes)[0, :2] > 0, -1.0, 1.0)  # so that the path rises to its end
     pair = signs[:, None] * directions[:2]
     return PathPlane(
         pair.reshape(2, *weights.shape[1:]),

@@ -1,4 +1,7 @@
-"""Two BLAS threads, said before anything imports NumPy, and inherited by subprocesses."""
+"""Fixtures of the benchmarks: a cluster and a data set. BLAS uses two threads.
+
+The number of threads is set before any module imports NumPy. Subprocesses inherit it.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from storage.dataset import Dataset
 
 WORKERS = 2
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +32,7 @@ def client() -> Iterator["Client"]:
 
 @pytest.fixture(scope="session")
 def dataset(client: "Client", tmp_path_factory: pytest.TempPathFactory) -> "Dataset":
-    """As many made images as CIFAR-10 has, in a store."""
+    """Return a data set of synthetic images, as many as CIFAR-10 contains."""
     from pipeline.ingest.write_shards import ingest
     from storage.ingest import plan_ingest
     from storage.sources import open_source
@@ -40,11 +43,11 @@ def dataset(client: "Client", tmp_path_factory: pytest.TempPathFactory) -> "Data
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Print past pytest's capture."""
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Return a function that prints a line to the terminal, past pytest's capture."""
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         with capsys.disabled():
             print(f"\n{text}")
 
-    return say
+    return report

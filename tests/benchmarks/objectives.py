@@ -1,9 +1,10 @@
-"""The two ways of taking loss and gradient that the kernel benchmark compares.
+"""The two implementations of loss and gradient that the kernel benchmark compares.
 
-Run as a program, with the name of one of them and a number of images, it prints how many
-bytes more the process holds at the most while it takes the gradient than it held without
-data: images as the method wants them, and temporaries. What it takes to make them so is
-left out, in favour of NumPy.
+Run as a program, with the name of an implementation and a number of images, this module prints the
+memory that the implementation needs, in bytes: the peak of the process while it computes the
+gradient, minus the memory before the data was made. The figure includes the images in the format
+of the implementation, and temporary arrays. It excludes the conversion of the images to this
+format, which favours NumPy.
 """
 
 import sys
@@ -32,7 +33,7 @@ def data(rows: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.fl
 
 
 def compiled(rows: int) -> Objective:
-    """Bytes in memory; each thread sums one half of them."""
+    """Return the compiled objective: images as bytes in memory, one half per thread."""
     images, labels, mean, W = data(rows)
     threads = ThreadPoolExecutor(THREADS)
     parts = [slice(rows * i // THREADS, rows * (i + 1) // THREADS) for i in range(THREADS)]
@@ -47,7 +48,10 @@ def compiled(rows: int) -> Objective:
 
 
 def numpy(rows: int) -> Objective:
-    """Centred float32 with a column of ones in memory; BLAS has as many threads as it is given."""
+    """Return the NumPy objective: centred float32 images with a column of ones in memory.
+
+    BLAS uses the number of threads in its environment variables.
+    """
     images, labels, mean, W64 = data(rows)
     X = np.empty((rows, 3_073), np.float32)
     np.subtract(images, mean.astype(np.float32), out=X[:, :-1])
@@ -63,7 +67,7 @@ def numpy(rows: int) -> Objective:
         loss = float(margins.sum(dtype=np.float64)) / rows
         k = (margins > 0).astype(np.float32)
         k[every, labels] = -k.sum(1)
-        return loss, (X.T @ k).T / np.float32(rows)  # up to twice as quick as k.T @ X
+        return loss, (X.T @ k).T / np.float32(rows)  # up to twice as fast as k.T @ X
 
     return objective
 
@@ -72,7 +76,7 @@ OBJECTIVES = {"compiled": compiled, "numpy": numpy}
 
 
 def _kilobytes(field: str) -> int:
-    """Return a size from the kernel's account of this process: VmRSS, or VmHWM at the peak."""
+    """Return a size from Linux's status of this process: VmRSS (now) or VmHWM (peak)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1])
@@ -80,11 +84,11 @@ def _kilobytes(field: str) -> int:
 
 
 def main(name: str, rows: int) -> None:
-    """Print the growth of this process in bytes (on Linux)."""
-    OBJECTIVES[name](64)()  # load the libraries, and compile or read the cache
+    """Print by how many bytes the memory of this process grows (Linux only)."""
+    OBJECTIVES[name](64)()  # load libraries, and compile or load kernels
     before = _kilobytes("VmRSS")
     objective = OBJECTIVES[name](rows)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     for _ in range(3):
         objective()
     print((_kilobytes("VmHWM") - before) * 1024)

@@ -1,4 +1,4 @@
-"""Compare two pieces of work in one run: interleaved, so that what disturbs one disturbs both."""
+"""Interleaved timing of two functions, so that a disturbance of the machine affects both."""
 
 import time
 from collections.abc import Callable
@@ -9,18 +9,18 @@ Work = Callable[[], Any]
 
 
 class Paired(NamedTuple):
-    """Medians over the rounds of a comparison."""
+    """The result of a comparison: medians over its rounds."""
 
     ratio: float
-    """Median of the rounds' ratios, of the first's time to the second's."""
+    """The median of each round's ratio: time of the first over time of the second."""
     first: float
-    """Seconds a call."""
+    """Seconds per call of the first."""
     second: float
-    """Seconds a call."""
+    """Seconds per call of the second."""
 
 
 def paired(first: Work, second: Work, *, rounds: int = 15, warm_up: int = 2) -> Paired:
-    """Time both once a round, in turns as to which goes first, after some rounds untimed."""
+    """Time both functions once per round, in alternating order, after `warm_up` untimed rounds."""
     pairs = []
     for i in range(warm_up + rounds):
         if i % 2:
@@ -34,7 +34,7 @@ def paired(first: Work, second: Work, *, rounds: int = 15, warm_up: int = 2) -> 
 
 
 def seconds(work: Work) -> float:
-    """Return how long one call takes on the clock."""
+    """Return the wall time of one call, in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

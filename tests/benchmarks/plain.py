@@ -1,4 +1,4 @@
-"""What a user would write with NumPy: every image as floats in memory, one trial at a time."""
+"""The loss as a user would write it in NumPy: all images as floats, one evaluation at a time."""
 
 from collections.abc import Callable
 
@@ -13,10 +13,11 @@ Weights = NDArray[np.floating]
 def loss_in_memory(
     dataset: Dataset, dtype: type[np.floating] = np.float32
 ) -> Callable[[Weights], float]:
-    """Return the mean hinge loss at `W` (C, D + 1) by one product with all images.
+    """Return a function that computes the mean hinge loss at `W` (C, D + 1) over all images.
 
-    The images (N, D + 1) are centred and have their 1 once and for all, as `dtype`; the
-    product has as many BLAS threads as it is given.
+    The images (N, D + 1) are centred, extended by a column of ones and converted to `dtype` once.
+    Each call computes one product with them. BLAS uses the number of threads in its environment
+    variables.
     """
     rows = dataset.rows("train")
     images, labels = dataset.read("train", 0, rows)

@@ -1,4 +1,4 @@
-"""Searches and sweeps over all images, against a product a trial and a pass a step size."""
+"""Searches and sweeps over all images, against loops that evaluate one set of weights at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -17,7 +17,7 @@ from pipeline.objective import Objective
 from pipeline.search.local_search import GROUP_SIZE, LocalSearch, SearchState, local_search
 from pipeline.search.random_search import RandomSearch, plan_blocks, random_search
 from storage.dataset import Dataset
-from tests.benchmarks.conftest import WORKERS, Say
+from tests.benchmarks.conftest import WORKERS, Report
 from tests.benchmarks.paired import paired, seconds
 from tests.benchmarks.plain import loss_in_memory
 
@@ -26,8 +26,13 @@ BLOCK = 32
 ROUNDS = 5
 
 
-def test_random_search(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
-    """Rates of whole searches, drawing and scheduling included; products alone for the peak."""
+def test_random_search_reaches_its_rate_goals(
+    client: Client, dataset: Dataset, benchmark: Any, report: Report
+) -> None:
+    """Compare whole searches with the peak rate of matrix products and with a loop over trials.
+
+    A whole search includes drawing the weights and scheduling the tasks.
+    """
     parameters, placed_dataset = RandomSearch(TRIALS, 1e-4), PlacedDataset(client, dataset)
     blocks = plan_blocks(TRIALS, BLOCK)
     rng = np.random.default_rng(0)
@@ -52,18 +57,20 @@ def test_random_search(client: Client, dataset: Dataset, benchmark: Any, say: Sa
     of_peak = median(rate * work / peak for rate, peak in zip(rates, peaks, strict=True))
     times = median(rate / other for rate, other in zip(rates, plain, strict=True))
     benchmark.extra_info.update(of_peak=of_peak, times_plain=times, trials_per_second=median(rates))
-    say(
-        f"random search on {WORKERS} workers: {median(rates):.1f} trials a second, "
-        f"{median(rates) * work / 1e9:.0f} GFLOP/s of the {median(peaks) / 1e9:.0f} that float32 "
-        f"products reach: {of_peak:.2f} (goal 0.75); {times:.1f} times the "
-        f"{median(plain):.1f} a second of one product a trial (goal 4)"
+    report(
+        f"random search on {WORKERS} workers: {median(rates):.1f} trials per second. This is "
+        f"{median(rates) * work / 1e9:.0f} of the {median(peaks) / 1e9:.0f} GFLOP/s of float32 "
+        f"matrix products, a fraction of {of_peak:.2f} (goal 0.75), and {times:.1f} times the "
+        f"{median(plain):.1f} trials per second of a loop with one product per trial (goal 4)"
     )
     assert of_peak >= 0.75
     assert times >= 4
 
 
-def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
-    """Tries a second, against the same loop with a whole evaluation a try, two ways."""
+def test_local_search_takes_at_most_a_fifth_of_numpys_time(
+    client: Client, dataset: Dataset, benchmark: Any, report: Report
+) -> None:
+    """Compare trials per second with two loops, which evaluate each trial separately."""
     groups = 6
     parameters = LocalSearch(trials=100 * GROUP_SIZE)
     start = SearchState.start(parameters, 10)
@@ -89,7 +96,7 @@ def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say
         benchmark.pedantic(searched, rounds=1)
     times, own_times = median(ratios), median(own_ratios)
     benchmark.extra_info.update(times_plain=times, times_own=own_times)
-    say(
+    report(
         f"local search on {WORKERS} workers, {len(state.accepted)} of {groups * GROUP_SIZE} "
         f"accepted: {median(rates):.1f} trials per second, {times:.1f} times NumPy's loop "
         f"(goal 5), {own_times:.1f} times the loop over this pipeline's float64 objective"
@@ -97,7 +104,9 @@ def test_local_search(client: Client, dataset: Dataset, benchmark: Any, say: Say
     assert times >= 5
 
 
-def test_ten_step_sizes(dataset: Dataset, benchmark: Any, say: Say) -> None:
+def test_ten_step_sizes_take_at_most_1_5_times_two_score_passes(
+    dataset: Dataset, benchmark: Any, report: Report
+) -> None:
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     rng = np.random.default_rng(0)
     first, second = (fold(rng.normal(size=(10, 3_073)), dataset.mean, np.float64) for _ in "WV")
@@ -119,7 +128,7 @@ def test_ten_step_sizes(dataset: Dataset, benchmark: Any, say: Say) -> None:
     times = paired(swept, passes, rounds=11)
     benchmark.pedantic(swept, rounds=3)
     benchmark.extra_info.update(ratio=times.ratio)
-    say(
+    report(
         f"ten step sizes: {times.first * 1e3:.0f} ms, two score passes {times.second * 1e3:.0f} "
         f"ms, ratio {times.ratio:.3f} (goal 1.5)"
     )

@@ -1,4 +1,4 @@
-"""Steps of training over two worker processes, against the kernel alone in two threads."""
+"""Training steps on two workers, against the kernel alone in two threads."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +16,13 @@ from pipeline.training.descent import DescentState
 from pipeline.training.parameters import MiniBatches, StepPlacement
 from pipeline.training.steps import prepare_steps, train
 from storage.dataset import Dataset
-from tests.benchmarks.conftest import WORKERS, Say
+from tests.benchmarks.conftest import WORKERS, Report
 from tests.benchmarks.paired import paired
 
 
-def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: Say) -> None:
+def test_full_batch_step_takes_at_most_1_25_times_the_kernel(
+    client: Client, dataset: Dataset, benchmark: Any, report: Report
+) -> None:
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     W = np.zeros((10, 3073))
     halves = [slice(0, len(labels) // 2), slice(len(labels) // 2, None)]
@@ -35,9 +37,9 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
         times = paired(lambda: objective(W), kernel, rounds=40)
         benchmark.pedantic(objective, args=(W,), rounds=10)
     benchmark.extra_info.update(ratio=times.ratio, step=times.first, kernel=times.second)
-    say(
-        f"synchronous full-batch step on {WORKERS} workers: {times.first * 1e3:.1f} ms, the kernel "
-        f"alone {times.second * 1e3:.1f} ms, ratio {times.ratio:.3f} (goal 1.25)"
+    report(
+        f"synchronous full-batch step on {WORKERS} workers: {times.first * 1e3:.1f} ms, kernel "
+        f"alone: {times.second * 1e3:.1f} ms, ratio {times.ratio:.3f} (goal 1.25)"
     )
     assert times.ratio <= 1.25
 
@@ -46,11 +48,11 @@ def test_full_batch_step(client: Client, dataset: Dataset, benchmark: Any, say: 
     ("placement", "steps", "goal"),
     [(StepPlacement.ALL_WORKERS, 1000, 250), (StepPlacement.ONE_WORKER, 6000, 2000)],
 )
-def test_mini_batches(
+def test_mini_batch_steps_reach_their_rate_goal(
     client: Client,
     dataset: Dataset,
     benchmark: Any,
-    say: Say,
+    report: Report,
     placement: StepPlacement,
     steps: int,
     goal: int,
@@ -59,7 +61,7 @@ def test_mini_batches(
     with prepare_steps(
         PlacedDataset(client, dataset), parameters, lambda _step, _loss: None
     ) as take_steps:
-        state = train(take_steps, parameters.start(10), 100)  # reads caches, warms up
+        state = train(take_steps, parameters.start(10), 100)  # warm-up
 
         def run() -> DescentState:
             return train(take_steps, state_at_start(state), steps)
@@ -72,7 +74,7 @@ def test_mini_batches(
         benchmark.pedantic(run, rounds=1)
     rate = float(np.median(rates))
     benchmark.extra_info.update(steps_per_second=rate)
-    say(f"mini-batches of 256, {placement}: {rate:,.0f} steps a second (goal {goal:,})")
+    report(f"mini-batches of 256, {placement}: {rate:,.0f} steps per second (goal {goal:,})")
     assert rate >= goal
 
 

@@ -1,12 +1,11 @@
-"""A user with a home of their own, who types `hinge ...`; and what all of them share.
+"""Fixtures that run `hinge` as a user with an empty home directory would.
 
-One Prefect server, one Dask cluster and one small store serve all tests, because each takes
-seconds to make. A command runs as a process of its own where that is what is tested, else in
-this one, through the same function.
+All tests share one Prefect server, one Dask cluster and one small store, because each takes seconds
+to create. Most tests call the command's function in this process. Tests of the process itself start
+`hinge` as a separate process.
 """
 
 import json
-import os
 import subprocess
 import sys
 import sysconfig
@@ -20,10 +19,14 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from prefect.context import SettingsContext, get_settings_context
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 
 from flows.cli import run_command
+from flows.services.local_server import ANSWER_SECONDS
 from flows.services.prefect_server import starting_server
+from tests.environment import clean_environment
 
 HINGE = Path(sysconfig.get_path("scripts")) / "hinge"
 
@@ -38,7 +41,7 @@ with connect(workers=2) as client:
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """The exit status and output of a command that has ended."""
 
     status: int
     out: str
@@ -46,14 +49,14 @@ class Finished:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The one JSON object that standard output holds."""
+        """The JSON object that the command printed to standard output."""
         result = json.loads(self.out)
         assert isinstance(result, dict)
         return result
 
 
 class Started(subprocess.Popen[str]):
-    """A process that a test which fails in its block ends, so that it tells of its failure."""
+    """A process that is killed if its `with` block raises, so that the test fails at once."""
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is not None:
@@ -63,20 +66,18 @@ class Started(subprocess.Popen[str]):
 
 @dataclass(frozen=True)
 class User:
-    """Where a user's commands run: an empty home and the server that they share."""
+    """The environment of a user's commands: an empty home, a Prefect API and a Dask scheduler."""
 
     home: Path
     api: str
     scheduler: str
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Nothing of the test's own surroundings but what a program needs to start."""
-        kept = {name: os.environ[name] for name in ("PATH", "NUMBA_CACHE_DIR", "TMPDIR", "LANG")
-                if name in os.environ}  # fmt: skip
-        return {**kept, "HOME": str(self.home), **more}
+        """Return only the environment variables that a program needs to start, and `more`."""
+        return clean_environment(self.home, **more)
 
     def start(self, *arguments: object, cwd: Path, **options: Any) -> "Started":
-        """Start `hinge` as a process, in `cwd`."""
+        """Start `hinge` as a separate process in `cwd`."""
         environment = self.environment(**options.pop("environment", {}))
         return Started(
             [HINGE, *map(str, arguments)],
@@ -92,22 +93,22 @@ class User:
         )
 
     def hinge(self, *arguments: object, cwd: Path, **environment: str) -> Finished:
-        """Run `hinge` as a process, in `cwd`, to its end."""
+        """Run `hinge` as a separate process in `cwd`, and wait until it ends."""
         return end(self.start(*arguments, cwd=cwd, environment=environment))
 
     def settings(self) -> SettingsContext:
-        """Prefect's settings of this user, for what runs in this process."""
+        """Return this user's Prefect settings, for code that runs in this process."""
         return SettingsContext(**self._settings)
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        """What a context of theirs holds: Prefect takes 40 ms to make them."""
+        """The fields of the settings context, cached because Prefect takes 40 ms to create them."""
         with temporary_settings({"api.url": self.api, "home": self.home / ".prefect"}):
             return dict(get_settings_context())
 
 
 def end(process: "subprocess.Popen[str]", seconds: float = 120) -> Finished:
-    """Wait for a command."""
+    """Wait until a command ends, for at most `seconds`; then kill it if it still runs."""
     with process:
         try:
             out, err = process.communicate(timeout=seconds)
@@ -116,8 +117,16 @@ def end(process: "subprocess.Popen[str]", seconds: float = 120) -> Finished:
     return Finished(process.returncode, out, err)
 
 
+def first_result(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """Return the JSON object that a command with `--json` prints while it still runs."""
+    assert process.stdout is not None
+    result = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+    assert isinstance(result, dict)
+    return result
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """Poll `condition` until it holds, and return its value."""
+    """Poll `condition` until its value is true, and return the value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
@@ -127,7 +136,7 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any
 
 @pytest.fixture(scope="session")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
-    """The user, with a Prefect server that stays up and a Dask cluster of two workers."""
+    """A user with a running Prefect server and a Dask cluster of two workers."""
     home = tmp_path_factory.mktemp("home")
     with starting_server(home / ".prefect") as server:
         api = server.wait()
@@ -140,6 +149,10 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
             assert cluster.stdout is not None
             yield User(home, api, cluster.stdout.readline().strip())
             cluster.communicate(timeout=30)
+            # Without this, the end of pytest would try for a minute to send the rest of the logs
+            # of flows that ran in this process to the server, which has stopped.
+            EventsWorker.drain_all(timeout=ANSWER_SECONDS)
+            APILogWorker.drain_all(timeout=ANSWER_SECONDS)
 
 
 Command = Callable[..., Finished]
@@ -147,9 +160,9 @@ Command = Callable[..., Finished]
 
 @pytest.fixture
 def hinge(user: User, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run `hinge` in this process, its runs under the test's own directory.
+    """Return a function that runs `hinge` in this process, with its runs in the test's directory.
 
-    Prefect's API is the user's; for a cluster give `--scheduler`.
+    It uses the user's Prefect server. Give `--scheduler` to use the user's Dask cluster.
     """
 
     def run(*arguments: object) -> Finished:
@@ -166,7 +179,7 @@ def hinge(user: User, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Comm
 
 @pytest.fixture(scope="session")
 def ingested(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """The ingest, with `--json`, of the store that most tests train on; run in `made`."""
+    """The finished `hinge ingest --json` that created the store of most tests."""
     directory = tmp_path_factory.mktemp("made")
     return user.hinge(
         *("ingest", "synthetic:600", "--store", "small.zarr", "--shard-rows", "150"),
@@ -177,20 +190,20 @@ def ingested(user: User, tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 @pytest.fixture(scope="session")
 def store(ingested: Finished) -> Path:
-    """A store of 600 and 120 synthetic images, in 4 and 1 shards."""
+    """A store of 600 synthetic training images in 4 shards and 120 test images in 1 shard."""
     assert ingested.status == 0, ingested.err
     return Path(ingested.result["data"]["url"])
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved; their PNGs are written as well."""
+    """A list to which every saved figure is appended; the PNG files are written too."""
     saved: list[Figure] = []
     save = Figure.savefig
 
-    def noting(figure: Figure, path: Path) -> None:
-        save(figure, path)
+    def save_and_append(figure: Figure, path: Path, **options: Any) -> None:
+        save(figure, path, **options)
         saved.append(figure)
 
-    monkeypatch.setattr(Figure, "savefig", noting)
+    monkeypatch.setattr(Figure, "savefig", save_and_append)
     return saved

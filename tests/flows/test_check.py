@@ -1,4 +1,4 @@
-"""`hinge check` and `hinge check-step`: what they find and leave; numbers agree with formulas."""
+"""Whole runs of `hinge check` and `hinge check-step`, compared with NumPy formulas."""
 
 import csv
 import hashlib
@@ -32,13 +32,13 @@ PICTURES = ("errors", "histogram", "crossings")
 
 @pytest.fixture
 def check(user: User, hinge: Command, store: Path) -> Any:
-    """Check over the small store."""
+    """Return a function that runs `hinge check` on the small store."""
     return runner("check", user, hinge, store)
 
 
 @pytest.fixture
 def check_step(user: User, hinge: Command, store: Path) -> Any:
-    """Study steps over the small store."""
+    """Return a function that runs `hinge check-step` on the small store."""
     return runner("check-step", user, hinge, store)
 
 
@@ -52,13 +52,16 @@ def runner(command: str, user: User, hinge: Command, store: Path) -> Any:
 
 
 def normal(seed: int = 0, scale: float = 1e-3) -> Floats:
-    """The weights of `normal:SCALE` as NumPy documents their stream."""
+    """Return the weights of `normal:SCALE`, drawn with NumPy's documented Philox stream."""
     sequence = np.random.SeedSequence(seed, spawn_key=(1, 0))
     return scale * np.random.Generator(np.random.Philox(sequence)).standard_normal((10, 3073))
 
 
 def drawn(purpose: int, size: int, number: int, seed: int = 0) -> NDArray[np.int64]:
-    """A sample as NumPy documents its stream: 2 mini-batches, 6 examples, 7 coordinates."""
+    """Return a sample, drawn with NumPy's documented Philox stream.
+
+    `purpose` is 2 for mini-batches, 6 for examples, and 7 for coordinates.
+    """
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, 0))
     random = np.random.Generator(np.random.Philox(sequence))
     return np.sort(random.choice(size, number, replace=False, shuffle=False))
@@ -77,7 +80,7 @@ def check_table(
     reg: float = 0.0,
     examples: NDArray[np.int64] | None = None,
 ) -> None:
-    """Compare the gradient and the centred difference with the formulas, in a few coordinates."""
+    """Compare the gradient and the centred difference with NumPy formulas in a few coordinates."""
     X, y = read(open_dataset(str(store)), "train")
     X, y = (X, y) if examples is None else (X[examples], y[examples])
     gradient = gradient_in_numpy(W, X, y, reg)
@@ -89,14 +92,14 @@ def check_table(
         down[place] -= step
         losses = [loss_in_numpy(each, X, y, reg) for each in (up, down)]
         expected = (losses[0] - losses[1]) / (up[place] - down[place])
-        # a loss is rounded to some units of its last place
+        # rounding may change each loss by several units in the last place
         bound = 100 * np.spacing(losses[0]) / step
         assert float(row["numerical"]) == pytest.approx(expected, rel=0, abs=bound)
         off = float(row["analytic"]) - (float(row["numerical"]) - float(row["kinks"]))
         assert abs(off) <= float(row["roundoff_bound"])
 
 
-def test_a_check_finds_nothing_wrong_and_leaves_its_tables_and_pictures(
+def test_check_of_a_correct_gradient_writes_record_tables_and_figures(
     check: Any, store: Path, tmp_path: Path
 ) -> None:
     finished = check("--json")
@@ -110,7 +113,7 @@ def test_a_check_finds_nothing_wrong_and_leaves_its_tables_and_pictures(
     assert sum(verdicts.values()) == 30730
     assert verdicts["wrong"] == 0 < verdicts["kink"]
     assert result["max_error_after_kinks"] <= result["largest_roundoff_bound"] < 1e-8
-    assert result["max_error"] > 1e-4  # the kinks
+    assert result["max_error"] > 1e-4  # because of kinks
     assert result["max_relative_error"] >= result["max_relative_error_after_kinks"]
     assert 0 < result["seconds"] < result["timings"]["seconds"]
     assert len(result["worst"]) == 10
@@ -130,7 +133,7 @@ def test_a_check_finds_nothing_wrong_and_leaves_its_tables_and_pictures(
     assert max(errors) == pytest.approx(result["max_error"], rel=1e-12)
     worst = table(path / "worst.csv")
     assert [row["class"] for row in worst] == [each["class"] for each in result["worst"]]
-    for each in result["worst"]:  # its place is that of the number in the table
+    for each in result["worst"]:  # each entry equals its row in the table of coordinates
         pixel = 3072
         if each["channel"] != "bias":
             pixel = CHANNELS.index(each["channel"]) * 1024 + each["row"] * 32 + each["column"]
@@ -144,9 +147,7 @@ def test_a_check_finds_nothing_wrong_and_leaves_its_tables_and_pictures(
     assert not (path / "journal.sqlite").exists()
 
 
-def test_a_person_reads_the_findings_and_a_finished_run_is_shown_again(
-    check: Any, tmp_path: Path
-) -> None:
+def test_check_prints_a_summary_and_resume_prints_it_again(check: Any, tmp_path: Path) -> None:
     finished = check("--coordinates", 50, "--examples", "first:40")
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
@@ -156,7 +157,7 @@ def test_a_person_reads_the_findings_and_a_finished_run_is_shown_again(
     assert words["verdicts"].endswith(", 0 wrong")
     assert f"{record['verdicts']['pass']} pass" in words["verdicts"]
     for name in ("errors.png", "histogram.png", "worst.csv", "result.json"):
-        assert name in words["look at"]
+        assert name in words["files"]
     [line] = finished.err.splitlines()
     assert line.startswith("Dask dashboard: ")
     before = left(path)
@@ -173,7 +174,7 @@ def trained(user: User, hinge: Command, store: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_weights_of_a_run(
+def test_check_at_the_weights_of_a_training_run_matches_numpy(
     check: Any, trained: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
     result = check("--json", "--at", trained["run"], "--reg", 50, "--step", 1e-4).result
@@ -185,10 +186,9 @@ def test_the_weights_of_a_run(
 
 
 @pytest.mark.slow
-def test_a_finished_check_is_shown_again_without_the_run_whose_weights_it_checked(
+def test_finished_check_is_shown_again_without_its_training_run(
     check: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
-    """As a finished sweep is."""
     given = ("--json", "--at", trained["run"], "--coordinates", 5, "--examples", 5)
     result = check(*given).result
     (tmp_path / "runs" / trained["run"] / "weights.npy").unlink()
@@ -196,7 +196,9 @@ def test_a_finished_check_is_shown_again_without_the_run_whose_weights_it_checke
 
 
 @pytest.mark.slow
-def test_a_mini_batch(check: Any, store: Path, tmp_path: Path) -> None:
+def test_check_of_a_mini_batch_gradient_matches_numpy(
+    check: Any, store: Path, tmp_path: Path
+) -> None:
     given = ("--gradient", "minibatch", "--batch-size", 64, "--seed", 3, "--dtype", "float32")
     result = check("--json", *given, "--coordinates", 60).result
     assert (result["examples"], result["coordinates"]) == (64, 60)
@@ -208,7 +210,9 @@ def test_a_mini_batch(check: Any, store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_gradient_in_the_pixels(check: Any, store: Path, tmp_path: Path) -> None:
+def test_check_of_the_gradient_in_the_pixels_matches_numpy(
+    check: Any, store: Path, tmp_path: Path
+) -> None:
     result = check("--json", "--gradient", "data", "--examples", 30).result
     path = tmp_path / "runs" / result["run"]
     assert result["parameters"]["step"] == 1e-2
@@ -218,7 +222,7 @@ def test_the_gradient_in_the_pixels(check: Any, store: Path, tmp_path: Path) -> 
     examples, W = drawn(6, 600, 30), normal()
     X, y = read(open_dataset(str(store)), "train")
     margins = (X[examples] @ W.T) - (X[examples] * W[y[examples]]).sum(1)[:, None] + 1
-    expected = np.maximum(margins, 0).sum(1).mean() - 1  # the own class's margin is always 1
+    expected = np.maximum(margins, 0).sum(1).mean() - 1  # the correct class's margin is 1
     assert result["loss"] == pytest.approx(expected, rel=1e-12)
     for each in result["worst"]:
         row = each["example"]
@@ -233,18 +237,18 @@ def test_the_gradient_in_the_pixels(check: Any, store: Path, tmp_path: Path) -> 
     assert not (path / "coordinates.csv").exists()
 
 
-def test_a_wrong_gradient_is_found_wrong_where_it_is(
+def test_check_locates_a_faulty_coordinate_of_the_gradient(
     check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (6, 2 * 1024 + 5 * 32 + 7)
 
-    def off(*given: Any) -> Evaluation:
+    def faulty_gradient(*given: Any) -> Evaluation:
         value: Evaluation = compute_gradient(*given)
         gradient = value.gradient.copy()
         gradient[place] *= 1.001
         return replace(value, gradient=gradient)
 
-    monkeypatch.setattr("flows.check.flow.compute_gradient", off)
+    monkeypatch.setattr("flows.check.flow.compute_gradient", faulty_gradient)
     finished = check("--examples", 100, status=1)
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
@@ -262,7 +266,9 @@ def test_a_wrong_gradient_is_found_wrong_where_it_is(
 
 
 @pytest.mark.slow
-def test_the_black_box_agrees(check: Any, store: Path, tmp_path: Path) -> None:
+def test_black_box_agrees_with_structured_differences(
+    check: Any, store: Path, tmp_path: Path
+) -> None:
     given = ("--method", "black-box", "--coordinates", 8, "--examples", 100)
     result = check("--json", *given).result
     assert (result["coordinates"], result["examples"]) == (8, 100)
@@ -273,7 +279,7 @@ def test_the_black_box_agrees(check: Any, store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_estimate_is_shown_and_nothing_is_started(
+def test_plan_prints_an_estimate_and_starts_no_run(
     user: User, hinge: Command, store: Path, tmp_path: Path, elsewhere: bool
 ) -> None:
     where = ("--scheduler", user.scheduler) if elsewhere else ("--workers", 3)
@@ -290,7 +296,7 @@ def test_an_estimate_is_shown_and_nothing_is_started(
 
 
 @pytest.mark.slow
-def test_steps_are_compared_in_both_schemes(check_step: Any, tmp_path: Path) -> None:
+def test_check_step_compares_both_schemes_and_can_be_rerun(check_step: Any, tmp_path: Path) -> None:
     given = ("--steps", "1e-2:1e-8", "--points-per-decade", 1, "--examples", 100)
     finished = check_step("--json", *given, "--seed", 5)
     result, [path] = finished.result, (tmp_path / "runs").iterdir()
@@ -304,7 +310,7 @@ def test_steps_are_compared_in_both_schemes(check_step: Any, tmp_path: Path) -> 
         assert result["best_step"][scheme] == best["step"]
         assert result["least_error"][scheme] == best["error"]
         assert own[0]["crossings"] > own[2]["crossings"] > own[4]["crossings"]
-        for each in own[:2]:  # many kinks: theory has their size
+        for each in own[:2]:  # with many kinks, the theory predicts the error
             assert each["truncation"] == pytest.approx(each["error"], rel=0.5)
         assert all(each["error_after_kinks"] <= each["rounding_bound"] * 1.01 for each in own)
     with Image.open(path / "steps.png") as picture:
@@ -324,7 +330,7 @@ def test_steps_are_compared_in_both_schemes(check_step: Any, tmp_path: Path) -> 
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The blocks of coordinates that this process has evaluated.
 
-    If a test puts an empty block first, the check is interrupted after the next one.
+    If a test inserts an empty block first, the check is interrupted after the next block.
     """
     taken: list[list[int]] = []
     whole = black_box.difference_quotients
@@ -341,7 +347,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @pytest.mark.slow
-def test_an_interrupted_black_box_resumes_to_the_same_results(
+def test_interrupted_black_box_check_resumes_to_the_same_results(
     check: Any, blocks: list[list[int]], tmp_path: Path
 ) -> None:
     given = ("--method", "black-box", "--coordinates", 40, "--examples", 60, "--reg", 3)
@@ -354,16 +360,16 @@ def test_an_interrupted_black_box_resumes_to_the_same_results(
     assert json.loads((path / "result.json").read_text())["status"] == "interrupted"
     assert (path / "journal.sqlite").exists()
     record = json.loads((path / "result.json").read_text()) | {"status": "running"}
-    (path / "result.json").write_text(json.dumps(record))  # as of one that was killed
+    (path / "result.json").write_text(json.dumps(record))  # as if the process had been killed
     damaged = (path / "journal.sqlite").read_bytes()
     (path / "journal.sqlite").write_bytes(b"nonsense" * 1000)
     finished = check("--resume", path.name, status=2)
-    refused(finished, "journal.sqlite is no journal of this run", "start the run anew")
+    refused(finished, "journal.sqlite is not a journal of this run", "start a new run")
     (path / "journal.sqlite").write_bytes(damaged)
     blocks[:] = []
     resumed = check("--json", "--resume", path.name)
     assert [place for block in blocks for place in block] == coordinates[16:]
-    assert "16 of 40 coordinates are kept" in resumed.err
+    assert "16 of 40 coordinates are already in the journal" in resumed.err
     same = ("verdicts", "worst", "loss", "max_error", "max_difference_to_structured", "parameters")
     assert [resumed.result[name] for name in same] == [expected[name] for name in same]
     other = tmp_path / "undisturbed" / expected["run"]
@@ -373,23 +379,23 @@ def test_an_interrupted_black_box_resumes_to_the_same_results(
 
 
 @pytest.mark.slow
-def test_a_check_is_a_flow_run_with_its_tasks_tables_and_pictures(
-    check: Any, user: User, tmp_path: Path
-) -> None:
+def test_check_flow_run_has_its_tasks_and_artifacts(check: Any, user: User, tmp_path: Path) -> None:
     given = ("--method", "black-box", "--coordinates", 20, "--examples", 20)
     result = check("--json", *given).result
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
-        assert (flow_run.name, flow_run.state.type) == ("gradient check on synthetic", "COMPLETED")
+        name = "check full black-box 20 coordinates at normal:1e-3"
+        assert (flow_run.name, flow_run.state.type) == (name, "COMPLETED")
         tasks = ["gradient", "differences", "black box", "save results"]
         assert task_runs_of(client, flow_run, 4) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
-    pictures = {f"gradient-check-{name}" for name in PICTURES}
-    assert shown.keys() == {"gradient-check", "gradient-check-worst"} | pictures
+    series = "check-full-black-box-synthetic"
+    pictures = {f"{series}-{name}" for name in PICTURES}
+    assert shown.keys() == {f"{series}-{name}" for name in ("run", "result", "worst")} | pictures
     assert all(result["run"] in artifact.description for artifact in shown.values())
-    found = {row["result"]: row["value"] for row in json.loads(shown["gradient-check"].data)}
+    found = {row["result"]: row["value"] for row in json.loads(shown[f"{series}-result"].data)}
     assert {name: found[name] for name in result["verdicts"]} == result["verdicts"]
     assert (found["coordinates"], found["examples"]) == (20, 20)
     assert all(shown[name].data.startswith("![") for name in pictures)
-    named = [row["analytic"] for row in json.loads(shown["gradient-check-worst"].data)]
+    named = [row["analytic"] for row in json.loads(shown[f"{series}-worst"].data)]
     assert named == [each["analytic"] for each in result["worst"]]

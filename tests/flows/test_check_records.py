@@ -1,4 +1,4 @@
-"""Records and plans of checks: JSON and typed values agree, old records open, a run plans once."""
+"""Records of checks: JSON and typed values agree, old records open, and a run is planned once."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from pipeline.check.step_study import StepStudy
 from pipeline.inputs.weights import InitialWeights
 from tests.flows.conftest import Command, User
 
-# Records that the version before typed records wrote, on CIFAR-10. Of the tables two rows are kept.
+# CIFAR-10 records of version 0, before typed records. Each table is cut to two rows.
 
 HEADER = """
   "status": "done", "seed": 0,
@@ -87,7 +87,7 @@ OLD_STUDY = f"""{{
 
 
 def directory_with(path: Path, document: dict[str, Any]) -> RunDirectory:
-    """A run directory that holds this record."""
+    """Create a run directory that contains this record."""
     directory = RunDirectory(path / document["run"])
     directory.path.mkdir()
     directory.write_document(document)
@@ -95,11 +95,13 @@ def directory_with(path: Path, document: dict[str, Any]) -> RunDirectory:
 
 
 def written(record: FinishedRecord[Any, Any]) -> Any:
-    """What a record's file would hold."""
-    return json.loads(to_json(to_document(record)))
+    """Return the contents of the record's file as JSON, without the summary, which is newer."""
+    document = json.loads(to_json(to_document(record)))
+    assert document.pop("summary") == record.in_words()
+    return document
 
 
-def test_an_old_check_opens_as_a_typed_record(tmp_path: Path) -> None:
+def test_check_record_of_version_0_opens(tmp_path: Path) -> None:
     document = json.loads(OLD_CHECK)
     record = CHECK.read(directory_with(tmp_path, document))
     assert isinstance(record, FinishedRecord)
@@ -115,7 +117,7 @@ def test_an_old_check_opens_as_a_typed_record(tmp_path: Path) -> None:
     assert written(record) == document | {"record_version": 0}
 
 
-def test_an_old_study_of_steps_opens_as_a_typed_record_of_the_new_command(tmp_path: Path) -> None:
+def test_step_study_record_of_version_0_opens_as_check_step(tmp_path: Path) -> None:
     document = json.loads(OLD_STUDY)
     directory = directory_with(tmp_path, document)
     record = CHECK_STEP.read(directory)
@@ -134,7 +136,7 @@ def test_an_old_study_of_steps_opens_as_a_typed_record_of_the_new_command(tmp_pa
     assert not isinstance(CHECK_STEP.read(interrupted), FinishedRecord)
 
 
-def test_numbers_that_are_not_finite_and_a_pixels_place_are_read_back(tmp_path: Path) -> None:
+def test_non_finite_numbers_and_pixel_places_are_read_back(tmp_path: Path) -> None:
     finished = CHECK.read(directory_with(tmp_path, json.loads(OLD_CHECK)))
     assert isinstance(finished, FinishedRecord)
     worst = WorstCoordinate(
@@ -168,7 +170,7 @@ def test_numbers_that_are_not_finite_and_a_pixels_place_are_read_back(tmp_path: 
         ("check-step", ["--steps", "1e-4:1e-5", "--points-per-decade", 1, "--examples", 5]),
     ],
 )
-def test_a_run_is_planned_once_and_its_weights_are_drawn_once(
+def test_run_is_planned_once_and_draws_its_inputs_once(
     command: str,
     given: list[Any],
     user: User,
@@ -199,8 +201,8 @@ def test_a_run_is_planned_once_and_its_weights_are_drawn_once(
     assert sorted(calls) == ["coordinate_indices", "plan", "rows", "weights"]
 
 
-def test_the_identity_in_a_journal_is_that_of_earlier_versions() -> None:
-    """Or journals that they began could not be resumed."""
+def test_journal_identity_is_the_same_as_in_earlier_versions() -> None:
+    """Otherwise, journals of earlier versions could not be resumed."""
     check = GradientCheck(method=CheckMethod.BLACK_BOX, coordinates=40, examples="60", reg=3.0)
 
     class Fingerprint(NamedTuple):

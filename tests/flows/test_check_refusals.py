@@ -1,4 +1,4 @@
-"""A check that cannot be done: one clear line, status 2, and nothing left behind."""
+"""Invalid checks: one line on standard error, exit status 2, and no files left."""
 
 import json
 import math
@@ -21,7 +21,7 @@ MINIBATCH = ["--gradient", "minibatch"]
     ("given", "words"),
     [
         (["--step", "0"], ["the step", "positive", "0.0"]),
-        (["--reg", "1", "--step", "1e-30"], ["a step of 1e-30 is lost"]),
+        (["--reg", "1", "--step", "1e-30"], ["a difference step of 1e-30 is too small"]),
         (["--step", "-1"], ["the step", "positive", "-1.0"]),
         (["--step", "nan"], ["the step", "positive", "nan"]),
         (["--step", "inf"], ["the step", "positive", "inf"]),
@@ -30,8 +30,8 @@ MINIBATCH = ["--gradient", "minibatch"]
         (["--examples", "first:0"], ["examples", "at least 1", "'first:0'"]),
         (["--examples", "some"], ["examples", "first:N", "'some'"]),
         (["--examples", "601"], ["601 of 600 examples"]),
-        (["--examples", "9999999"], ["9,999,999 of 600 examples", "fewer"]),
-        (["--examples", "first:9999999"], ["9,999,999 of 600 examples", "fewer"]),
+        (["--examples", "9999999"], ["9,999,999 of 600 examples", "take at most 600"]),
+        (["--examples", "first:9999999"], ["9,999,999 of 600 examples", "take at most 600"]),
         (["--examples", "9" * 5000], ["examples"]),
         (["--coordinates", "0"], ["--coordinates", "0"]),
         (["--coordinates", "-3"], ["--coordinates", "-3"]),
@@ -47,9 +47,9 @@ MINIBATCH = ["--gradient", "minibatch"]
         ([*MINIBATCH, "--batch-size", "0"], ["--batch-size", "0"]),
         ([*MINIBATCH, "--batch-size", "601"], ["601", "600"]),
         ([*MINIBATCH, "--examples", "5"], ["mini-batch", "--batch-size"]),
-        ([*DATA, *BLACK_BOX], ["in the data", "structured"]),
-        ([*DATA, "--reg", "1"], ["no gradient in the data", "--reg"]),
-        ([*DATA, "--dtype", "float32"], ["in the data", "float64"]),
+        ([*DATA, *BLACK_BOX], ["with respect to the data", "structured"]),
+        ([*DATA, "--reg", "1"], ["no gradient with respect to the data", "--reg"]),
+        ([*DATA, "--dtype", "float32"], ["with respect to the data", "float64"]),
         ([*DATA, "--coordinates", "5"], ["all pixels", "--examples"]),
         (["--gradient", "nonsense"], ["--gradient", "nonsense", "minibatch"]),
         (["--method", "nonsense"], ["--method", "nonsense", "black-box"]),
@@ -65,13 +65,16 @@ MINIBATCH = ["--gradient", "minibatch"]
         (["--resume", "x", "--step", "1e-5"], ["--step", "resumed"]),
         (["--resume", "x", "--plan"], ["--plan", "resumed"]),
         (["--steps", "1e-3:1e-5"], ["--steps"]),  # an option of `hinge check-step`
-        ([*BLACK_BOX, "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
-        ([*BLACK_BOX, "--plan", "--step", "1e-30"], ["a step of 1e-30 is lost", "larger"]),
+        ([*BLACK_BOX, "--step", "1e-30"], ["a difference step of 1e-30 is too small", "larger"]),
+        (
+            [*BLACK_BOX, "--plan", "--step", "1e-30"],
+            ["a difference step of 1e-30 is too small", "larger"],
+        ),
         ([*BLACK_BOX, "--plan", "--examples", "601"], ["601 of 600 examples"]),
     ],
     ids=lambda given: " ".join(given)[:60],
 )
-def test_a_check_that_cannot_be_done_is_refused_at_once(
+def test_check_rejects_invalid_options_before_it_starts(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -89,11 +92,11 @@ def test_a_check_that_cannot_be_done_is_refused_at_once(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--reg", "1", "--steps", "1e-3:1e-30"], ["a step of 1e-30 is lost"]),
+        (["--reg", "1", "--steps", "1e-3:1e-30"], ["a difference step of 1e-30 is too small"]),
         (["--steps", "1e-11:1e-3"], ["LARGEST:SMALLEST", "'1e-11:1e-3'"]),
         (["--steps", "x"], ["LARGEST:SMALLEST", "'x'"]),
         (["--steps", "1e-3:0"], ["LARGEST:SMALLEST", "'1e-3:0'"]),
-        (["--steps", "1e308:1e-308"], ["positive numbers that fall"]),
+        (["--steps", "1e308:1e-308"], ["positive numbers in falling order"]),
         (["--points-per-decade", "0"], ["points per decade", "at least 1", "0"]),
         (["--points-per-decade", "500"], ["4,001 steps", "too many", "200"]),
         (["--points-per-decade", str(10**15)], ["too many"]),
@@ -106,7 +109,7 @@ def test_a_check_that_cannot_be_done_is_refused_at_once(
         (["--resume", "x"], ["no run 'x'"]),
         (["--resume", "x", "--steps", "1e-3:1e-5"], ["--steps", "resumed"]),
         (["--resume", "x", "--step", "1e-5"], ["--step", "resumed"]),
-        # options of `hinge check` that a study of steps has no use for
+        # options of `hinge check` that `hinge check-step` does not have
         (["--method", "black-box"], ["--method"]),
         (["--scheme", "forward"], ["--scheme"]),
         (["--coordinates", "5"], ["--coordinates"]),
@@ -116,7 +119,7 @@ def test_a_check_that_cannot_be_done_is_refused_at_once(
     ],
     ids=lambda given: " ".join(given)[:60],
 )
-def test_a_study_of_steps_that_cannot_be_done_is_refused_at_once(
+def test_check_step_rejects_invalid_options_before_it_starts(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -135,7 +138,7 @@ def test_a_study_of_steps_that_cannot_be_done_is_refused_at_once(
     "command", [["check"], ["check", *BLACK_BOX], ["check-step"]], ids=" ".join
 )
 @pytest.mark.parametrize("store_of", ["nothing.zarr", None])
-def test_no_store_to_check_on(
+def test_check_rejects_a_missing_store(
     hinge: Command, tmp_path: Path, command: list[str], store_of: str | None
 ) -> None:
     if store_of is None:
@@ -153,7 +156,7 @@ def test_no_store_to_check_on(
         (np.full((10, 3073), math.nan), ["finite"]),
     ],
 )
-def test_weights_that_cannot_be_checked_at(
+def test_check_rejects_unusable_weights_of_a_run(
     hinge: Command, store: Path, tmp_path: Path, W: Any, words: list[str]
 ) -> None:
     run = tmp_path / "runs" / "train-other"
@@ -167,7 +170,7 @@ def test_weights_that_cannot_be_checked_at(
 
 @pytest.mark.parametrize("resumed", ["check", "check-step"])
 @pytest.mark.parametrize("command", ["sweep", "check", "check --steps", "check-step"])
-def test_a_record_that_is_damaged_or_of_another_command_is_not_resumed(
+def test_check_does_not_resume_a_damaged_or_foreign_record(
     hinge: Command, store: Path, tmp_path: Path, command: str, resumed: str
 ) -> None:
     run = tmp_path / "runs" / "other"
@@ -181,13 +184,13 @@ def test_a_record_that_is_damaged_or_of_another_command_is_not_resumed(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--at", "normal:1e305"], "the loss near these weights is no finite number"),
-        (["--reg", "1e308", "--at", "normal:1e10"], "the loss near these weights is no finite"),
-        ([*DATA, "--at", "normal:1e305"], "no finite number"),
+        (["--at", "normal:1e305"], "the loss near these weights is not finite"),
+        (["--reg", "1e308", "--at", "normal:1e10"], "the loss near these weights is not finite"),
+        ([*DATA, "--at", "normal:1e305"], "not finite"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
-def test_what_is_out_of_all_range_is_one_line(
+def test_non_finite_loss_fails_with_one_line(
     user: User, hinge: Command, store: Path, tmp_path: Path, given: list[str], words: str
 ) -> None:
     finished = hinge("check", "--store", store, "--scheduler", user.scheduler, *given)

@@ -1,4 +1,4 @@
-"""The command as a user types it: what it prints, what it leaves, and that the numbers are true."""
+"""Commands as a user types them: the output, the files written, and the correctness of numbers."""
 
 import csv
 import hashlib
@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from prefect import Flow
 
 from flows.cli import hinge as command_group
 from flows.command_line import defaults
 from flows.runs.lifecycle import RunKind
+from flows.train.flow import train_flow
 from kernels import reference
 from pipeline.inputs.weights import InitialWeights
 from pipeline.training.parameters import METHODS, StepParameters
@@ -37,7 +39,7 @@ print(status, sorted(heavy & sys.modules.keys()), file=sys.stderr)
 
 @dataclass(frozen=True)
 class Trained:
-    """A training command that has ended, with what it left."""
+    """A training command that has ended, with the files that it wrote."""
 
     finished: Finished
     path: Path
@@ -46,7 +48,7 @@ class Trained:
     losses: NDArray[np.float64]
 
 
-def left_by(finished: Finished, runs: Path) -> Trained:
+def read_trained(finished: Finished, runs: Path) -> Trained:
     [path] = runs.glob("train-*")
     with (path / "loss.csv").open(newline="") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -58,7 +60,7 @@ def left_by(finished: Finished, runs: Path) -> Trained:
 def both(
     user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Trained, Trained]:
-    """Two commands at once, each with a cluster of its own: for a person, and for a program."""
+    """Two concurrent commands, each with its own cluster: one prints text, the other JSON."""
     directories = [tmp_path_factory.mktemp(name) for name in ("human", "program")]
     common = ("train", "--store", store, "--steps", STEPS, "--workers", 1)
     human = user.start(*common, cwd=directories[0])
@@ -70,8 +72,8 @@ def both(
     finished = [end(human), end(program)]
     assert [each.status for each in finished] == [0, 0], [each.err for each in finished]
     return (
-        left_by(finished[0], directories[0] / "runs"),
-        left_by(finished[1], directories[1] / "kept"),
+        read_trained(finished[0], directories[0] / "runs"),
+        read_trained(finished[1], directories[1] / "kept"),
     )
 
 
@@ -86,7 +88,7 @@ def program(both: tuple[Trained, Trained]) -> Trained:
 
 
 def read(dataset: Dataset, split: Split) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """All rows as the formulas have them: centred, with the 1 of the bias."""
+    """Return all rows (N, D + 1), centred and with a last column of ones, and their labels."""
     images, labels = dataset.read(split, 0, dataset.rows(split))
     return np.column_stack([images - dataset.mean, np.ones(len(labels))]), labels
 
@@ -101,7 +103,7 @@ def loss_in_numpy(
     return float(margins.sum(axis=1).mean() + reg * (W[:, :-1] ** 2).sum())
 
 
-def test_the_ingest_says_what_is_in_the_store(ingested: Finished, store: Path) -> None:
+def test_ingest_reports_the_content_of_the_store(ingested: Finished, store: Path) -> None:
     result = ingested.result
     assert ingested.status == 0
     assert result["status"] == "done"
@@ -113,17 +115,17 @@ def test_the_ingest_says_what_is_in_the_store(ingested: Finished, store: Path) -
     assert open_dataset(str(store)).fingerprint == result["data"]["fingerprint"]
 
 
-def test_standard_error_holds_the_dashboard_and_nothing_of_a_library(
+def test_standard_error_contains_only_the_dashboard_address(
     ingested: Finished, human: Trained, program: Trained
 ) -> None:
     for finished in (ingested, human.finished, program.finished):
         [line] = finished.err.splitlines()
         assert line.startswith("Dask dashboard: http://127.0.0.1:")
-    # two at once cannot have the same one
+    # two concurrent commands have different dashboards
     assert human.finished.err != program.finished.err
 
 
-def test_a_person_reads_the_numbers_of_the_record(human: Trained) -> None:
+def test_text_summary_matches_the_record(human: Trained) -> None:
     out, record = human.finished.out, human.record
     assert record["run"] == human.path.name
     said = dict(line.split(maxsplit=1) for line in out.splitlines())
@@ -138,7 +140,7 @@ def test_a_person_reads_the_numbers_of_the_record(human: Trained) -> None:
     assert max(map(len, out.splitlines())) < 140
 
 
-def test_json_is_one_object_and_the_record_is_the_same(program: Trained) -> None:
+def test_json_output_is_the_record(program: Trained) -> None:
     assert program.finished.result == program.record
     assert {
         *("run", "steps", "loss", "train_accuracy", "test_accuracy", "weights_sha256"),
@@ -166,7 +168,7 @@ def test_json_is_one_object_and_the_record_is_the_same(program: Trained) -> None
     assert program.record["steps_per_second"] > 0
 
 
-def test_a_run_leaves_weights_curve_and_picture(human: Trained, program: Trained) -> None:
+def test_run_writes_weights_loss_curve_and_figure(human: Trained, program: Trained) -> None:
     for run in (human, program):
         assert run.record["steps"] == STEPS
         assert run.W.shape == (10, 3073)
@@ -177,10 +179,10 @@ def test_a_run_leaves_weights_curve_and_picture(human: Trained, program: Trained
             assert picture.format == "PNG"
             colours = picture.convert("RGB").getcolors(2**24)
         assert colours is not None
-        assert len(colours) > 20  # axes, words and a curve, not a blank sheet
+        assert len(colours) > 20  # axes, text and a curve, so not a blank figure
 
 
-def test_the_numbers_are_those_of_the_formulas(
+def test_losses_and_accuracies_match_the_formulas(
     human: Trained, program: Trained, store: Path
 ) -> None:
     dataset = open_dataset(str(store))
@@ -190,16 +192,16 @@ def test_the_numbers_are_those_of_the_formulas(
             assert run.record[loss] == pytest.approx(loss_in_numpy(run.W, X, y, reg), rel=1e-5)
             accuracy = np.mean((X @ run.W.T).argmax(axis=1) == y)
             assert run.record[f"{split}_accuracy"] == pytest.approx(accuracy, abs=1e-9)
-    X, y = read(dataset, "test")  # and the formula above is the notes'
+    X, y = read(dataset, "test")  # the formula above agrees with the reference implementation
     expected = reference.loss(program.W.tolist(), X[:2].tolist(), y[:2].tolist(), reg=100.0)
     assert loss_in_numpy(program.W, X[:2], y[:2], 100.0) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_curve_begins_at_nine_and_falls_as_the_notes_step_does(
+def test_loss_curve_begins_at_nine_and_follows_gradient_descent(
     human: Trained, store: Path
 ) -> None:
     X, y = read(open_dataset(str(store)), "train")
-    assert human.losses[0] == 9.0  # from zeros every margin is delta
+    assert human.losses[0] == 9.0  # with zero weights every margin is delta, 1
     W = np.zeros((10, 3073))
     indicators = np.ones((len(y), 10))
     indicators[np.arange(len(y)), y] = -9
@@ -208,7 +210,7 @@ def test_the_curve_begins_at_nine_and_falls_as_the_notes_step_does(
     assert np.all(np.diff(human.losses) < 0)
 
 
-def test_info_says_what_a_store_holds(hinge: Command, store: Path) -> None:
+def test_info_describes_the_store(hinge: Command, store: Path) -> None:
     asked = hinge("info", "--store", store)
     assert (asked.status, asked.err) == (0, "")
     assert "600 + 120 images" in asked.out
@@ -223,7 +225,7 @@ def test_info_says_what_a_store_holds(hinge: Command, store: Path) -> None:
     assert list(store.parent.glob("train-*")) == []
 
 
-def test_an_ingest_again_finds_the_store_complete(
+def test_second_ingest_finds_the_store_complete(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
     given = ("ingest", "synthetic:600", "--store", store, "--scheduler", user.scheduler)
@@ -239,7 +241,7 @@ def test_an_ingest_again_finds_the_store_complete(
 
 
 @pytest.mark.parametrize("step_size", ["1e-2", pytest.param("1e300", marks=pytest.mark.slow)])
-def test_a_run_that_diverges_fails_and_its_record_says_so(
+def test_diverged_run_exits_with_status_1_and_is_recorded(
     user: User, hinge: Command, store: Path, step_size: str, tmp_path: Path
 ) -> None:
     given = ("train", "--store", store, "--steps", 30, "--scheduler", user.scheduler)
@@ -253,12 +255,12 @@ def test_a_run_that_diverges_fails_and_its_record_says_so(
     )
     for name in ("weights.npy", "loss.csv", "loss.png"):
         assert (path / name).stat().st_size > 0
-    shown = hinge("train", "--store", store, "--resume", path.name)  # its record, at once
+    shown = hinge("train", "--store", store, "--resume", path.name)  # prints the stored record
     assert (shown.status, shown.err) == (1, "")
     assert "diverged after" in shown.out
 
 
-def test_a_converged_run_is_done_early(user: User, hinge: Command, store: Path) -> None:
+def test_converged_run_stops_early(user: User, hinge: Command, store: Path) -> None:
     given = ("train", "--store", store, "--steps", 100, "--scheduler", user.scheduler, "--json")
     converged = hinge(*given, "--tolerance", "0.9")
     assert converged.status == 0, converged.err
@@ -266,7 +268,7 @@ def test_a_converged_run_is_done_early(user: User, hinge: Command, store: Path) 
     assert converged.result["steps"] < 30
 
 
-def test_placement_and_cluster_change_no_bit(
+def test_result_is_bit_identical_for_every_placement_and_cluster(
     user: User, hinge: Command, store: Path, program: Trained
 ) -> None:
     for placement in ("all-workers", "one-worker"):
@@ -282,10 +284,10 @@ def test_placement_and_cluster_change_no_bit(
         assert run.result["loss"] == program.record["loss"]
 
 
-def test_a_command_plans_its_run_once(
+def test_command_plans_its_run_once(
     user: User, hinge: Command, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also its first weights are drawn once."""
+    """The command also draws the initial weights once."""
     planned, plan = list[str](), RunKind.plan
     drawn, draw = list[int](), InitialWeights.weights
 
@@ -304,13 +306,13 @@ def test_a_command_plans_its_run_once(
     assert (planned, drawn) == (["train"], [7])
 
 
-def test_epochs_are_counted_in_steps(user: User, hinge: Command, store: Path) -> None:
+def test_epochs_are_converted_to_steps(user: User, hinge: Command, store: Path) -> None:
     run = hinge(
         *("train", "--store", store, "--epochs", 2, "--method", "minibatch"),
         *("--batch-size", 256, "--scheduler", user.scheduler, "--json"),
     )
     assert run.status == 0, run.err
-    assert run.result["steps"] == 6  # 600 images are two batches of 256 and one of 88
+    assert run.result["steps"] == 6  # an epoch is two batches of 256 images and one of 88
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_epochs_are_counted_in_steps(user: User, hinge: Command, store: Path) ->
         *(["search", kind, "--help"] for kind in ("random", "local")),
     ],
 )
-def test_help_imports_nothing_heavy(given: list[str]) -> None:
+def test_help_imports_no_heavy_packages(given: list[str]) -> None:
     shown = subprocess.run(
         [sys.executable, "-c", HELP, *given], capture_output=True, text=True, check=True
     )
@@ -331,14 +333,33 @@ def test_help_imports_nothing_heavy(given: list[str]) -> None:
     assert max(map(len, shown.stdout.splitlines())) <= 80
 
 
-def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
+@pytest.mark.parametrize("room", ["sweep", "train", "check"])
+def test_flow_is_imported_and_called_without_packages_that_it_does_not_need(room: str) -> None:
+    code = (
+        f"import sys\nfrom flows.{room}.flow import {room}_flow as flow\n"
+        "flow.serialize_parameters({'store': 'c.zarr', 'workers': 2})\n"
+        "print(sorted({'matplotlib', 'bokeh', 'fastapi', 'pooch'} & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
+def test_parameters_of_flow_runs_are_those_that_prefect_would_send() -> None:
+    for method in METHODS.values():
+        given: dict[str, Any] = {"store": "c.zarr", "parameters": method(), "workers": 0}
+        assert train_flow.serialize_parameters(given) == Flow.serialize_parameters(
+            train_flow, given
+        )
+
+
+def test_command_and_flow_have_the_same_defaults() -> None:
     options = command_group.commands["train"].make_context("train", ["--store", "any"]).params
     assert options["steps"] is None
     for method, kind in METHODS.items():
         fields = asdict(kind())
         assert fields.pop("method") == method
         assert fields.pop("steps") == defaults.STEPS[method]
-        if method == "smoothed":  # a person is asked to choose a regulariser
+        if method == "smoothed":  # the command requires the user to choose a regulariser
             assert (fields.pop("reg"), fields.pop("reg_bias")) == (1e3, True)
         assert {name: options[name] for name in fields} == fields
         if issubclass(kind, StepParameters):
@@ -349,7 +370,7 @@ def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
     assert defaults.STEPS.keys() == METHODS.keys()
 
 
-def test_help_of_train_names_every_option_of_the_issue(hinge: Command) -> None:
+def test_train_help_lists_every_option(hinge: Command) -> None:
     shown = subprocess.run(
         [sys.executable, "-c", HELP, "train", "--help"], capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""`hinge grid`: every trial is a run of its own, ranked and drawn; an interrupted grid resumes."""
+"""`hinge grid`: trials equal runs of `hinge train`, are ranked and drawn, and resume."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ OF_A_TRIAL = {
 
 @pytest.fixture
 def grid(user: User, hinge: Command, store: Path) -> Any:
-    """Train a grid on the small store."""
+    """Return a function that trains a grid on the small store."""
 
     def run(*given: object) -> Finished:
         scheduler = ("--scheduler", user.scheduler)
@@ -49,7 +49,7 @@ def grid(user: User, hinge: Command, store: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_every_trial_is_the_run_of_hinge_train(
+def test_every_trial_equals_a_run_of_hinge_train(
     grid: Any, user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
     finished = grid(*GIVEN, "--json")
@@ -59,7 +59,7 @@ def test_every_trial_is_the_run_of_hinge_train(
     assert len(trials) == 12
     assert all(trial.keys() == OF_A_TRIAL for trial in trials)
     some = {(trial["batch_size"], trial["step_size"]): trial for trial in trials}
-    assert len(some) == 6  # with one regulariser or the other
+    assert len(some) == 6  # each with one of the two regularisers
     for trial in some.values():
         method = ("gd",) if trial["batch_size"] == "all" else ("minibatch", "--batch-size", 32)
         alone = hinge(
@@ -80,7 +80,7 @@ def test_every_trial_is_the_run_of_hinge_train(
 
 
 def check_files(path: Path, result: dict[str, Any]) -> None:
-    """Compare the table, the best weights and the picture with the record."""
+    """Compare the table, the best weights and the figure with the record."""
     with (path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["weights_sha256"] for row in rows] == [
@@ -97,7 +97,7 @@ def check_files(path: Path, result: dict[str, Any]) -> None:
     assert len(colours) > 20
 
 
-def test_a_person_reads_a_line_per_trial_and_then_the_best(grid: Any, tmp_path: Path) -> None:
+def test_output_has_one_line_per_trial_and_the_best(grid: Any, tmp_path: Path) -> None:
     finished = grid(*GIVEN)
     assert finished.status == 0, finished.err
     [path] = (tmp_path / "runs").iterdir()
@@ -109,7 +109,7 @@ def test_a_person_reads_a_line_per_trial_and_then_the_best(grid: Any, tmp_path: 
     best = record["best"]
     assert (
         f"step size {best['step_size']:e}, batch size {best['batch_size']}, reg {best['reg']:g}: "
-        f"loss {best['loss']:f}, {best['test_accuracy']:.2%} of the test images"
+        f"loss {best['loss']:f}, test accuracy {best['test_accuracy']:.2%}"
     ) in lines
     assert sum("diverged at step" in line for line in lines) == 4
     header, *rows = finished.out.splitlines()
@@ -127,15 +127,15 @@ def test_a_person_reads_a_line_per_trial_and_then_the_best(grid: Any, tmp_path: 
     ]
     assert [row for row in rows if row.endswith(tuple("0123456789")) and "diverged at" in row]
     assert "12, of which 4 diverged" in finished.out
-    assert f"{best['test_accuracy']:.2%} of the test images" in finished.out
+    assert f"test accuracy {best['test_accuracy']:.2%}" in finished.out
     assert max(map(len, rows[:10])) < 100
 
 
 @pytest.mark.slow
-def test_a_grid_of_which_all_diverge_has_no_best(grid: Any, tmp_path: Path) -> None:
+def test_grid_whose_trials_all_diverge_has_no_best_trial(grid: Any, tmp_path: Path) -> None:
     finished = grid("--step-sizes", "1e-2,1e300", "--steps", 40)
     assert finished.status == 1, finished.err
-    assert "none: all diverged" in finished.out
+    assert "none; all trials diverged" in finished.out
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
     assert (record["status"], record["best"]) == ("diverged", None)
@@ -145,7 +145,7 @@ def test_a_grid_of_which_all_diverge_has_no_best(grid: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_best_weights_can_be_swept_at(
+def test_best_weights_can_be_used_by_sweep(
     grid: Any, user: User, hinge: Command, store: Path
 ) -> None:
     result = grid("--step-sizes", "1e-7", "--batch-sizes", 32, "--steps", 5, "--json").result
@@ -156,27 +156,28 @@ def test_the_best_weights_can_be_swept_at(
 
 
 @pytest.mark.slow
-def test_it_is_a_flow_run_with_a_task_per_group(
+def test_grid_creates_a_flow_run_with_one_task_per_group(
     grid: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
     result = grid(*GIVEN, "--json").result
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
-        assert (flow_run.name, flow_run.state.type) == ("grid on synthetic", "COMPLETED")
+        name = "grid 3 x 2 x 2 trials, 30 steps seed 3"
+        assert (flow_run.name, flow_run.state.type) == (name, "COMPLETED")
         groups = [f"batch size {size}, reg {reg}" for size in (32, "all") for reg in (0, 1000)]
         tasks = task_runs_of(client, flow_run, 5)
         assert tasks == dict.fromkeys([*groups, "save results"], "COMPLETED")
         shown = artifacts_of(client, flow_run)
-    assert shown.keys() == {"grid-trials", "grid-loss"}
+    assert shown.keys() == {f"grid-synthetic-{name}" for name in ("run", "trials", "loss")}
     assert all(result["run"] in artifact.description for artifact in shown.values())
-    rows = json.loads(shown["grid-trials"].data)
+    rows = json.loads(shown["grid-synthetic-trials"].data)
     assert [row["status"] for row in rows] == [trial["status"] for trial in result["trials"]]
     assert rows[0] == result["best"]
-    assert shown["grid-loss"].data.startswith("![")
+    assert shown["grid-synthetic-loss"].data.startswith("![")
 
 
 @pytest.mark.slow
-def test_a_flow_runs_without_a_command_as_from_a_schedule(
+def test_flow_with_json_parameters_matches_the_command(
     grid: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
     sent: Any = {"step_sizes": [1e-7], "batch_sizes": [32, "all"], "regs": [0], "steps": 3}
@@ -188,7 +189,7 @@ def test_a_flow_runs_without_a_command_as_from_a_schedule(
     assert typed["trials"] == list(plain(record.result.trials))
 
 
-# -- resumes
+# -- resuming
 
 
 LONG = ("--step-sizes", "1e-9,1e-8,1e-7,1e-6", "--batch-sizes", "16", "--steps", 2500)
@@ -198,7 +199,7 @@ LONG = ("--step-sizes", "1e-9,1e-8,1e-7,1e-6", "--batch-sizes", "16", "--steps",
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
 )
-def test_interrupted_it_leaves_nothing_running_and_resumes_to_the_same(
+def test_stopped_grid_ends_its_workers_and_resumes_to_the_same_result(
     user: User, grid: Any, store: Path, tmp_path: Path, how: signal.Signals
 ) -> None:
     given = ("grid", "--store", store, *LONG, "--workers", 2)
@@ -236,7 +237,7 @@ def test_interrupted_it_leaves_nothing_running_and_resumes_to_the_same(
 
 @pytest.fixture
 def interrupted(grid: Any, tmp_path: Path) -> Path:
-    """A grid that says it was interrupted after its last trial."""
+    """A grid whose record states that it was interrupted, although all trials have finished."""
     result = grid(*GIVEN, "--json").result
     run = RunDirectory(tmp_path / "runs" / result["run"])
     run.write_document(run.read_document() | {"status": "interrupted"})
@@ -244,17 +245,19 @@ def interrupted(grid: Any, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_grid_whose_trials_have_all_ended_takes_none_again(
+def test_resumed_grid_with_all_trials_finished_runs_none_again(
     grid: Any, interrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = json.loads((interrupted / "result.json").read_text())
-    monkeypatch.setattr("pipeline.training.grid.place_shards", None)  # no image is looked at
-    monkeypatch.setattr("flows.grid.flow.run_trials", lambda *_: iter_closable())
+    monkeypatch.setattr(
+        "pipeline.cluster.placement.place_shards", None
+    )  # loading images would fail
+    monkeypatch.setattr("flows.grid.flow.run_trials", lambda *_: no_outcomes())
     resumed = grid("--resume", interrupted.name, "--json")
     assert resumed.result["trials"] == before["trials"]
 
 
-def iter_closable() -> Any:
+def no_outcomes() -> Any:
     yield from ()
 
 
@@ -264,17 +267,18 @@ def iter_closable() -> Any:
     [
         (
             lambda path: path.write_bytes(b"no journal, but as long as one would be" * 99),
-            "no journal",
+            "not a journal",
         ),
         (lambda path: append(path, number=0), "another grid's trials"),
         (lambda path: append(path, trial="other", number=0), "another grid's trials"),
     ],
+    ids=["not a journal", "entry without a trial", "entry of another trial"],
 )
-def test_a_journal_that_no_grid_can_resume_from(
+def test_unusable_journals_are_rejected(
     grid: Any, interrupted: Path, damage: Any, words: str
 ) -> None:
     damage(interrupted / "journal.sqlite")
-    refused(grid("--resume", interrupted.name), interrupted.name, words, "start the run anew")
+    refused(grid("--resume", interrupted.name), interrupted.name, words, "start a new run")
 
 
 def append(path: Path, **entry: Any) -> None:
@@ -283,12 +287,12 @@ def append(path: Path, **entry: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_grid_is_not_mistaken_for_a_sweep(hinge: Command, store: Path, interrupted: Path) -> None:
+def test_sweep_rejects_a_run_of_grid(hinge: Command, store: Path, interrupted: Path) -> None:
     finished = hinge("sweep", "--store", store, "--resume", interrupted.name)
     refused(finished, "is not a run of `hinge sweep` but of `hinge grid`")
 
 
-def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
+def test_commands_and_flows_have_the_same_defaults() -> None:
     for command, parameters in (("grid", TrainingGrid()), ("sweep", Sweep())):
         options = command_group.commands[command].make_context(command, ["--store", "any"]).params
         fields = asdict(parameters)
@@ -314,14 +318,14 @@ def test_what_is_not_said_is_for_the_command_what_it_is_for_the_flow() -> None:
     ],
     ids=" ".join,
 )
-def test_what_is_wrong_from_the_start_is_said_at_once(
+def test_invalid_options_are_rejected_before_anything_starts(
     hinge: Command, store: Path, tmp_path: Path, given: list[str], words: list[str]
 ) -> None:
     refused(hinge("grid", "--store", store, *given), *words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_command_plans_its_run_once(grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_plans_its_run_once(grid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     planned, plan = list[str](), RunKind.plan
 
     def counted(kind: RunKind[Any, Any, Any], *given: Any, **options: Any) -> Any:

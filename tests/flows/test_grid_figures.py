@@ -1,4 +1,4 @@
-"""The picture of a grid: what is drawn where, and how runs that diverged are shown."""
+"""The figure of a grid: its panels, colours and labels, and how diverged runs are drawn."""
 
 import math
 from pathlib import Path
@@ -8,12 +8,15 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from flows.grid.figures import Curve, draw_loss_curves
+from flows.grid.curves import Curve
+from flows.grid.figures import draw_loss_curves
 from flows.style import running_mean
 from tests.flows.test_sweep_figures import words
 
 
-def test_curves_are_drawn_in_panels_and_named_once(tmp_path: Path, figures: list[Figure]) -> None:
+def test_curves_are_drawn_in_panels_and_labelled_once(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
     slow, fast = np.linspace(20, 19, 100), np.linspace(20, 5, 100)
     panels = {
         "a": [Curve("1e-9", slow, 50, False), Curve("1e-7", fast, 50, False)],
@@ -37,7 +40,7 @@ def test_curves_are_drawn_in_panels_and_named_once(tmp_path: Path, figures: list
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [2e3, 1e9, 1e300, math.inf, math.nan])
-def test_what_diverged_is_drawn_to_its_end_and_named(
+def test_diverged_run_is_drawn_to_its_end_and_labelled(
     tmp_path: Path, figures: list[Figure], last: float
 ) -> None:
     good, bad = np.full(100, 15.0), np.array([20.0, 300.0, last])
@@ -49,11 +52,11 @@ def test_what_diverged_is_drawn_to_its_end_and_named(
     assert np.asarray(cross.get_xydata())[0, 0] == 2
     assert cross.get_marker() == "x"
     assert to_hex(cross.get_color()) == to_hex(curve.get_color())
-    assert axes.get_ylim()[1] < 1e4  # or the other curve would be flat
+    assert axes.get_ylim()[1] < 1e4  # with higher limits the other curve would be flat
     assert [text.get_text() for text in axes.texts] == ["1e-3 diverged at step 2"]
 
 
-def test_a_running_mean_is_numpys(tmp_path: Path) -> None:
+def test_running_mean_matches_numpy(tmp_path: Path) -> None:
     losses = np.random.default_rng(0).normal(9, 1, 300)
     for window in (1, 7, 300, 400):
         expected = [losses[max(0, t + 1 - window) : t + 1].mean() for t in range(300)]

@@ -1,4 +1,8 @@
-"""`hinge landscape`: that every loss is the formula's, in directions that are drawn anew here."""
+"""`hinge landscape`, `hinge panels` and `hinge three-points`, from the command line.
+
+Losses are compared with the formula in NumPy. Random weights, directions and samples are drawn
+here independently of the project.
+"""
 
 import json
 import math
@@ -35,14 +39,14 @@ Floats = NDArray[np.float64]
 Data = tuple[Floats, NDArray[np.uint8]]
 
 WEIGHTS, EXAMPLES, DIRECTION = 1, 6, 8
-"""What a stream is for, in the key that it is drawn by."""
+"""The purposes of random streams, as numbers in their keys."""
 
 FILES = {"landscape.npz", "landscape.png", "result.json", ".lock"}
 
 
 @pytest.fixture
 def landscape(user: User, hinge: Command, store: Path) -> Any:
-    """Look at the small store's loss."""
+    """Return a function that runs `hinge landscape` on the small store."""
 
     def run(*given: object) -> Finished:
         finished = hinge("landscape", "--store", store, "--scheduler", user.scheduler, *given)
@@ -54,7 +58,7 @@ def landscape(user: User, hinge: Command, store: Path) -> Any:
 
 @pytest.fixture
 def panels(user: User, hinge: Command, store: Path) -> Any:
-    """Draw the panels of the small store."""
+    """Return a function that runs `hinge panels` on the small store."""
 
     def run(*given: object) -> Finished:
         finished = hinge("panels", "--store", store, "--scheduler", user.scheduler, *given)
@@ -66,29 +70,29 @@ def panels(user: User, hinge: Command, store: Path) -> Any:
 
 @pytest.fixture
 def data(store: Path) -> Data:
-    """All training images as the formulas have them, and their classes."""
+    """All centred training images with a column of ones, and their labels."""
     return read(open_dataset(str(store)), "train")
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """A stream as NumPy documents it."""
+    """Return the random stream of a seed, a purpose and a number, made with NumPy alone."""
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, number))
     return np.random.Generator(np.random.Philox(sequence))
 
 
 def normal(seed: int) -> Floats:
-    """The weights of `normal:1e-3`."""
+    """Return the weights of `normal:1e-3`."""
     return 1e-3 * generator(seed, WEIGHTS, 0).standard_normal((10, 3073))
 
 
 def direction(seed: int, number: int, W: Floats) -> Floats:
-    """The direction of an axis at random: as long as the weights are."""
+    """Return the direction of a random axis, which is as long as the weights."""
     drawn = generator(seed, DIRECTION, number).standard_normal((10, 3073))
     return np.asarray(drawn * np.sqrt((W**2).sum() / (drawn**2).sum()))
 
 
 def sampled(data: Data, number: int, seed: int) -> Data:
-    """The examples that `--examples NUMBER` names."""
+    """Return the examples that `--examples NUMBER` selects."""
     chosen = generator(seed, EXAMPLES, 0).choice(600, number, replace=False, shuffle=False)
     rows = sorted(chosen.tolist())
     return data[0][rows], data[1][rows]
@@ -99,10 +103,10 @@ def arrays_of(runs: Path, result: dict[str, Any]) -> dict[str, NDArray[Any]]:
         return dict(arrays)
 
 
-def on_a_plane(
+def assert_plane_losses(
     losses: Floats, a: Floats, b: Floats, weights: tuple[Floats, ...], data: Data, reg: float = 0.0
 ) -> None:
-    """Compare every loss with the formula's own, at the weights of that point."""
+    """Compare the loss at every point with the formula at the weights of that point."""
     W, U, V = weights
     assert losses.shape == (len(b), len(a))
     for (row, column), loss in np.ndenumerate(losses):
@@ -110,14 +114,14 @@ def on_a_plane(
         assert loss == pytest.approx(expected, rel=1e-9), (row, column)
 
 
-def on_a_line(
+def assert_line_losses(
     losses: Floats, a: Floats, weights: tuple[Floats, Floats], data: Data, reg: float = 0.0
 ) -> None:
-    on_a_plane(losses[None], a, np.zeros(1), (*weights, np.zeros((10, 3073))), data, reg)
+    assert_plane_losses(losses[None], a, np.zeros(1), (*weights, np.zeros((10, 3073))), data, reg)
 
 
 def margins_and_gains(weights: tuple[Floats, Floats], data: Data) -> tuple[Floats, Floats]:
-    """The margins of the wrong classes, and what a step of 1 adds to each."""
+    """Return the margins of the wrong classes, and the gain of each margin per unit step."""
     (X, y), parts = data, []
     wrong = np.arange(10) != y[:, None]
     for number, W in enumerate(weights):
@@ -126,12 +130,10 @@ def margins_and_gains(weights: tuple[Floats, Floats], data: Data) -> tuple[Float
     return parts[0], parts[1]
 
 
-# -- the numbers
+# Losses.
 
 
-def test_every_loss_over_a_plane_is_the_formulas(
-    landscape: Any, data: Data, tmp_path: Path
-) -> None:
+def test_plane_losses_match_numpy(landscape: Any, data: Data, tmp_path: Path) -> None:
     given = ("--points", 5, "--reg", "1e3", "--seed", 3, "--around", "uniform:1e-3")
     result = landscape("--json", *given, "--extent", 0.5).result
     [path] = (tmp_path / "runs").iterdir()
@@ -142,7 +144,7 @@ def test_every_loss_over_a_plane_is_the_formulas(
     assert arrays["a"].tolist() == arrays["b"].tolist() == [-0.5, -0.25, 0.0, 0.25, 0.5]
     W = uniform(3)
     U, V = (direction(3, number, W) for number in range(2))
-    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 1e3)
+    assert_plane_losses(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 1e3)
 
     assert (result["command"], result["status"]) == ("landscape", "done")
     assert (result["points"], result["examples"], result["seed"]) == (25, 600, 3)
@@ -156,18 +158,18 @@ def test_every_loss_over_a_plane_is_the_formulas(
     assert not {"breakpoints", "kinks", "path"} & result.keys()
 
 
-def test_the_formulas_tell_a_direction_from_another(data: Data) -> None:
-    """What the tests here compare with sees a thousandth of a direction, and another stream."""
+def test_comparison_with_numpy_detects_a_wrong_direction(data: Data) -> None:
+    """A direction that is wrong by 0.1 %, or that is from another stream, fails."""
     W, few = normal(0), (data[0][:20], data[1][:20])
     U, a = direction(0, 0, W), np.linspace(-1, 1, 3)
     losses = np.array([loss_in_numpy(W + step * U, *few) for step in a])
-    on_a_line(losses, a, (W, U), few)
+    assert_line_losses(losses, a, (W, U), few)
     for other in (1.001 * U, direction(0, 1, W), direction(1, 0, W)):
         with pytest.raises(AssertionError):
-            on_a_line(losses, a, (W, other), few)
+            assert_line_losses(losses, a, (W, other), few)
 
 
-def test_a_line_over_one_example_is_told_kink_by_kink(
+def test_line_over_one_example_reports_every_kink(
     landscape: Any, data: Data, tmp_path: Path
 ) -> None:
     result = landscape("--json", "--dims", 1, "--points", 7, "--examples", "first:1").result
@@ -175,7 +177,7 @@ def test_a_line_over_one_example_is_told_kink_by_kink(
     assert arrays.keys() == {"a", "loss", "breakpoints", "hinge_loss", "slopes"}
     W = normal(0)
     U, one = direction(0, 0, W), (data[0][:1], data[1][:1])
-    on_a_line(arrays["loss"], arrays["a"], (W, U), one)
+    assert_line_losses(arrays["loss"], arrays["a"], (W, U), one)
     lines = [*zip(*margins_and_gains((W, U), one), strict=True)]
     places = sorted(-m / d for m, d in lines if -1 < -m / d < 1)
     assert 2 <= len(places) == result["breakpoints"] == len(result["kinks"])
@@ -189,14 +191,14 @@ def test_a_line_over_one_example_is_told_kink_by_kink(
     assert arrays["breakpoints"].tolist()[1:-1] == [kink["a"] for kink in result["kinks"]]
 
 
-def test_a_line_over_all_images_is_convex_and_known_whole(
+def test_line_over_all_images_is_convex_and_exact(
     landscape: Any, data: Data, tmp_path: Path
 ) -> None:
     result = landscape("--json", "--dims", 1, "--points", 7, "--reg", "1e3", "--seed", 5).result
     arrays = arrays_of(tmp_path / "runs", result)
     W = normal(5)
     weights = W, direction(5, 0, W)
-    on_a_line(arrays["loss"], arrays["a"], weights, data, 1e3)
+    assert_line_losses(arrays["loss"], arrays["a"], weights, data, 1e3)
     margins, gains = margins_and_gains(weights, data)
     places = -margins / gains
     assert result["breakpoints"] == np.count_nonzero((places > -1) & (places <= 1)) > 1000
@@ -208,7 +210,7 @@ def test_a_line_over_all_images_is_convex_and_known_whole(
     assert (np.diff(arrays["slopes"]) >= 0).all()
     assert result["slopes_rise"] is True
     assert result["max_difference"] < 1e-12
-    assert result["kinks"] == []  # they are too many to be read
+    assert result["kinks"] == []  # too many to record
     where, lowest = result["exact_minimum"]["a"], result["exact_minimum"]["hinge_loss"]
     assert lowest == pytest.approx(loss_in_numpy(W + where * weights[1], *data), rel=1e-9)
     assert lowest == arrays["hinge_loss"].min()
@@ -216,32 +218,30 @@ def test_a_line_over_all_images_is_convex_and_known_whole(
         assert lowest <= loss_in_numpy(W + at * weights[1], *data) * (1 + 1e-12)
 
 
-def by_hand(slopes: list[float], losses: list[float], regulariser: float = 0.0) -> LineResult:
-    """The result of a line whose hinge loss is 2, 1 and 2 at -1, 0 and 1."""
+def line_result(slopes: list[float], losses: list[float], regulariser: float = 0.0) -> LineResult:
+    """Return the result of a line whose exact hinge loss is 2, 1 and 2 at -1, 0 and 1."""
     function = PiecewiseLinear(
         np.array([-1.0, 0.0, 1.0]), np.array([2.0, 1.0, 2.0]), np.array(slopes)
     )
     W = np.zeros((10, 3073))
-    axis = Axis(W + 1, "by hand", -1.0, 1.0, 3)
+    axis = Axis(W + 1, "hand-worked", -1.0, 1.0, 3)
     line = LineSlice(axis, np.array(losses), np.full(3, regulariser), function, 1, {})
     return summarise_line(line, W)
 
 
-def test_a_slope_that_falls_and_a_point_that_is_off_are_in_the_result() -> None:
-    good = by_hand([-1.0, 1.0], [2.0, 1.0, 2.0])
+def test_result_reports_falling_slopes_and_inexact_points() -> None:
+    good = line_result([-1.0, 1.0], [2.0, 1.0, 2.0])
     assert (good.slopes_rise, good.max_difference) == (True, 0.0)
     assert good.kinks == (Kink(a=0.0, hinge_loss=1.0, slope_after=1.0),)
     assert (good.minimum_at, good.exact_minimum) == ((0.0,), ExactMinimum(a=0.0, hinge_loss=1.0))
-    assert by_hand([1.0, -1.0], [2.0, 1.0, 2.0]).slopes_rise is False
-    assert by_hand([-1.0, 1.0], [2.0, 1.5, 2.0]).max_difference == 0.5 / 1.5
-    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=3.0).max_difference == 0.0
-    assert by_hand([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0).max_difference > 0.3
+    assert line_result([1.0, -1.0], [2.0, 1.0, 2.0]).slopes_rise is False
+    assert line_result([-1.0, 1.0], [2.0, 1.5, 2.0]).max_difference == 0.5 / 1.5
+    assert line_result([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=3.0).max_difference == 0.0
+    assert line_result([-1.0, 1.0], [5.0, 4.0, 5.0], regulariser=2.0).max_difference > 0.3
 
 
 @pytest.mark.slow
-def test_the_gradients_axis_leads_to_the_lowest_loss_along_it(
-    landscape: Any, data: Data, tmp_path: Path
-) -> None:
+def test_gradient_axis_has_its_lowest_loss_at_1(landscape: Any, data: Data, tmp_path: Path) -> None:
     given = ("--directions", "gradient", "--points", 5, "--examples", 40, "--reg", 100)
     result = landscape("--json", *given).result
     arrays = arrays_of(tmp_path / "runs", result)
@@ -251,18 +251,20 @@ def test_the_gradients_axis_leads_to_the_lowest_loss_along_it(
     W, some = normal(0), sampled(data, 40, 0)
     gradient = gradient_in_numpy(W, *some, 100)
     U = -gradient * result["axes"][0]["length"] / np.sqrt((gradient**2).sum())
-    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, direction(0, 1, W)), some, 100)
+    assert_plane_losses(
+        arrays["loss"], arrays["a"], arrays["b"], (W, U, direction(0, 1, W)), some, 100
+    )
     lowest = loss_in_numpy(W + U, *some, 100)
     for near in (0.0, 0.9999, 1.0001, 2.0):
         assert loss_in_numpy(W + near * U, *some, 100) > lowest
 
 
-# -- runs
+# Axes and paths of runs.
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Two training runs that have ended, scored in float64."""
+    """Two finished training runs with float64 scores."""
 
     runs: Path
     gd: dict[str, Any]
@@ -293,7 +295,7 @@ def trained(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.slow
-def test_a_runs_axis_leads_to_its_weights(
+def test_run_axis_has_the_weights_of_the_run_at_1(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
     run = trained.path(trained.batches)
@@ -301,18 +303,18 @@ def test_a_runs_axis_leads_to_its_weights(
     result = landscape("--json", *given).result
     arrays = arrays_of(tmp_path / "runs", result)
     assert arrays["a"].tolist() == [-1.5, -1, -0.5, 0, 0.5, 1, 1.5]
-    assert arrays["loss"][3] == 9.0  # at weights of 0 all nine wrong classes cost 1
+    assert arrays["loss"][3] == 9.0  # at zero weights each of nine wrong classes adds 1
     assert arrays["loss"][5] == pytest.approx(trained.batches["loss"], rel=1e-12)
     assert run.name in result["axes"][0]["label"]
     weights = np.zeros((10, 3073)), trained.weights(trained.batches)
-    on_a_line(arrays["loss"], arrays["a"], weights, data, 20)
+    assert_line_losses(arrays["loss"], arrays["a"], weights, data, 20)
 
 
 @pytest.mark.slow
-def test_the_plane_of_two_runs_around_a_third(
+def test_plane_of_two_runs_around_a_third_matches_numpy(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
-    """The runs are named as they are in `--runs`, and the middle has a run's weights, too."""
+    """The directions and the middle are given as names of runs in `--runs`."""
     runs, W = tmp_path / "runs", normal(8)
     runs.mkdir()
     for record in (trained.gd, trained.batches):
@@ -325,12 +327,12 @@ def test_the_plane_of_two_runs_around_a_third(
     result = landscape("--json", *given, "--reg", 20).result
     arrays = arrays_of(runs, result)
     U, V = (trained.weights(record) - W for record in (trained.gd, trained.batches))
-    on_a_plane(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 20)
+    assert_plane_losses(arrays["loss"], arrays["a"], arrays["b"], (W, U, V), data, 20)
     assert arrays["loss"][2, 1] == pytest.approx(trained.batches["loss"], rel=1e-12)
 
 
 def descent_in_numpy(data: Data) -> Floats:
-    """The weights (7, 10, 3073) that the run of `GD` goes through."""
+    """Return the weights (7, 10, 3073) on the path of the run `GD`."""
     path = [normal(0)]
     for _ in range(6):
         gradient = gradient_in_numpy(path[-1], *data, 50)
@@ -340,7 +342,7 @@ def descent_in_numpy(data: Data) -> Floats:
 
 
 @pytest.mark.slow
-def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
+def test_path_of_a_run_matches_gradient_descent_in_numpy(
     landscape: Any, trained: Trained, data: Data, tmp_path: Path
 ) -> None:
     given = ("--json", "--path", trained.path(trained.gd), "--points", 5)
@@ -351,7 +353,8 @@ def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
     away = (weights - W).reshape(7, -1)
     squares, turns = np.linalg.eigh(away @ away.T)
     sizes, turns = np.sqrt(squares[:-3:-1]), turns[:, :-3:-1]
-    U, V = ((away.T @ turns) / sizes).T * -np.sign(turns[:1].T)  # where it starts is below 0
+    # The path starts at negative coordinates.
+    U, V = ((away.T @ turns) / sizes).T * -np.sign(turns[:1].T)
     coordinates = away @ np.transpose([U, V])
     np.testing.assert_allclose(arrays["path"], coordinates, rtol=1e-6, atol=1e-6 * sizes[1])
     assert arrays["path"][-1].tolist() == [0, 0]
@@ -380,7 +383,7 @@ def test_the_path_of_a_run_is_seen_from_its_end_over_its_own_loss(
 
 
 @pytest.mark.slow
-def test_a_path_that_leads_elsewhere_than_the_run_came_to(
+def test_path_that_ends_at_other_weights_fails(
     user: User, hinge: Command, store: Path, trained: Trained, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "train-elsewhere"
@@ -388,14 +391,14 @@ def test_a_path_that_leads_elsewhere_than_the_run_came_to(
     RunDirectory(run).write_document(trained.gd | {"weights_sha256": "0" * 64})
     RunDirectory(run).write_weights(np.zeros((10, 3073)))
     given = ("landscape", "--store", store, "--scheduler", user.scheduler, "--points", 3)
-    late(hinge(*given, "--path", run.name), "train-elsewhere cannot be taken again")
+    late(hinge(*given, "--path", run.name), "train-elsewhere cannot be repeated")
 
 
-# -- the notes' pictures
+# The notes' figures.
 
 
 @pytest.mark.slow
-def test_the_panels_are_four_slices_of_the_formula(panels: Any, data: Data, tmp_path: Path) -> None:
+def test_panel_losses_match_numpy(panels: Any, data: Data, tmp_path: Path) -> None:
     result = panels("--json", "--points", 3, "--seed", 2).result
     [path] = (tmp_path / "runs").iterdir()
     assert left(path) == {"panels.npz", "panels.png", "result.json", ".lock"}
@@ -409,7 +412,9 @@ def test_the_panels_are_four_slices_of_the_formula(panels: Any, data: Data, tmp_
     assert arrays["a"].tolist() == a.tolist()
     for name, number in examples.items():
         losses = arrays[name.replace(" ", "_")]
-        on_a_plane(losses, a, a, weights, data if number == 600 else sampled(data, number, 2))
+        assert_plane_losses(
+            losses, a, a, weights, data if number == 600 else sampled(data, number, 2)
+        )
         plane = result["planes"][name]
         assert (plane["minimum"], plane["maximum"]) == (losses.min(), losses.max())
         assert (plane["examples"], plane["points"]) == (number, 9)
@@ -418,7 +423,7 @@ def test_the_panels_are_four_slices_of_the_formula(panels: Any, data: Data, tmp_
 
 
 def three_losses(w0: float) -> list[float]:
-    """The notes' three losses, and their mean, at weights w_0, 0.5 and -0.25."""
+    """Return the notes' three losses, and their mean, at weights w_0, 0.5 and -0.25."""
     x, w = [2.0, -1.0, 4.0], [w0, 0.5, -0.25]
     losses = []
     for i in range(3):
@@ -430,7 +435,9 @@ def three_losses(w0: float) -> list[float]:
     return [*losses, sum(losses) / 3]
 
 
-def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Path) -> None:
+def test_three_points_match_hand_worked_kinks_without_a_store(
+    hinge: Command, tmp_path: Path
+) -> None:
     finished = hinge("three-points", "--json")
     assert (finished.status, finished.err) == (0, "")
     result = finished.result
@@ -441,7 +448,7 @@ def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Pat
     assert json.loads((path / "result.json").read_text()) == result
     assert (result["points"], result["weights"]) == ([2.0, -1.0, 4.0], [0.0, 0.5, -0.25])
     # x_0 = 2:  w_1 x_0 - w_0 x_0 + 1 = 2 - 2 w_0, w_2 x_0 - w_0 x_0 + 1 = 0.5 - 2 w_0
-    # x_1 = -1: -w_0 + 1.5, and 1.75 all along;   x_2 = 4: 4 w_0 + 2, and 4 all along
+    # x_1 = -1: -w_0 + 1.5, and the constant 1.75;   x_2 = 4: 4 w_0 + 2, and the constant 4
     kinks = [[0.25, 1.0], [1.5], [-0.5], [-0.5, 0.25, 1.0, 1.5]]
     slopes = [[-2.0, 0.0], [0.0], [4.0], [-1 / 3, 1 / 3, 1.0, 4 / 3]]
     lowest = [(0.0, 1.0), (1.75, 1.5), (4.0, -2.0), (11.5 / 3, 0.25)]
@@ -458,10 +465,10 @@ def test_three_points_need_no_store_and_no_cluster(hinge: Command, tmp_path: Pat
         assert picture.size == (1200, 630)
 
 
-# -- what is printed, and resuming
+# Output, resuming and flow runs.
 
 
-def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_path: Path) -> None:
+def test_line_output_states_extremes_and_every_kink(landscape: Any, tmp_path: Path) -> None:
     finished = landscape("--dims", 1, "--points", 7, "--examples", 1)
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
@@ -470,14 +477,14 @@ def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_pa
     for line, kink in zip(kinks, record["kinks"], strict=True):
         assert line.startswith(f"kink at a = {kink['a']:+.6f}: loss {kink['hinge_loss']:.6f}, ")
         assert line.endswith(f"{kink['slope_after']:+.6f}")
-    words = {line[:8].strip(): line[8:].strip() for line in said}
+    words = dict(line.split(maxsplit=1) for line in said)
     assert words["run"] == record["run"] == path.name
-    assert words["a"] == "-1 to 1, at random (1 is as long as the weights)"
+    assert words["a"] == "-1 to 1, random direction (a step of 1 is as long as the weights)"
     assert words["loss"].startswith(f"lowest {record['minimum']:.6f} at ")
     assert f"highest {record['maximum']:.6f}" in words["loss"]
-    assert words["exactly"].startswith(f"{record['breakpoints']} breakpoints; the slope rises ")
+    assert words["exact"].startswith(f"{record['breakpoints']} breakpoints; the slope rises ")
     for name in ("landscape.png", "landscape.npz", "result.json"):
-        assert name in words["look at"]
+        assert name in words["files"]
         assert (path / name).stat().st_size > 500
     [line] = finished.err.splitlines()
     assert line.startswith("Dask dashboard: ")
@@ -491,7 +498,7 @@ def test_a_person_reads_where_it_is_lowest_and_every_kink(landscape: Any, tmp_pa
         (["panels"], "panels_flow", "line", lambda data: sampled(data, 1, 4)),
     ],
 )
-def test_an_interrupted_slice_says_how_to_resume_it(
+def test_interrupted_slice_prints_the_command_that_resumes_it(
     user: User,
     hinge: Command,
     store: Path,
@@ -524,14 +531,14 @@ def test_an_interrupted_slice_says_how_to_resume_it(
     assert resumed.result["status"] == "done"
     W, arrays = normal(4), arrays_of(tmp_path / "runs", resumed.result)
     assert arrays["a"].tolist() == [-1, 0, 1]
-    on_a_line(arrays[name], arrays["a"], (W, direction(4, 0, W)), examples(data))
-    again = hinge(*typed, "--json")  # it has ended: no cluster is started
+    assert_line_losses(arrays[name], arrays["a"], (W, direction(4, 0, W)), examples(data))
+    again = hinge(*typed, "--json")  # the run is finished, so no cluster is started
     assert (again.status, again.err) == (0, "")
     assert again.result == resumed.result
 
 
 @pytest.mark.parametrize("command", ["landscape", "panels"])
-def test_a_command_plans_its_run_once(
+def test_command_plans_its_run_once(
     user: User, hinge: Command, store: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     planned, plan = list[str](), RunKind.plan
@@ -551,29 +558,44 @@ def test_a_command_plans_its_run_once(
 
 
 @pytest.mark.slow
-def test_a_slice_is_a_flow_run_with_its_tasks_a_table_and_a_picture(
+def test_slice_is_a_flow_run_with_tasks_table_and_figure(
     landscape: Any, user: User, tmp_path: Path
 ) -> None:
     result = landscape("--json", "--points", 3).result
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
-        assert (flow_run.name, flow_run.state.type) == ("landscape on synthetic", "COMPLETED")
+        name = "landscape 2d random around normal:1e-3 seed 0"
+        assert (flow_run.name, flow_run.state.type) == (name, "COMPLETED")
         tasks = ["directions", "plane", "save results"]
         assert task_runs_of(client, flow_run, 3) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
-    assert shown.keys() == {"landscape", "landscape-loss"}
+    assert shown.keys() == {f"landscape-2-synthetic-{name}" for name in ("run", "result", "loss")}
     assert all(result["run"] in artifact.description for artifact in shown.values())
-    table = {row["result"]: row["value"] for row in json.loads(shown["landscape"].data)}
+    table = {
+        row["result"]: row["value"]
+        for row in json.loads(shown["landscape-2-synthetic-result"].data)
+    }
     assert (table["points"], table["minimum"]) == (9, result["minimum"])
-    assert shown["landscape-loss"].data.startswith("![")
+    assert shown["landscape-2-synthetic-loss"].data.startswith("![")
 
 
-# -- what is refused
+# Refusals and failures.
 
 
 @pytest.fixture
 def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Runs to be named: of this data and of other, ended and not, with weights and without."""
+    """A directory with the runs that the tested options name. Most of them are unusable.
+
+    * train-kept: usable
+    * train-shape: weights of another shape
+    * train-begun: not finished, without weights
+    * train-foreign: on other data
+    * train-old: parameters that cannot be read
+    * search-best: a run of another command
+    * train-short: one step of gradient descent
+    * train-brief: at most one iteration of L-BFGS
+    * panels-old: an interrupted run of an earlier version's panels command
+    """
     monkeypatch.chdir(tmp_path)
     runs, data = tmp_path / "runs", plain(open_dataset(str(store)).summary())
     header = {
@@ -644,7 +666,7 @@ def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("landscape --store STORE --directions train-kept, ", ["2 of these"]),
         (
             "landscape --store STORE --around train-kept --directions train-kept,random",
-            ["the weights that are"],
+            ["the same weights as the middle"],
         ),
         ("landscape --store STORE --dims 1 --directions random,gradient", ["1 of these"]),
         ("landscape --store STORE --reg -1", ["regulariser", "-1"]),
@@ -696,7 +718,7 @@ def kept(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=str,
 )
-def test_what_is_wrong_in_what_is_typed(
+def test_invalid_options_are_refused_and_change_nothing(
     hinge: Command, store: Path, kept: Path, given: str, words: list[str]
 ) -> None:
     runs = {name: left(kept / name) for name in left(kept)}
@@ -722,7 +744,7 @@ def test_what_is_wrong_in_what_is_typed(
         ),
     ],
 )
-def test_what_comes_out_on_the_way_is_one_line(
+def test_failure_during_a_run_prints_one_line(
     user: User, hinge: Command, store: Path, kept: Path, given: list[object], words: str
 ) -> None:
     before = left(kept)
@@ -737,12 +759,15 @@ def test_what_comes_out_on_the_way_is_one_line(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        # a value out of bounds
         (lambda record: record["parameters"].update(points=1), ["points"]),
+        # a missing parameter
         (lambda record: record["parameters"].pop("dims"), ["dims"]),
+        # a value that JSON cannot represent
         (lambda record: record["parameters"].update(extent=math.inf), ["parameters"]),
     ],
 )
-def test_a_record_that_no_slice_can_be_resumed_from(
+def test_damaged_record_cannot_be_resumed(
     hinge: Command,
     store: Path,
     kept: Path,

@@ -1,4 +1,4 @@
-"""The pictures of slices of the loss: what is drawn where, and of losses of any kind."""
+"""Figures of slices of the loss: their contents, and extreme losses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +29,12 @@ def axis(label: str, low: float, high: float, points: int) -> Axis:
 
 
 def line_of(kinks: int, points: int = 5, scale: float = 1.0) -> LineSlice:
-    """A line by hand from -1 to 1, whose slope rises by 1 at every kink."""
+    """Return a line from -1 to 1 whose slope rises by `scale` at every kink."""
     positions = np.linspace(-1, 1, kinks + 2)
     slopes = scale * (np.arange(kinks + 1.0) - kinks / 2)
     values = 3 * scale + np.concatenate([[0.0], np.cumsum(slopes * np.diff(positions))])
     function = PiecewiseLinear(positions, values - min(0.0, values.min()), slopes)
-    along = axis("by hand", -1, 1, points)
+    along = axis("hand-worked", -1, 1, points)
     losses = function(along.steps)
     return LineSlice(along, losses, np.zeros(points), function, 1, {})
 
@@ -47,12 +47,12 @@ def plane_of(losses: Floats, reg: float = 0.0) -> PlaneSlice:
 
 
 def bowl(rows: int = 7, columns: int = 5) -> Floats:
-    """Lowest, 2, in row 4 and column 1."""
+    """Return losses whose minimum, 2, is in row 4 and column 1."""
     up, across = np.arange(rows) - 4.0, np.arange(columns) - 1.0
     return np.asarray(2.0 + up[:, None] ** 2 + across**2)
 
 
-def size(path: Path) -> tuple[int, int]:
+def png_size(path: Path) -> tuple[int, int]:
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         colours = picture.convert("RGB").getcolors(2**24)
@@ -75,81 +75,83 @@ def heat_of(axes: Axes) -> Any:
     return heat
 
 
-# -- lines
+# Lines.
 
 
-def test_a_line_is_drawn_with_its_kinks_and_its_slope(
+def test_line_figure_shows_loss_kinks_points_and_slope(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     found = line_of(3)
     draw_line(tmp_path / "l.png", found, title="a run")
-    assert size(tmp_path / "l.png") == (1050, 840)
+    assert png_size(tmp_path / "l.png") == (1050, 840)
     [figure] = figures
     above, below = figure.axes
     lines = drawn(above)
-    assert words(figure) == ["exactly, 3 breakpoints", "kinks", "evaluated points (5)"]
+    assert words(figure) == ["exact, 3 breakpoints", "kinks", "evaluated points (5)"]
     assert list(lines) == words(figure)
     assert points(lines["kinks"]) == [[-0.5, 2.25], [0.0, 2.0], [0.5, 2.25]]
     assert to_hex(lines["kinks"].get_color()) == ORANGE
-    whole = points(lines["exactly, 3 breakpoints"])
+    whole = points(lines["exact, 3 breakpoints"])
     assert whole == [[-1, 3], [-0.5, 2.25], [0, 2], [0.5, 2.25], [1, 3]]
     assert points(lines["evaluated points (5)"]) == whole
     [slope] = below.lines
     assert points(slope) == [[-1, -1.5], [-0.5, -0.5], [0, 0.5], [0.5, 1.5], [1, 1.5]]
     assert (slope.get_drawstyle(), to_hex(slope.get_color())) == ("steps-post", BLUE)
     assert (above.get_ylabel(), below.get_ylabel()) == ("loss (mean hinge)", "slope")
-    assert below.get_xlabel() == "a, by hand"
+    assert below.get_xlabel() == "a, hand-worked"
 
 
 @pytest.mark.slow
-def test_of_many_points_some_are_shown_and_of_many_kinks_none(
+def test_line_figure_thins_many_points_and_omits_many_kinks(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     draw_line(tmp_path / "l.png", line_of(50, points=101), title="a run")
     draw_line(tmp_path / "m.png", line_of(1234, points=26), title="a run")
     few, many = figures
     assert words(few) == [
-        "exactly, 50 breakpoints",
+        "exact, 50 breakpoints",
         "kinks",
         "evaluated points (every 4th of 101)",
     ]
     assert len(points(few.axes[0].lines[1])) == 50
     assert len(points(few.axes[0].lines[2])) == 26
-    assert words(many) == ["exactly, 1,234 breakpoints", "evaluated points (26)"]
+    assert words(many) == ["exact, 1,234 breakpoints", "evaluated points (26)"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-300, 1.0, 1e15, 1e300])
 @pytest.mark.parametrize(("kinks", "number"), [(0, 2), (1, 2), (1, 51)])
-def test_any_line_can_be_drawn(
+def test_extreme_lines_can_be_drawn(
     tmp_path: Path, figures: list[Figure], scale: float, kinks: int, number: int
 ) -> None:
     draw_line(tmp_path / "l.png", line_of(kinks, number, scale), title="a run")
-    assert size(tmp_path / "l.png") == (1050, 840)
+    assert png_size(tmp_path / "l.png") == (1050, 840)
     said = words(figures[0])
-    assert said[0] == f"exactly, {kinks} breakpoints"
+    assert said[0] == f"exact, {kinks} breakpoints"
     assert ("kinks" in said) == (kinks > 0)
 
 
-# -- planes
+# Planes.
 
 
-def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Figure]) -> None:
+def test_plane_figure_shows_losses_and_the_lowest_point(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
     draw_plane(tmp_path / "p.png", plane_of(bowl()), None, title="a run")
-    assert size(tmp_path / "p.png") == (1050, 900)
+    assert png_size(tmp_path / "p.png") == (1050, 900)
     [figure] = figures
     axes, scale = figure.axes
     heat = heat_of(axes)
     np.testing.assert_array_equal(heat.get_array(), bowl())
     assert heat.origin == "lower"
-    assert heat.get_extent() == pytest.approx((-1.25, 1.25, -2.5, 32.5))  # pixels' edges
+    assert heat.get_extent() == pytest.approx((-1.25, 1.25, -2.5, 32.5))  # edges of pixels
     assert isinstance(heat.norm, Normalize)
     assert (heat.norm.vmin, heat.norm.vmax) == (2.0, bowl().max())
     low, high = (heat.cmap(heat.norm(value)) for value in (2.0, bowl().max()))
     assert low[2] > low[0] + 0.3  # blue
     assert high[0] > high[2] + 0.3  # red
     assert [points(line) for line in axes.lines] == [[[-0.5, 20.0]]]
-    assert words(figure) == ["lowest of the points: 2"]
+    assert words(figure) == ["lowest point: 2"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("a, across", "b, up")
     assert axes.get_title() == "a run"
     assert scale.get_ylabel() == "loss (mean hinge)"
@@ -158,22 +160,22 @@ def test_a_plane_is_drawn_with_its_lowest_point(tmp_path: Path, figures: list[Fi
 @pytest.mark.parametrize(
     ("a", "b", "shown"),
     [
-        (("one", 1.5), ("another", 1.5), [[1.0, 0.0], [0.0, 1.0]]),
-        (("one", 1.0), (None, 1.5), [[1.0, 0.0]]),
+        (("one", 1.5), ("another", 1.5), [[1.0, 0.0], [0.0, 1.0]]),  # two runs, both in the plane
+        (("one", 1.0), (None, 1.5), [[1.0, 0.0]]),  # a run on the edge, and no other
         ((None, 1.5), ("another", 1.5), [[0.0, 1.0]]),
-        (("one", 0.9), ("another", 1.5), [[0.0, 1.0]]),
-        (("one", 0.9), ("another", 0.9), []),
-        ((None, 1.5), (None, 1.5), []),
+        (("one", 0.9), ("another", 1.5), [[0.0, 1.0]]),  # the first run is outside
+        (("one", 0.9), ("another", 0.9), []),  # both runs are outside
+        ((None, 1.5), (None, 1.5), []),  # no runs
     ],
 )
-def test_the_runs_that_axes_lead_to_are_marked_where_they_are_seen(
+def test_plane_figure_marks_runs_within_its_bounds(
     tmp_path: Path,
     figures: list[Figure],
     a: tuple[str | None, float],
     b: tuple[str | None, float],
     shown: list[list[float]],
 ) -> None:
-    axes = [Axis(np.ones((1, 2)), "to it", -reach, reach, 5, run) for run, reach in (a, b)]
+    axes = [Axis(np.ones((1, 2)), "towards a run", -reach, reach, 5, run) for run, reach in (a, b)]
     plane = replace(plane_of(bowl(5, 5), reg=2.0), axes=(axes[0], axes[1]))
     draw_plane(tmp_path / "p.png", plane, None, title="a run")
     [figure] = figures
@@ -184,8 +186,8 @@ def test_the_runs_that_axes_lead_to_are_marked_where_they_are_seen(
     assert figure.axes[1].get_ylabel() == "loss (mean hinge + regulariser)"
 
 
-def test_the_picture_is_blue_where_the_loss_is_low(tmp_path: Path) -> None:
-    """By its pixels: row 4 and column 1 of the bowl, not of the bowl upside down."""
+def test_low_losses_are_blue_and_high_losses_red(tmp_path: Path) -> None:
+    """Check the pixels of the figure, which also shows that it is not upside down."""
     draw_plane(tmp_path / "p.png", plane_of(100 * bowl(21, 21)), None, title="a run")
     with Image.open(tmp_path / "p.png") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -195,16 +197,16 @@ def test_the_picture_is_blue_where_the_loss_is_low(tmp_path: Path) -> None:
     assert red[-150:, :150].mean() < 0
 
 
-def test_where_many_points_are_lowest_it_is_said(tmp_path: Path, figures: list[Figure]) -> None:
+def test_label_counts_points_that_are_equally_low(tmp_path: Path, figures: list[Figure]) -> None:
     losses = bowl()
     losses[:3] = 1.5
     draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
-    assert words(figures[0]) == ["lowest of the points: 1.5, and 14 more"]
+    assert words(figures[0]) == ["lowest point: 1.5 (14 others equal)"]
     assert points(figures[0].axes[0].lines[0]) == [[-1.0, 0.0]]
 
 
 @pytest.mark.slow
-def test_losses_of_several_magnitudes_have_a_logarithmic_scale(
+def test_colour_scale_is_logarithmic_above_a_ratio_of_30(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     for name, highest in ("p", 59.0), ("q", 61.0):
@@ -216,61 +218,59 @@ def test_losses_of_several_magnitudes_have_a_logarithmic_scale(
     assert isinstance(logarithmic, LogNorm)
 
 
-def test_a_runs_path_is_drawn_to_its_end(tmp_path: Path, figures: list[Figure]) -> None:
+def test_plane_figure_shows_the_path_of_a_run(tmp_path: Path, figures: list[Figure]) -> None:
     path = np.array([[-1.0, 20.0], [-0.5, 30.0], [0.0, 0.0]])
     draw_plane(tmp_path / "p.png", plane_of(bowl()), path, title="a run")
     lines = drawn(figures[0].axes[0])
-    assert points(lines["the run"]) == path.tolist()
-    assert points(lines["its start"]) == [[-1.0, 20.0]]
-    assert points(lines["its end"]) == [[0.0, 0.0]]
-    assert words(figures[0]) == ["lowest of the points: 2", "the run", "its start", "its end"]
+    assert points(lines["path of the run"]) == path.tolist()
+    assert points(lines["start"]) == [[-1.0, 20.0]]
+    assert points(lines["end"]) == [[0.0, 0.0]]
+    assert words(figures[0]) == ["lowest point: 2", "path of the run", "start", "end"]
 
 
 @pytest.mark.parametrize(
     "losses",
     [
-        pytest.param(np.full((5, 5), 9.0), id="nines"),
+        pytest.param(np.full((5, 5), 9.0), id="constant"),
         pytest.param(bowl(2, 2), id="2 x 2"),
-        pytest.param(np.geomspace(1e-12, 1e12, 36).reshape(6, 6), id="magnitudes"),
+        pytest.param(np.geomspace(1e-12, 1e12, 36).reshape(6, 6), id="24 decades"),
         pytest.param(np.zeros((5, 5)), marks=pytest.mark.slow, id="zeros"),
-        pytest.param(bowl() - 2.0, marks=pytest.mark.slow, id="to 0"),
+        pytest.param(bowl() - 2.0, marks=pytest.mark.slow, id="minimum 0"),
         pytest.param(bowl() * 1e-300, marks=pytest.mark.slow, id="tiny"),
         pytest.param(bowl() * 1e15, marks=pytest.mark.slow, id="huge"),
-        pytest.param(bowl(2, 9), marks=pytest.mark.slow, id="flat"),
+        pytest.param(bowl(2, 9), marks=pytest.mark.slow, id="2 x 9"),
         pytest.param(np.where(np.eye(6) > 0, 1e6, 0.0), marks=pytest.mark.slow, id="peaks over 0"),
-        pytest.param(9.0 + 1e-15 * bowl(), marks=pytest.mark.slow, id="rounding"),
+        pytest.param(9.0 + 1e-15 * bowl(), marks=pytest.mark.slow, id="constant up to rounding"),
         pytest.param(
             np.geomspace(1e-300, 1e300, 36).reshape(6, 6),
             marks=pytest.mark.slow,
-            id="all magnitudes",
+            id="600 decades",
         ),
     ],
 )
-def test_any_plane_can_be_drawn(tmp_path: Path, figures: list[Figure], losses: Floats) -> None:
+def test_extreme_planes_can_be_drawn(tmp_path: Path, figures: list[Figure], losses: Floats) -> None:
     draw_plane(tmp_path / "p.png", plane_of(losses), None, title="a run")
-    assert size(tmp_path / "p.png") == (1050, 900)
+    assert png_size(tmp_path / "p.png") == (1050, 900)
     [said] = words(figures[0])
-    assert said.startswith(f"lowest of the points: {losses.min():.4g}")
+    assert said.startswith(f"lowest point: {losses.min():.4g}")
 
 
 @pytest.mark.slow
-def test_a_path_off_the_plane_and_one_of_two_points_can_be_drawn(
+def test_path_outside_the_plane_and_path_of_one_point_can_be_drawn(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     for name, path in ("p", [[-9.0, 99.0], [0.0, 0.0]]), ("q", [[0.0, 0.0], [0.0, 0.0]]):
         draw_plane(tmp_path / f"{name}.png", plane_of(bowl()), np.array(path), title="a run")
-        assert size(tmp_path / f"{name}.png") == (1050, 900)
+        assert png_size(tmp_path / f"{name}.png") == (1050, 900)
 
 
-# -- several
+# Panels and three points.
 
 
-def test_panels_are_a_line_and_planes_under_their_names(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_panels_figure_shows_a_line_and_named_planes(tmp_path: Path, figures: list[Figure]) -> None:
     planes = {name: plane_of(factor * bowl()) for factor, name in enumerate(["1", "100", "all"], 1)}
     draw_panels(tmp_path / "n.png", line_of(2), planes, title="a run")
-    assert size(tmp_path / "n.png") == (1350, 1260)
+    assert png_size(tmp_path / "n.png") == (1350, 1260)
     [figure] = figures
     line, *others = figure.axes[:4]
     assert line.get_title() == "one example, along a"
@@ -280,23 +280,23 @@ def test_panels_are_a_line_and_planes_under_their_names(
         np.testing.assert_array_equal(heat_of(axes).get_array(), factor * bowl())
         legend = axes.get_legend()
         assert legend is not None
-        assert [text.get_text() for text in legend.get_texts()] == [
-            f"lowest of the points: {2 * factor}"
-        ]
+        assert [text.get_text() for text in legend.get_texts()] == [f"lowest point: {2 * factor}"]
     assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["loss (mean hinge)"] * 3
 
 
 @pytest.mark.slow
-def test_panels_of_nothing_to_see_can_be_drawn(tmp_path: Path) -> None:
+def test_panels_of_zero_losses_can_be_drawn(tmp_path: Path) -> None:
     planes = {name: plane_of(np.zeros((2, 2))) for name in ("1", "100", "all")}
     draw_panels(tmp_path / "n.png", line_of(0, 2, 0.0), planes, title="a run")
-    assert size(tmp_path / "n.png") == (1350, 1260)
+    assert png_size(tmp_path / "n.png") == (1350, 1260)
 
 
 @pytest.mark.slow
-def test_three_points_are_drawn_with_their_mean(tmp_path: Path, figures: list[Figure]) -> None:
+def test_three_points_figure_shows_each_loss_and_the_mean(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
     draw_three_points(tmp_path / "t.png", loss_functions())
-    assert size(tmp_path / "t.png") == (1200, 630)
+    assert png_size(tmp_path / "t.png") == (1200, 630)
     left, right = figures[0].axes
     labels = ["$L_0$", "$L_1$", "$L_2$", "mean of the three", "lowest: 3.833 at 0.25"]
     assert words(figures[0]) == labels

@@ -1,4 +1,4 @@
-"""The life of a run, with a command made for the test: what is in its record at each turn."""
+"""The life cycle of a run of a test command, and its record at each stage."""
 
 import json
 import math
@@ -20,7 +20,9 @@ from flows.runs.lifecycle import Plan, RunKind, RunRequest, handed_over
 from flows.runs.record import RECORD_VERSION, Loss, read_parameters
 from flows.services.console import Console
 from flows.services.session import Session, muted
+from pipeline.cluster.preflight import worker_versions
 from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.stopping import Interrupted
 from storage.dataset import open_dataset
 from storage.errors import DataError
 from tests.flows.conftest import User
@@ -48,7 +50,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Toy:
-    """One field of each type that parameters have."""
+    """Parameters with one field of each type that real parameters have."""
 
     trials: int = 3
     scale: float = 1e-4
@@ -62,15 +64,21 @@ class Toy:
         if self.trials < 1:
             raise PipelineError("the trials must be at least 1")
 
+    def in_words(self) -> str:
+        return f"toys {self.trials}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToyResult:
     best: Loss
     note: str | None = None
 
+    def in_words(self) -> str:
+        return f"best {self.best}"
+
 
 class ToyInputs(NamedTuple):
-    """What planning a toy found out."""
+    """The inputs that `prepare` returns."""
 
     doubled: int
     width: int
@@ -103,7 +111,7 @@ def session(user: User) -> Iterator[Session]:
 
 @pytest.fixture
 def start(session: Session, store: Path, tmp_path: Path) -> Callable[..., Any]:
-    """Start a new run, or resume one."""
+    """Return a function that starts a new run, or resumes one."""
     return lambda resume=None: planned(store, tmp_path, resume).start(session)
 
 
@@ -112,14 +120,14 @@ def planned(store: Path, tmp_path: Path, resume: str | None = None) -> ToyPlan:
 
 
 def interrupted(start: Callable[..., Any], resume: str | None = None) -> RunDirectory:
-    """A run that was started and interrupted."""
+    """Start or resume a run, interrupt it, and return its directory."""
     run: ToyRun
-    with pytest.raises(KeyboardInterrupt), start(resume) as run:
-        raise KeyboardInterrupt
+    with pytest.raises(Interrupted), start(resume) as run:
+        raise Interrupted
     return run.directory
 
 
-def test_a_plan_makes_nothing(store: Path, tmp_path: Path) -> None:
+def test_plan_writes_nothing(store: Path, tmp_path: Path) -> None:
     plan = TOY.plan(str(store), tmp_path / "runs", Toy(trials=5), width=3)
     assert (plan.finished, plan.request.directory) == (None, None)
     assert plan.dataset == open_dataset(str(store))
@@ -127,14 +135,14 @@ def test_a_plan_makes_nothing(store: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="no store"):
         TOY.plan(str(tmp_path / "none.zarr"), tmp_path, Toy())
-    with pytest.raises(PipelineError, match="runs cannot be kept"):
+    with pytest.raises(PipelineError, match="runs cannot be stored"):
         TOY.plan(str(store), Path("/dev/null/runs"), Toy())
     with pytest.raises(PipelineError, match="width must be at least 1, not 0"):
         TOY.plan(str(store), tmp_path / "runs", Toy(), width=0)
 
 
-def test_a_record_says_what_a_run_is_and_in_the_end_what_came_of_it(
-    start: Callable[..., Any], store: Path, tmp_path: Path
+def test_record_has_a_header_from_the_start_and_a_result_at_the_end(
+    session: Session, start: Callable[..., Any], store: Path, tmp_path: Path
 ) -> None:
     run: ToyRun
     with start() as run:
@@ -146,14 +154,17 @@ def test_a_record_says_what_a_run_is_and_in_the_end_what_came_of_it(
         assert first["parameters"] == json.loads(json.dumps(asdict(Toy(trials=5, seed=7))))
         assert first["seed"] == 7
         assert first["data"]["fingerprint"] == open_dataset(str(store)).fingerprint
-        assert first["cluster"] == {"workers": 2, "threads": 2, "block": 1}
+        versions = worker_versions(session.client)  # they are those of another process's cluster
+        cluster = {"workers": 2, "threads": 2, "block": 1, "versions": versions}
+        assert first["cluster"] == cluster
         assert {"started", "versions", "machine"} <= first.keys()
         record = run.finish(ToyResult(best=math.inf), {"searching": 1.5}, "gave up")
     assert run.directory.read_document() == first | {
         "status": "gave up",
-        "best": None,  # JSON has no inf; and a note that there is not is left out
+        "best": None,  # JSON cannot represent inf; `note` equals its default and is omitted
         "timings": {"searching": 1.5, "seconds": record.seconds},
         "finished": record.finished,
+        "summary": "gave up: best inf",
     }
     assert TOY.read(run.directory) == record
     again = planned(store, tmp_path, run.id)
@@ -161,14 +172,14 @@ def test_a_record_says_what_a_run_is_and_in_the_end_what_came_of_it(
     assert again.path_of(record) == run.directory.path
 
 
-def test_an_interrupted_run_says_how_to_resume_and_keeps_its_parameters(
+def test_interrupted_run_names_the_resume_command_and_keeps_parameters(
     start: Callable[..., Any], store: Path, tmp_path: Path
 ) -> None:
     run: ToyRun
-    with pytest.raises(KeyboardInterrupt) as stopped, start() as run:
-        raise KeyboardInterrupt
+    with pytest.raises(Interrupted) as stopped, start() as run:
+        raise Interrupted
     command = f"hinge search toys --store {store} --resume {run.directory.path}"
-    assert stopped.value.__notes__ == [f"`{command}` resumes it"]
+    assert str(stopped.value) == f"`{command}` resumes it"
     record = TOY.read(run.directory)
     assert record.status == "interrupted"
     plan = TOY.plan(str(store), tmp_path / "elsewhere", Toy(), str(run.directory.path))
@@ -181,7 +192,7 @@ def test_an_interrupted_run_says_how_to_resume_and_keeps_its_parameters(
         assert TOY.read(resumed.directory).status == "running"
 
 
-def test_a_run_that_fails_says_why(start: Callable[..., Any]) -> None:
+def test_failed_run_records_the_error(start: Callable[..., Any]) -> None:
     run: ToyRun
     with pytest.raises(ValueError, match="no way"), start() as run:
         raise ValueError("no way")
@@ -190,14 +201,14 @@ def test_a_run_that_fails_says_why(start: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("handed", [True, False])
-def test_a_flow_uses_the_plan_that_it_is_handed_and_else_plans_itself(
+def test_flow_uses_the_plan_handed_over_or_plans_its_own_run(
     session: Session,
     store: Path,
     tmp_path: Path,
     handed: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Planned once in either case; a flow within the flow plans for itself."""
+    """The run is planned once in either case. A nested flow plans its own run."""
     calls = list[str]()
     plan_of = RunKind.plan
 
@@ -223,10 +234,10 @@ def test_a_flow_uses_the_plan_that_it_is_handed_and_else_plans_itself(
         else:
             record = TOY.run(body, *given, runs=runs)
     assert record.result.best == 10
-    assert calls == ["search toys"] * 2  # the run's, and that of the run within it
+    assert calls == ["search toys"] * 2  # once for the run, once for the nested run
 
 
-def test_a_record_of_another_version_is_refused_in_one_line(start: Callable[..., Any]) -> None:
+def test_record_without_a_required_field_raises_pipeline_error(start: Callable[..., Any]) -> None:
     run: ToyRun
     with start() as run:
         run.finish(ToyResult(best=1.0), {})
@@ -238,7 +249,7 @@ def test_a_record_of_another_version_is_refused_in_one_line(start: Callable[...,
 
 
 @pytest.mark.parametrize("parameters", [Toy(), Toy(2, 3, 4, Colour.BLUE, (), Range(0.1, 2), 5)])
-def test_parameters_are_read_back_as_they_were(tmp_path: Path, parameters: Toy) -> None:
+def test_parameters_are_read_back_unchanged(tmp_path: Path, parameters: Toy) -> None:
     run = RunDirectory.create(tmp_path, "toy")
     run.write_document({"parameters": asdict(parameters)})
     read = read_parameters(run, run.read_document(), Toy)
@@ -250,17 +261,17 @@ def test_parameters_are_read_back_as_they_were(tmp_path: Path, parameters: Toy) 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"trials": "5"}, "trials '5'"),
-        ({"trials": 0}, "at least 1"),
+        ({"trials": "5"}, "trials '5'"),  # text instead of a number
+        ({"trials": 0}, "at least 1"),  # rejected by Toy itself
         ({"colour": "green"}, "colour 'green'"),
         ({"steps": 1.5}, "steps 1.5"),
-        ({"more": 1}, "more"),
-        ({"span": {"low": 0.0}}, "high"),
-        ({"span": {"low": 0.0, "high": 1.0, "more": 1}}, "span"),
+        ({"more": 1}, "more"),  # unknown field
+        ({"span": {"low": 0.0}}, "high"),  # field missing in a nested dataclass
+        ({"span": {"low": 0.0, "high": 1.0, "more": 1}}, "span"),  # unknown nested field
         ({"sizes": [None]}, "sizes"),
     ],
 )
-def test_other_parameters_are_refused_in_one_line(
+def test_invalid_or_missing_parameters_raise_pipeline_error(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     run = RunDirectory.create(tmp_path, "toy")
@@ -275,65 +286,70 @@ def test_other_parameters_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize("parameters", [None, [], "x", 3])
-def test_parameters_that_are_no_object_are_refused(tmp_path: Path, parameters: Any) -> None:
+def test_parameters_that_are_not_an_object_raise_pipeline_error(
+    tmp_path: Path, parameters: Any
+) -> None:
     run = RunDirectory.create(tmp_path, "toy")
     run.write_document({"parameters": parameters})
     with pytest.raises(PipelineError, match="cannot be read"):
         read_parameters(run, run.read_document(), Toy)
 
 
-def test_a_run_that_is_under_way_is_nobody_elses(
+def test_running_run_cannot_be_resumed_by_another_process(
     start: Callable[..., Any], store: Path, tmp_path: Path
 ) -> None:
     with start() as run:
         before = run.directory.read_document()
-        with pytest.raises(PipelineError, match=f"^run {run.id} is under way"):
+        with pytest.raises(PipelineError, match=f"^run {run.id} is running"):
             planned(store, tmp_path, run.id)
         assert run.directory.read_document() == before
         run.finish(ToyResult(best=0.5), {})
-        planned(store, tmp_path, run.id)  # to look at what is finished is no work on it
+        planned(store, tmp_path, run.id)  # a finished run may be shown while it is locked
 
 
-def test_whoever_comes_second_between_plan_and_start_changes_nothing(
+def test_run_resumed_since_it_was_planned_cannot_be_started(
     session: Session, start: Callable[..., Any], store: Path, tmp_path: Path
 ) -> None:
     run = interrupted(start)
     late = planned(store, tmp_path, run.id)
     with start(run.id) as first:
-        with pytest.raises(PipelineError, match="under way"), late.start(session):
-            pytest.fail("two have the run")
+        with (
+            pytest.raises(PipelineError, match="is running in another process"),
+            late.start(session),
+        ):
+            pytest.fail("two processes run the same run")
         assert TOY.read(run).status == "running"
         first.finish(ToyResult(best=0.5), {})
         record = run.read_document()
     with (
-        pytest.raises(PipelineError, match="resumed by another process meanwhile"),
+        pytest.raises(PipelineError, match="resumed by another process in the meantime"),
         late.start(session),
     ):
         pytest.fail("a finished run was started again")
     assert run.read_document() == record
 
 
-def test_the_hold_of_a_killed_process_is_gone_with_it(start: Callable[..., Any]) -> None:
+def test_lock_of_a_killed_process_is_released(start: Callable[..., Any]) -> None:
     run = interrupted(start)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, run.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(PipelineError, match="under way"), run.locked():
-            pytest.fail("two hold the run")
+        with pytest.raises(PipelineError, match="is running in another process"), run.locked():
+            pytest.fail("two processes hold the lock")
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         with run.locked():
             pass
 
 
-def test_a_directory_that_cannot_be_written_is_refused_before_the_work(
+def test_unwritable_run_directory_is_rejected_when_planning(
     start: Callable[..., Any], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = interrupted(start)
     (run.path / ".lock").unlink()
-    (run.path / ".lock").mkdir()  # who is root can write whatever a permission says
+    (run.path / ".lock").mkdir()  # prevents locking even for root, who may ignore permissions
     message = rf"^run {run.id} cannot be resumed: {run.path} cannot be written"
     with pytest.raises(PipelineError, match=message):
         planned(store, tmp_path, run.id)
@@ -344,7 +360,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_the_work(
     assert {path.name for path in run.path.iterdir()} == {"result.json"}
 
 
-def test_a_run_of_another_command_is_refused(
+def test_run_of_another_command_is_rejected(
     start: Callable[..., Any], store: Path, tmp_path: Path
 ) -> None:
     run = interrupted(start)

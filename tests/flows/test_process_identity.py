@@ -1,4 +1,4 @@
-"""A process is told from every other, of another time and another host too."""
+"""Process identities, which distinguish processes on all hosts and at all times."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ELSEWHERE: dict[str, Callable[[ProcessIdentity], ProcessIdentity]] = {
     ),
     "an earlier process with this id": lambda one: replace(one, started=one.started - 0.01),
 }
-"""What makes, of a live process's identity, that of one elsewhere with the same process id."""
+"""For each case, a function that turns an identity into another one with the same process id."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def identity_of(process: "subprocess.Popen[bytes]") -> ProcessIdentity:
     return identity
 
 
-def test_the_identity_is_what_the_kernel_says() -> None:
+def test_current_identity_matches_the_kernel() -> None:
     here = ProcessIdentity.current()
     assert here.pid == os.getpid()
     assert here.host.name == socket.gethostname()
@@ -60,7 +60,9 @@ def test_the_identity_is_what_the_kernel_says() -> None:
         assert [here.host.pid_namespace, here.host.network_namespace] == shown.stdout.split()
 
 
-def test_a_live_process_is_known_again_and_signalled(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_identity_read_from_json_is_alive_and_can_be_signalled(
+    sleeper: "subprocess.Popen[bytes]",
+) -> None:
     written = json.dumps(identity_of(sleeper).to_json())
     known = ProcessIdentity.from_json(json.loads(written))
     assert known == identity_of(sleeper)
@@ -70,7 +72,7 @@ def test_a_live_process_is_known_again_and_signalled(sleeper: "subprocess.Popen[
 
 
 @pytest.mark.parametrize("where", ELSEWHERE)
-def test_a_process_elsewhere_is_not_the_one_here(
+def test_different_identity_with_the_same_id_is_not_signalled(
     where: str, sleeper: "subprocess.Popen[bytes]"
 ) -> None:
     other = ELSEWHERE[where](identity_of(sleeper))
@@ -80,24 +82,24 @@ def test_a_process_elsewhere_is_not_the_one_here(
         sleeper.wait(timeout=0.1)
 
 
-def test_a_process_that_has_ended_is_not_alive(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_ended_process_is_not_alive(sleeper: "subprocess.Popen[bytes]") -> None:
     identity = identity_of(sleeper)
     sleeper.kill()
-    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet waited for
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # ended but not yet waited for
     assert not identity.is_alive()
     sleeper.wait()
     assert not identity.is_alive()
     identity.send_signal(signal.SIGKILL)
 
 
-def test_two_hosts_never_share_a_digest() -> None:
+def test_different_hosts_have_different_digests() -> None:
     here = ProcessIdentity.current()
     hosts = {make(here).host for make in ELSEWHERE.values()}
     assert len(hosts) == len({host.digest for host in hosts}) == 5  # one of them is this host
     assert HostIdentity.current() in hosts
 
 
-def test_start_times_do_not_depend_on_when_they_are_read(
+def test_start_time_does_not_depend_on_when_it_is_read(
     sleeper: "subprocess.Popen[bytes]",
 ) -> None:
     first = identity_of(sleeper)
@@ -117,18 +119,18 @@ def test_start_times_do_not_depend_on_when_they_are_read(
         {"host": {"name": "only"}},
     ],
 )
-def test_what_is_no_identity_is_refused(change: dict[str, object]) -> None:
+def test_identity_with_an_invalid_field_raises_value_error(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="not the identity of a process"):
         ProcessIdentity.from_json(ProcessIdentity.current().to_json() | change)
 
 
 @pytest.mark.parametrize("value", [None, 7, "pid", [], {}, {"pid": 1}])
-def test_what_is_no_object_of_an_identity_is_refused(value: object) -> None:
+def test_value_that_is_not_an_identity_raises_value_error(value: object) -> None:
     with pytest.raises(ValueError, match="not the identity of a process"):
         ProcessIdentity.from_json(value)
 
 
-def test_a_process_id_that_no_kernel_gives_is_nobodys() -> None:
-    nobody = replace(ProcessIdentity.current(), pid=2**70)
-    assert not nobody.is_alive()
-    nobody.send_signal(signal.SIGKILL)
+def test_impossible_process_id_is_not_alive() -> None:
+    impossible = replace(ProcessIdentity.current(), pid=2**70)
+    assert not impossible.is_alive()
+    impossible.send_signal(signal.SIGKILL)

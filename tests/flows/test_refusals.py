@@ -1,4 +1,4 @@
-"""Bad input: one clear line, status 2, and nothing left behind."""
+"""Invalid input: the command prints one line, exits with status 2 and leaves no files behind."""
 
 import io
 import json
@@ -9,6 +9,7 @@ import socket
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from flows.cli import run_command
 from flows.runs.directory import RunDirectory
 from flows.runs.environment import package_versions, this_machine
 from flows.runs.record import RunRecord, to_document
+from flows.services import session
+from flows.services.prefect_server import Server
+from pipeline.inputs.errors import PipelineError
 from pipeline.training import checkpoints
 from pipeline.training.parameters import GradientDescent
 from storage.claims import claim_store
@@ -28,13 +32,13 @@ from tests.flows.conftest import Command, Finished, User, end
 
 BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 LOADED = 2
-"""How many times longer things may take on a machine that has other work."""
+"""Factor on time limits, for a machine that is busy with other work."""
 
 RECORD = bytes([3]) + bytes(3072)
 
 
 def refused(finished: Finished, *words: str) -> None:
-    """Status 2, one line on standard error that holds `words`, and nothing else."""
+    """Assert status 2 and no output except one line on standard error that contains `words`."""
     assert finished.status == 2, finished
     assert finished.out == ""
     assert finished.err.startswith("hinge: ")
@@ -46,18 +50,18 @@ def refused(finished: Finished, *words: str) -> None:
 
 
 def late(finished: Finished, *words: str) -> None:
-    """Refused, after the cluster was up: its dashboard was said before."""
+    """Assert the same as `refused`, after a first line with the address of the dashboard."""
     dashboard, _, line = finished.err.partition("\n")
     assert dashboard.startswith("Dask dashboard: ")
     refused(Finished(finished.status, finished.out, line), *words)
 
 
 def left(directory: Path) -> set[str]:
-    """What is in a directory, hidden files too."""
-    return set(os.listdir(directory))  # noqa: PTH208 (names)
+    """Return the names of all files in a directory, including hidden files."""
+    return set(os.listdir(directory))  # noqa: PTH208 (only names are needed)
 
 
-# -- what is typed
+# -- invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,10 @@ def left(directory: Path) -> set[str]:
             ["--workers", "--scheduler"],
         ),
         (["train", "--store", "STORE", "--resume", "train-1970"], ["train-1970"]),
-        (["train", "--store", "STORE", "--resume", ""], ["no run ''"]),  # an unset variable
+        (
+            ["train", "--store", "STORE", "--resume", ""],
+            ["no run ''"],
+        ),  # the value of an unset shell variable
         (["train", "--store", "STORE", "--resume", "x", "--steps", "5"], ["--steps", "resumed"]),
         (["train", "--store", "STORE", "--resume", "x", "--step-size", "1"], ["--step-size"]),
         (["train", "--store", "nothing.zarr"], ["nothing.zarr", "ingest"]),
@@ -98,7 +105,7 @@ def left(directory: Path) -> set[str]:
         (["train", "--store", "EMPTY"], ["empty"]),
         (["train", "--store", "no-such-kind://x"], ["no-such-kind"]),
         (["train", "--store", "STORE", "--runs", "FILE"], ["--runs", "file"]),
-        (["train", "--store", "STORE", "--runs", "FILE/runs"], ["runs cannot be kept", "--runs"]),
+        (["train", "--store", "STORE", "--runs", "FILE/runs"], ["runs cannot be stored", "--runs"]),
         (["search", "grid"], ["grid", "hinge search --help"]),
         (["search", "random"], ["--store", "hinge search random --help"]),
         (["search", "random", "--store", "STORE", "--trials", "0"], ["--trials", "0"]),
@@ -113,9 +120,12 @@ def left(directory: Path) -> set[str]:
         (["search", "random", "--store", "nothing.zarr"], ["nothing.zarr", "ingest"]),
         (["search", "random", "--store", "STORE", "--runs", "FILE"], ["--runs", "file"]),
         (["search", "local", "--store", "STORE", "--trials", "0"], ["--trials", "0"]),
-        (["search", "local", "--store", "STORE", "--init-scale", "nan"], ["first weights", "nan"]),
+        (
+            ["search", "local", "--store", "STORE", "--init-scale", "nan"],
+            ["initial weights", "nan"],
+        ),
         (["search", "local", "--store", "STORE", "--step-scale", "-1"], ["step", "-1.0"]),
-        (["search", "local", "--store", "STORE", "--step-scale", "1e-9"], ["lost beside"]),
+        (["search", "local", "--store", "STORE", "--step-scale", "1e-9"], ["are too small for"]),
         (["search", "local", "--store", "STORE", "--block", "8"], ["--block"]),
         (["search", "local", "--store", "STORE", "--resume", "none"], ["no run 'none'"]),
         (
@@ -150,14 +160,14 @@ def left(directory: Path) -> set[str]:
         (["ingest", "", "--store", "new.zarr"], ["no source"]),
         (["ingest", "not-there", "--store", "new.zarr"], ["not-there"]),
         (["ingest", "EMPTY", "--store", "new.zarr"], ["empty"]),
-        (["ingest", "synthetic:700", "--store", "STORE"], ["already holds other data"]),
+        (["ingest", "synthetic:700", "--store", "STORE"], ["already contains other data"]),
         (["ingest", "synthetic:600", "--store", "FILE"], ["file"]),
         (["ingest", "synthetic:600", "--store", "new.zarr", "--runs", "FILE/x"], ["--runs"]),
         (["ingest", "synthetic:600", "--store", "new.zarr", "--shard-rows", "0"], ["--shard"]),
     ],
     ids=" ".join,
 )
-def test_what_is_wrong_from_the_start_is_said_at_once(
+def test_invalid_arguments_are_rejected_before_anything_starts(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -180,7 +190,7 @@ def test_what_is_wrong_from_the_start_is_said_at_once(
     ("given", "words"),
     [(["nope"], ["nope", "hinge --help"]), (["search"], ["Missing command", "search --help"])],
 )
-def test_a_command_that_there_is_not(
+def test_unknown_and_missing_commands_are_rejected(
     capfd: pytest.CaptureFixture[str], given: list[str], words: list[str]
 ) -> None:
     status = run_command(given)
@@ -188,37 +198,64 @@ def test_a_command_that_there_is_not(
 
 
 @pytest.mark.slow
-def test_an_error_of_its_own_process_is_one_line_and_status_2(user: User, tmp_path: Path) -> None:
+def test_error_of_a_separate_process_is_one_line_and_status_2(user: User, tmp_path: Path) -> None:
     refused(user.hinge("train", "--store", "nothing.zarr", cwd=tmp_path), "nothing.zarr")
     assert left(tmp_path) == set()
 
 
-# -- who does not answer
+# -- servers that do not answer
 
 
 @pytest.mark.slow
-def test_schedulers_that_do_not_answer(user: User, store: Path, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it listens and says nothing
+def test_schedulers_that_do_not_answer_are_reported(
+    user: User, store: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         addresses = ("tcp://127.0.0.1:9", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
-        commands = [
-            user.start("train", "--store", store, "--scheduler", address, cwd=tmp_path)
-            for address in addresses
-        ]
-        for command, address in zip(commands, addresses, strict=True):
-            refused(end(command, seconds=10 * LOADED), address, "--scheduler")
-        assert time.monotonic() - started < 10 * LOADED
+        with ExitStack() as stack:  # stops both commands if one of them fails the test
+            commands = [
+                stack.enter_context(
+                    user.start("train", "--store", store, "--scheduler", address, cwd=tmp_path)
+                )
+                for address in addresses
+            ]
+            for command, address in zip(commands, addresses, strict=True):
+                refused(end(command, seconds=15 * LOADED), address, "--scheduler")
+        assert time.monotonic() - started < 15 * LOADED
     assert left(tmp_path) == set()
 
 
 @pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:9"])
-def test_an_address_that_is_none(hinge: Command, store: Path, tmp_path: Path, address: str) -> None:
+def test_invalid_scheduler_address_is_rejected(
+    hinge: Command, store: Path, tmp_path: Path, address: str
+) -> None:
     refused(hinge("train", "--store", store, "--scheduler", address), address)
     assert left(tmp_path) == set()
 
 
+def test_store_that_workers_cannot_read_is_refused_before_the_wait_for_the_server(
+    hinge: Command, user: User, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may take longer to start than the whole refusal should take."""
+
+    def refuse(*_: Any) -> None:
+        raise PipelineError("a worker cannot read the store")
+
+    def wait(_: Any) -> str:
+        raise AssertionError("the command waits for the server")
+
+    monkeypatch.setattr(session, "check_store", refuse)
+    monkeypatch.setattr(Server, "wait", wait)
+    finished = hinge("sweep", "--store", store, "--scheduler", user.scheduler)
+    late(finished, "a worker cannot read the store")
+    assert left(tmp_path) == set()
+
+
 @pytest.mark.slow
-def test_a_prefect_api_that_does_not_answer(user: User, store: Path, tmp_path: Path) -> None:
+def test_prefect_api_that_does_not_answer_is_reported(
+    user: User, store: Path, tmp_path: Path
+) -> None:
     finished = user.hinge(
         *("train", "--store", store, "--scheduler", user.scheduler),
         cwd=tmp_path,
@@ -228,11 +265,11 @@ def test_a_prefect_api_that_does_not_answer(user: User, store: Path, tmp_path: P
     assert left(tmp_path) == set()
 
 
-# -- files of images
+# -- damaged and hostile files of images
 
 
 def binary(directory: Path) -> Path:
-    """The binary version of black airplanes, in files that take no place on a disk."""
+    """Write a data set of black airplanes in CIFAR-10's binary format, as sparse files."""
     directory.mkdir()
     for name in BATCHES:
         with (directory / f"{name}.bin").open("wb") as file:
@@ -246,15 +283,15 @@ def truncated(directory: Path) -> Path:
     return directory
 
 
-def label_of_10(directory: Path) -> Path:
+def invalid_label(directory: Path) -> Path:
     with (binary(directory) / "data_batch_2.bin").open("r+b") as file:
         file.seek(7 * len(RECORD))
         file.write(bytes([10]))
     return directory
 
 
-class Malice:
-    """Unpickled without care it leaves a file."""
+class MaliciousObject:
+    """An object that creates the file `proof` if it is unpickled without restrictions."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof
@@ -266,7 +303,7 @@ class Malice:
 def malicious_pickle(directory: Path) -> Path:
     directory.mkdir()
     for name in BATCHES:
-        (directory / name).write_bytes(pickle.dumps(Malice(directory.parent / "owned")))
+        (directory / name).write_bytes(pickle.dumps(MaliciousObject(directory.parent / "owned")))
     return directory
 
 
@@ -284,7 +321,7 @@ def climbing_member(path: Path) -> Path:
     return archive(path, *files, ("../../x", b"owned"))
 
 
-def no_archive(path: Path) -> Path:
+def not_an_archive(path: Path) -> Path:
     path.write_bytes(b"not an archive")
     return path
 
@@ -300,14 +337,18 @@ def cut_archive(path: Path) -> Path:
     ("make", "words", "is_late"),
     [
         (truncated, ["data_batch_3.bin"], False),
-        (label_of_10, ["data_batch_2.bin", "label 10"], True),  # labels are read with the images
+        (
+            invalid_label,
+            ["data_batch_2.bin", "label 10"],
+            True,
+        ),  # labels are checked when the images are read
         (malicious_pickle, ["system"], None),
         (climbing_member, ["../../x"], True),
-        (no_archive, ["source"], True),
+        (not_an_archive, ["source"], True),
         (cut_archive, ["source"], True),
     ],
 )
-def test_damaged_or_hostile_images_leave_nothing(
+def test_damaged_or_hostile_sources_are_rejected_and_leave_no_files(
     user: User,
     hinge: Command,
     tmp_path: Path,
@@ -327,22 +368,20 @@ def test_damaged_or_hostile_images_leave_nothing(
     assert not (tmp_path.parent / "x").exists()
 
 
-def test_a_store_that_another_ingest_writes_is_refused_before_anything_starts(
-    hinge: Command, tmp_path: Path
-) -> None:
+def test_store_being_written_by_another_ingest_is_rejected(hinge: Command, tmp_path: Path) -> None:
     url = tmp_path / "new.zarr"
     with claim_store(Location.parse(str(url))):
         before = left(tmp_path)
         refused(
             hinge("ingest", "synthetic:600", "--store", url),
             f"{url} is being written by another ingest (process {os.getpid()} on ",
-            "wait for its end or end it, then run this again",
+            "wait until it finishes or stop it, then run this again",
         )
         assert left(tmp_path) == before
     assert left(tmp_path) == set()
 
 
-def test_a_flipped_byte_in_a_chunk_is_named(
+def test_error_for_a_flipped_bit_names_the_array(
     user: User, hinge: Command, store: Path, tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(store, tmp_path / "damaged.zarr")
@@ -352,24 +391,24 @@ def test_a_flipped_byte_in_a_chunk_is_named(
     file.write_bytes(content)
     given = ("train", "--store", damaged, "--steps", 3, "--scheduler", user.scheduler)
     late(hinge(*given), "train/images", "damaged.zarr")
-    # The run had begun; its record says what became of it.
+    # The run had started, so its record states the failure.
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
     assert record["status"] == "failed"
     assert "train/images" in record["error"]
-    content[1000] ^= 1  # a copy that is whole is put in its place, and the run resumes
+    content[1000] ^= 1  # with the original content restored, the run resumes
     file.write_bytes(content)
     resumed = hinge(*(word for word in given if word not in ("--steps", 3)), "--resume", path.name)
     assert resumed.status == 0, resumed.err
     assert f"done after {3:,} steps" in resumed.out
 
 
-# -- runs to resume
+# -- runs that cannot be resumed
 
 
 @pytest.fixture
 def begun(store: Path, tmp_path: Path) -> Path:
-    """A run of 5 steps that was killed after its third, as its record and checkpoint say."""
+    """A run of 5 steps that was killed before its first step, with a record and a checkpoint."""
     run = tmp_path / "runs" / "train-begun"
     run.mkdir(parents=True)
     parameters = GradientDescent(steps=5)
@@ -389,12 +428,12 @@ def begun(store: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_the_run_that_the_tests_below_spoil_can_be_resumed(
+def test_undamaged_run_of_this_fixture_can_be_resumed(
     user: User, hinge: Command, store: Path, begun: Path
 ) -> None:
     given = ("train", "--store", store, "--scheduler", user.scheduler, "--resume")
     assert hinge(*given, begun.name).status == 0
-    again = hinge(*given, begun, "--runs", begun.parents[1] / "elsewhere")  # by its path
+    again = hinge(*given, begun, "--runs", begun.parents[1] / "elsewhere")  # found by its path
     assert (again.status, again.err) == (0, "")
     assert str(begun / "weights.npy") in again.out
 
@@ -409,20 +448,20 @@ def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("change", "words"),
     [
         (lambda record: record.update(command="ingest"), ["not a run of `hinge train`", "ingest"]),
-        (lambda record: record.clear(), ["train-begun"]),
+        (lambda record: record.clear(), ["train-begun"]),  # an empty object
         (lambda record: record.pop("data"), ["train-begun", "data"]),
         (lambda record: record.pop("status"), ["train-begun", "status"]),
-        (lambda record: record.update(data=[]), ["train-begun"]),
+        (lambda record: record.update(data=[]), ["train-begun"]),  # data of the wrong type
         (lambda record: record["data"].update(fingerprint="0" * 64), ["other data", "000000"]),
         (lambda record: record.pop("parameters"), ["train-begun", "parameters"]),
         (lambda record: record["parameters"].update(method="adam"), ["train-begun", "adam"]),
         (lambda record: record["parameters"].pop("method"), ["train-begun", "method"]),
         (lambda record: record["parameters"].update(heat=0.9), ["train-begun", "heat"]),
         (lambda record: record["parameters"].update(steps=-5), ["train-begun", "steps"]),
-        (lambda record: record["parameters"].update(steps="5"), ["train-begun"]),
+        (lambda record: record["parameters"].update(steps="5"), ["train-begun"]),  # steps as text
     ],
 )
-def test_a_record_that_no_run_can_resume_from(
+def test_runs_with_unusable_records_are_rejected(
     hinge: Command,
     store: Path,
     begun: Path,
@@ -436,23 +475,23 @@ def test_a_record_that_no_run_can_resume_from(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
-def test_a_damaged_record(hinge: Command, store: Path, begun: Path, content: str) -> None:
+def test_damaged_record_is_rejected(hinge: Command, store: Path, begun: Path, content: str) -> None:
     (begun / "result.json").write_text(content)
     refused(hinge("train", "--store", store, "--resume", begun.name), "train-begun")
 
 
-def test_a_run_that_another_process_has_resumed(hinge: Command, store: Path, begun: Path) -> None:
+def test_run_locked_by_another_process_is_rejected(
+    hinge: Command, store: Path, begun: Path
+) -> None:
     before = (begun / "result.json").read_text()
     with RunDirectory(begun).locked():
         finished = hinge("train", "--store", store, "--resume", begun.name)
-    refused(finished, "train-begun", "under way in another process")
+    refused(finished, "train-begun", "is running in another process")
     assert (begun / "result.json").read_text() == before
 
 
-def test_a_run_to_resume_whose_directory_cannot_be_written(
-    hinge: Command, store: Path, begun: Path
-) -> None:
-    (begun / ".lock").mkdir()  # who is root can write whatever a permission says
+def test_unwritable_run_directory_is_rejected(hinge: Command, store: Path, begun: Path) -> None:
+    (begun / ".lock").mkdir()  # prevents locking even for root, who may ignore permissions
     finished = hinge("train", "--store", store, "--resume", begun.name)
     refused(finished, "train-begun", "cannot be written")
 
@@ -461,20 +500,23 @@ def cut_in_half(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy's, of cut
+# NumPy causes this warning in the case "cut".
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     "damage", [lambda _: b"", lambda _: b"nonsense", cut_in_half], ids=["empty", "other", "cut"]
 )
-def test_a_damaged_checkpoint(
+def test_damaged_checkpoint_is_rejected(
     user: User, hinge: Command, store: Path, begun: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     file = begun / "checkpoint.npz"
     file.write_bytes(damage(file.read_bytes()))
     finished = hinge("train", "--store", store, "--resume", begun.name)
-    refused(finished, "checkpoint.npz", "start the run anew")
+    refused(finished, "checkpoint.npz", "start a new run")
 
 
-def test_a_checkpoint_of_other_weights(hinge: Command, store: Path, begun: Path) -> None:
+def test_checkpoint_with_weights_of_another_shape_is_rejected(
+    hinge: Command, store: Path, begun: Path
+) -> None:
     parameters = GradientDescent(steps=5)
     checkpoints.save(begun / "checkpoint.npz", parameters.start(3))
     finished = hinge("train", "--store", store, "--resume", begun.name)

@@ -1,4 +1,4 @@
-"""`hinge reproduce`: every experiment runs once, whatever interrupts it, and a page shows all."""
+"""`hinge reproduce`: each experiment runs once, even after interruptions; a report shows all."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from tests.flows.conftest import Command, Finished, User, end, until
 from tests.flows.test_command import loss_in_numpy, read
 from tests.flows.test_landscape import sampled
 from tests.flows.test_refusals import late, left, refused
-from tests.flows.test_report import DRAWN_FOR_THE_PAGE, Page
+from tests.flows.test_reproduction_report import DRAWN_FOR_THE_PAGE, Page
 
 NAMES = [
     *("panels", "line", "random search", "local search", "numerical gradient", "gradient check"),
@@ -44,13 +44,13 @@ PICTURES = {
     ("l-bfgs", "loss.png"),
     ("path", "landscape.png"),
 }
-"""The experiments' pictures that the page shows."""
+"""The experiments' figures that the report embeds."""
 LAWS = 5
-"""Comparisons that need no real images."""
+"""The number of comparisons that do not need the real images."""
 
 
 def records_of(run: Path) -> dict[str, bytes]:
-    """The records of the parts that have come to their end, by where they are."""
+    """Return the records of the finished parts, keyed by their directories."""
     files = run.glob("parts/*/*/result.json")
     contents = {str(file.parent): file.read_bytes() for file in files}
     return {
@@ -61,7 +61,7 @@ def records_of(run: Path) -> dict[str, bytes]:
 
 
 def rewrite_as_old(run: Path) -> None:
-    """Have the records of a reproduction, as far as it has come, as version 0 wrote them."""
+    """Rewrite all records of an unfinished reproduction in the format of version 0."""
     for file in (run / "result.json", *run.glob("parts/*/*/result.json")):
         document = json.loads(file.read_text())
         assert document.pop("record_version") == 1
@@ -73,21 +73,21 @@ def rewrite_as_old(run: Path) -> None:
 
 @dataclass(frozen=True)
 class Stop:
-    """A process that was ended on its way."""
+    """A process that was stopped before it finished."""
 
     finished: Finished
     record: dict[str, Any]
     parts: dict[str, bytes]
-    """What was finished."""
+    """The records of the finished parts."""
     begun: set[str]
-    """The runs that there were, finished or not."""
+    """The directories of all runs, finished or not."""
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """A reproduction in three processes: one was told to end, one was killed.
+    """A reproduction in three processes; the first was terminated, and the second was killed.
 
-    What the first left was rewritten as an earlier version of this project would have left it.
+    The records of the first process were rewritten in the format of version 0.
     """
 
     run: Path
@@ -109,7 +109,7 @@ def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
     def stop(
         part: str, sent: signal.Signals, *given: object, old: bool = False
     ) -> tuple[Path, Stop]:
-        """Start, and send a signal once `part` is under way."""
+        """Start or resume a reproduction, and send it a signal while `part` is running."""
         process = user.start("reproduce", *given, *scheduler, cwd=directory)
         with process:
             found = f"runs/*/parts/{part}/*/journal.sqlite"
@@ -131,7 +131,7 @@ def reproduced(user: User, store: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-def test_an_interrupted_reproduction_resumes_where_it_was(
+def test_interrupted_reproduction_resumes_and_reruns_no_finished_part(
     reproduced: Reproduced, store: Path
 ) -> None:
     run, terminated, killed = reproduced.run, reproduced.terminated, reproduced.killed
@@ -150,20 +150,22 @@ def test_an_interrupted_reproduction_resumes_where_it_was(
     assert len(terminated.begun) == 3
     assert len(killed.begun) == 5
     assert len(now) == len(NAMES)
-    # the unfinished search of the earlier version started anew; that of this version was resumed
+    # the unfinished search with a version 0 record ran again from scratch; the other one resumed
     assert len([*run.glob("parts/random-search/*")]) == 2
     assert len([*run.glob("parts/local-search/*")]) == 1
 
 
 @pytest.mark.slow
-def test_its_record_has_every_part_and_comparison(reproduced: Reproduced, store: Path) -> None:
+def test_reproduction_record_has_every_part_and_comparison(
+    reproduced: Reproduced, store: Path
+) -> None:
     record, last = reproduced.record, reproduced.last
     assert last.status == (0 if record["agree"] else 1), last.err
     assert (record["command"], record["status"], record["seed"]) == ("reproduce", "done", 3)
     assert record["data"]["fingerprint"] == open_dataset(str(store)).fingerprint
     assert len(record["comparisons"]) == LAWS
     for each in record["comparisons"]:
-        assert each["agrees"] is True, each  # a law holds of any images
+        assert each["agrees"] is True, each  # these claims hold for any images
     assert record["agree"] is True
     assert len(record["not_comparable"]) == 18 - LAWS + 1
     assert all(each["why"] for each in record["not_comparable"])
@@ -178,11 +180,13 @@ def test_its_record_has_every_part_and_comparison(reproduced: Reproduced, store:
         assert part["seed"] in (3, None)
         assert record["timings"][name] == part["timings"]["seconds"]
         seconds += part["timings"]["seconds"]
-    assert record["seconds"] > seconds  # those of all three processes
+    assert record["seconds"] > seconds  # it includes all three processes
 
 
 @pytest.mark.slow
-def test_its_duplicates_are_copies_of_its_own_images(reproduced: Reproduced, store: Path) -> None:
+def test_duplicates_are_copies_of_the_images_in_the_store(
+    reproduced: Reproduced, store: Path
+) -> None:
     copies = reproduced.record["duplicates"]
     rows = 600
     assert (copies["unique"], copies["copies"], copies["rows"]) == (rows, 1_200, 1_200 * rows)
@@ -194,7 +198,7 @@ def test_its_duplicates_are_copies_of_its_own_images(reproduced: Reproduced, sto
 
 
 @pytest.mark.slow
-def test_its_page_is_whole_and_shows_the_parts_pictures(reproduced: Reproduced) -> None:
+def test_report_is_valid_and_embeds_the_figures_of_the_parts(reproduced: Reproduced) -> None:
     run, record = reproduced.run, reproduced.record
     assert left(run / "report") == {"index.html", *(f"{name}.png" for name in DRAWN_FOR_THE_PAGE)}
     page = Page.of((run / "report" / "index.html").read_text(encoding="utf-8"))
@@ -215,8 +219,9 @@ def test_its_page_is_whole_and_shows_the_parts_pictures(reproduced: Reproduced) 
 
 
 @pytest.mark.slow
-def test_what_a_person_reads_of_it(reproduced: Reproduced, hinge: Command, store: Path) -> None:
-    """The same once more at once, when it has come to its end."""
+def test_reproduction_prints_a_summary_and_resume_prints_it_again(
+    reproduced: Reproduced, hinge: Command, store: Path
+) -> None:
     lines, err = reproduced.last.out.splitlines(), reproduced.last.err.splitlines()
     assert err[0].startswith("Dask dashboard: ")
     told = [line for line in err if line.startswith("[")]
@@ -226,11 +231,11 @@ def test_what_a_person_reads_of_it(reproduced: Reproduced, hinge: Command, store
     summary = {line.split("  ")[0]: line for line in lines[LAWS:]}
     assert summary["run"].endswith(reproduced.run.name)
     assert f"{LAWS} of {LAWS} comparisons" in summary["agree"]
-    assert summary["look at"].endswith(f"{reproduced.run.name}/report/index.html")
+    assert summary["files"].endswith(f"{reproduced.run.name}/report/index.html")
 
     before = {path: path.stat().st_mtime_ns for path in reproduced.run.rglob("*")}
     again = hinge("reproduce", "--store", store, "--resume", reproduced.run)
-    assert (again.status, again.err) == (0, "")  # no cluster was started for it
+    assert (again.status, again.err) == (0, "")  # it starts no cluster
     assert again.out == reproduced.last.out
     as_json = hinge("reproduce", "--store", store, "--resume", reproduced.run, "--json")
     assert as_json.result == reproduced.record
@@ -238,7 +243,7 @@ def test_what_a_person_reads_of_it(reproduced: Reproduced, hinge: Command, store
 
 
 def finished_run(runs: Path, store: Path, **changes: Any) -> Path:
-    """A reproduction that has finished, by hand, as version 0 wrote it."""
+    """Write the record of a finished reproduction in the format of version 0."""
     run = RunDirectory(runs / "reproduce-ended")
     run.path.mkdir(parents=True)
     one = {"name": "a law", "ours": "so", "notes": "so", "agrees": True, "how": "equal"}
@@ -292,10 +297,10 @@ INTERRUPTED = """
  "machine": {"system": "Linux-6.18.44-x86_64-with-glibc2.36", "processor": "x86_64", "cores": 2},
  "finished": "2026-11-26T18:35:03+00:00"}
 """
-"""A record of version 0."""
+"""A record in the format of version 0."""
 
 
-def test_records_of_the_version_before_open(store: Path, tmp_path: Path) -> None:
+def test_reproduction_records_of_version_0_open(store: Path, tmp_path: Path) -> None:
     interrupted = RunDirectory(tmp_path / "interrupted")
     interrupted.path.mkdir()
     (interrupted.path / "result.json").write_text(INTERRUPTED)
@@ -314,10 +319,10 @@ def test_records_of_the_version_before_open(store: Path, tmp_path: Path) -> None
     assert (finished.result.seconds, finished.seconds) == (1.0, 2.0)
 
 
-def test_a_reproduction_is_planned_once(
+def test_reproduction_is_planned_once(
     user: User, hinge: Command, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until its first experiment, which plans itself."""
+    """Each experiment would plan its own run, but here no experiment runs."""
     planned, plan = list[str](), RunKind.plan
 
     def counting(kind: RunKind[Any, Any, Any], *given: Any, **more: Any) -> Any:
@@ -337,7 +342,7 @@ def test_a_reproduction_is_planned_once(
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-def test_the_exit_status_says_whether_all_agree(
+def test_exit_status_is_1_if_a_comparison_differs(
     hinge: Command, store: Path, tmp_path: Path, agrees: bool
 ) -> None:
     one = {"name": "a law", "ours": "so", "notes": "thus", "agrees": agrees, "how": "equal"}
@@ -349,7 +354,7 @@ def test_the_exit_status_says_whether_all_agree(
     assert f"{int(agrees)} of 1 comparisons" in finished.out
 
 
-# -- what is refused
+# -- invalid input
 
 
 @pytest.mark.parametrize(
@@ -369,7 +374,7 @@ def test_the_exit_status_says_whether_all_agree(
     ],
     ids=str,
 )
-def test_what_is_wrong_in_what_is_typed(
+def test_reproduce_rejects_invalid_options(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -398,7 +403,7 @@ def test_what_is_wrong_in_what_is_typed(
         (lambda record: record.pop("status"), ["status"]),
     ],
 )
-def test_a_run_that_cannot_be_resumed(
+def test_reproduce_rejects_a_run_that_it_cannot_resume(
     hinge: Command,
     store: Path,
     tmp_path: Path,
@@ -413,10 +418,12 @@ def test_a_run_that_cannot_be_resumed(
     assert run.read_document() == document
 
 
-def test_too_few_images_for_a_batch(user: User, hinge: Command, tmp_path: Path) -> None:
+def test_reproduce_rejects_fewer_images_than_a_mini_batch(
+    user: User, hinge: Command, tmp_path: Path
+) -> None:
     store = tmp_path / "few.zarr"
     given = ("--store", store, "--scheduler", user.scheduler, "--runs", tmp_path / "ingests")
     assert hinge("ingest", "synthetic:255", *given).status == 0
     before = left(tmp_path)
-    refused(hinge("reproduce", "--store", store), "255 images", "256")
+    refused(hinge("reproduce", "--store", store), "from 1 to 255, the number of images", "256")
     assert left(tmp_path) == before

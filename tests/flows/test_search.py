@@ -1,4 +1,4 @@
-"""Both searches as commands and flows: lines, records, tables and weights, by the formulas."""
+"""Both searches as commands and flows, compared with plain loops over the formulas."""
 
 import csv
 import json
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ParameterTypeError
 from prefect.settings import temporary_settings
 
 from flows.cli import hinge as command_group
@@ -27,7 +28,6 @@ from flows.search.flow import (
     search_random_flow,
 )
 from flows.services.console import to_json
-from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.random_streams import Purpose
 from pipeline.inputs.weights import draw_weights
 from pipeline.search.local_search import LocalSearch
@@ -48,7 +48,7 @@ SAME = ("best_trial", "best_loss", "loss", "test_loss", "test_accuracy", "weight
 
 
 class Searched(NamedTuple):
-    """A search that has ended, with what it left."""
+    """A search that has ended, with the files that it wrote."""
 
     finished: Finished
     path: Path
@@ -62,7 +62,7 @@ class Searched(NamedTuple):
 
 @pytest.fixture
 def search(user: User, hinge: Command, store: Path, tmp_path: Path) -> Any:
-    """Run a search on the shared cluster."""
+    """Return a function that runs a search on the shared cluster."""
 
     def run(kind: str, *more: object) -> Searched:
         given = ("search", kind, "--store", store, *GIVEN[kind], *more)
@@ -79,6 +79,7 @@ def search(user: User, hinge: Command, store: Path, tmp_path: Path) -> Any:
 
 
 def same(record: dict[str, Any]) -> list[Any]:
+    """Return the fields of a record that do not depend on workers or blocks."""
     return [record[name] for name in SAME]
 
 
@@ -87,8 +88,8 @@ def training(store: Path) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     return read(open_dataset(str(store)), "train")
 
 
-def lines_of_the_notes(losses: list[float]) -> list[str]:
-    """What the notes' loop prints, one line per trial."""
+def reference_lines(losses: list[float]) -> list[str]:
+    """Return the lines that the notes' loop prints, one per trial."""
     lines, best = [], float("inf")
     for number, loss in enumerate(losses):
         best = min(best, loss)
@@ -96,12 +97,12 @@ def lines_of_the_notes(losses: list[float]) -> list[str]:
     return lines
 
 
-def test_a_random_search_finds_what_the_notes_loop_finds(search: Any, training: Any) -> None:
+def test_random_search_matches_the_notes_loop(search: Any, training: Any) -> None:
     run = search("random", "--block", 8)
     weights = [RANDOM.weights(trial, 10) for trial in range(37)]
     losses = [loss_in_numpy(W, *training) for W in weights]
     best = int(np.argmin(losses))
-    assert run.lines == lines_of_the_notes(losses)
+    assert run.lines == reference_lines(losses)
     assert (run.record["trials"], run.record["best_trial"]) == (37, best)
     assert run.record["best_loss"] == pytest.approx(losses[best], rel=1e-12)
     np.testing.assert_array_equal(np.load(run.path / "weights.npy"), weights[best])
@@ -111,7 +112,7 @@ def test_a_random_search_finds_what_the_notes_loop_finds(search: Any, training: 
     assert [float(row["best_so_far"]) for row in run.trials] == pytest.approx(so_far, rel=1e-12)
 
 
-def test_a_local_search_takes_the_steps_of_the_plain_loop(search: Any, training: Any) -> None:
+def test_local_search_matches_a_plain_loop(search: Any, training: Any) -> None:
     run = search("local")
     W = LOCAL.start(10)
     losses: list[float] = []
@@ -124,7 +125,7 @@ def test_a_local_search_takes_the_steps_of_the_plain_loop(search: Any, training:
             W = W + step
             accepted.append(number)
     assert len(accepted) >= 5
-    lines = lines_of_the_notes(losses)
+    lines = reference_lines(losses)
     for number in accepted:
         lines[number] += ", accepted"
     assert run.lines == lines
@@ -138,13 +139,13 @@ def test_a_local_search_takes_the_steps_of_the_plain_loop(search: Any, training:
 
 
 @pytest.mark.parametrize("kind", GIVEN)
-def test_the_record_is_whole_and_true(search: Any, store: Path, kind: str) -> None:
+def test_record_is_complete_and_matches_the_formulas(search: Any, store: Path, kind: str) -> None:
     run = search(kind, "--json")
     record, W = run.record, np.load(run.path / "weights.npy")
     assert run.finished.result == record
     assert (record["command"], record["status"]) == (f"search {kind}", "done")
     assert record["parameters"] == asdict(RANDOM if kind == "random" else LOCAL)
-    assert record["loss"] == record["best_loss"]  # the same sum, to the last bit
+    assert record["loss"] == record["best_loss"]  # bit-identical: both are the same exact sum
     assert float(run.trials[record["best_trial"]]["loss"]) == record["best_loss"]
     assert record["trials_per_second"] > 0
     assert record["timings"].keys() == {"loading", "searching", "seconds"}
@@ -161,28 +162,30 @@ def test_the_record_is_whole_and_true(search: Any, store: Path, kind: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", GIVEN)
-def test_a_person_reads_the_numbers_of_the_record(search: Any, kind: str) -> None:
+def test_text_summary_matches_the_record(search: Any, kind: str) -> None:
     run = search(kind)
     said = dict(line.split(maxsplit=1) for line in run.finished.out.splitlines())
     assert said["status"].startswith("done after 37 trials, ")
     loss, trial = run.record["best_loss"], run.record["best_trial"]
-    assert said["best"] == f"loss {loss:.6f} in attempt {trial}"
+    assert said["best"] == f"loss {loss:.6f} in trial {trial}"
     assert f"{run.record['test_accuracy']:.2%} of the test images" in said["accuracy"]
     assert run.record["weights_sha256"][:16] in said["weights"]
     assert len(run.finished.err.splitlines()) == 1 + 37  # the dashboard, and one line per trial
 
 
 @pytest.mark.slow
-def test_blocks_change_nothing(search: Any) -> None:
+def test_result_does_not_depend_on_the_block_size(search: Any) -> None:
     first = search("random", "--block", 5)
-    assert first.record["cluster"] == {"workers": 2, "threads": 2, "block": 5}
+    cluster = first.record["cluster"]
+    assert cluster.pop("versions")["numpy"] == np.__version__  # another process started the workers
+    assert cluster == {"workers": 2, "threads": 2, "block": 5}
     second = search("random", "--block", 512)
     assert (same(first.record), first.trials) == (same(second.record), second.trials)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", GIVEN)
-def test_workers_change_nothing(
+def test_result_does_not_depend_on_the_number_of_workers(
     user: User, search: Any, store: Path, tmp_path: Path, kind: str
 ) -> None:
     given = ("search", kind, "--store", store, *GIVEN[kind], "--workers", 1, "--json")
@@ -192,7 +195,7 @@ def test_workers_change_nothing(
     assert same(alone.result) == same(search(kind).record)
 
 
-def test_the_first_of_equal_trials_is_the_best() -> None:
+def test_first_of_several_equal_trials_is_the_best() -> None:
     losses = np.array([9.5, 9.25, 9.5, 9.25])
     np.testing.assert_array_equal(RANDOM.best_weights(losses, 10), RANDOM.weights(1, 10))
     first_two = LOCAL.best_weights(losses[:2], 10)
@@ -213,10 +216,10 @@ def prefect(user: User) -> Iterator[Any]:
 
 
 def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
-    """The name of the one flow run that wrote to `runs`, its tasks' names and its artifacts."""
+    """Return the name, the task names and the artifacts of the flow run that wrote to `runs`."""
     flow_run = flow_run_of(client, runs)
     assert flow_run.state.type == "COMPLETED"
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))  # the server shows 200 at a time
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))  # the server returns at most 200
     tasks = client.read_task_runs(flow_run_filter=wanted)
     return flow_run.name, [run.name for run in tasks], artifacts_of(client, flow_run)
 
@@ -229,7 +232,7 @@ def shown(client: Any, runs: Path) -> tuple[str, list[str], dict[str, Any]]:
         ("local", ["trials 0 to 31", "trials 32 to 36"]),
     ],
 )
-def test_a_prefect_task_is_a_block_of_trials(
+def test_search_creates_a_flow_run_with_one_task_per_block(
     search: Any, tmp_path: Path, prefect: Any, kind: str, spans: list[str]
 ) -> None:
     run = search(kind, *(["--block", 16] if kind == "random" else []))
@@ -240,17 +243,17 @@ def test_a_prefect_task_is_a_block_of_trials(
 
     assert until(tasks, "the task runs") == spans
     name, _, artifacts = shown(prefect, tmp_path / "runs")
-    assert name == f"search {kind} on synthetic"
-    pictures = {f"search-{kind}-{path.stem}" for path in run.path.glob("*.png")}
-    assert artifacts.keys() == pictures | {f"search-{kind}", f"search-{kind}-best-trials"}
-    best = json.loads(artifacts[f"search-{kind}-best-trials"].data)
+    assert name.startswith(f"{kind}-search 37 x ")
+    names = {path.stem for path in run.path.glob("*.png")} | {"run", "result", "best-trials"}
+    assert artifacts.keys() == {f"search-{kind}-synthetic-{name}" for name in names}
+    best = json.loads(artifacts[f"search-{kind}-synthetic-best-trials"].data)
     by_loss = sorted(run.trials, key=lambda row: float(row["loss"]))[:10]
     assert [row["trial"] for row in best] == [int(row["trial"]) for row in by_loss]
     assert all(run.record["run"] in artifact.description for artifact in artifacts.values())
 
 
 @pytest.mark.slow
-def test_the_flows_run_without_a_command(
+def test_flows_called_directly_match_the_commands(
     user: User, search: Any, store: Path, tmp_path: Path, prefect: Any
 ) -> None:
     sent: Any = asdict(RANDOM)  # as the API sends it
@@ -263,7 +266,7 @@ def test_the_flows_run_without_a_command(
         str(store), LOCAL, runs=str(tmp_path / "b"), scheduler=user.scheduler
     )
     assert same(to_document(locally)) == same(search("local").record)
-    with pytest.raises(PipelineError, match="a block has from 1 to"):
+    with pytest.raises(ParameterTypeError, match="block"):
         search_random_flow(str(store), RANDOM, runs=str(tmp_path / "c"), block=513)
     assert not (tmp_path / "c").exists()
 
@@ -271,7 +274,7 @@ def test_the_flows_run_without_a_command(
 @pytest.mark.parametrize(
     ("kind", "flow"), [("random", search_random_flow), ("local", search_local_flow)]
 )
-def test_the_command_and_the_flow_have_the_same_defaults(kind: str, flow: Any) -> None:
+def test_commands_and_flows_have_the_same_defaults(kind: str, flow: Any) -> None:
     [group] = [command_group.commands["search"]]
     command = group.commands[kind]  # type: ignore[attr-defined]
     options = command.make_context(kind, ["--store", "any"]).params
@@ -323,7 +326,7 @@ OLD_RECORDS: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""Records of finished searches that version 0 wrote, without what both have in common."""
+"""Records of finished searches written by version 0, without the fields in `OLD_HEADER`."""
 
 OLD_HEADER: dict[str, Any] = {
     "status": "done",
@@ -348,14 +351,15 @@ OLD_HEADER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("kind", "of"), [("random", RANDOM_SEARCH), ("local", LOCAL_SEARCH)])
-def test_a_record_of_the_first_version_opens(tmp_path: Path, kind: str, of: Any) -> None:
+def test_version_0_record_opens(tmp_path: Path, kind: str, of: Any) -> None:
     old = OLD_HEADER | OLD_RECORDS[kind] | {"command": f"search {kind}"}
     (tmp_path / "result.json").write_text(json.dumps(old))
     record = of.read(RunDirectory(tmp_path))
     assert isinstance(record, FinishedRecord)
     assert record.parameters == of.parameters(**old["parameters"])
     assert record.result == of.result(**{each.name: old[each.name] for each in fields(of.result)})
-    assert json.loads(to_json(to_document(record))) == old | {"record_version": 0}
+    summary = {"summary": record.in_words()}
+    assert json.loads(to_json(to_document(record))) == old | summary | {"record_version": 0}
 
 
 JOURNAL_IDENTITIES = {
@@ -379,11 +383,11 @@ JOURNAL_IDENTITIES = {
   "fingerprint": "FINGERPRINT"
 }""",
 }
-"""What journals say that they are of, ever since there are any: runs of any version resume."""
+"""The identities that journals contain. They must not change, so that old runs can resume."""
 
 
 @pytest.mark.parametrize("kind", JOURNAL_IDENTITIES)
-def test_a_journal_is_identified_as_by_every_version(
+def test_journal_identity_has_not_changed_between_versions(
     store: Path, tmp_path: Path, kind: str
 ) -> None:
     if kind == "random":
@@ -395,7 +399,9 @@ def test_a_journal_is_identified_as_by_every_version(
 
 
 @pytest.mark.parametrize("kind", GIVEN)
-def test_a_search_is_planned_once(search: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_plans_its_search_once(
+    search: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned: list[str] = []
     plan = RunKind.plan
 

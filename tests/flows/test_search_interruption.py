@@ -1,4 +1,4 @@
-"""A search that is killed or interrupted at any point resumes, and ends in the same record."""
+"""Killed and interrupted searches resume and end in the same record."""
 
 import json
 import shutil
@@ -28,13 +28,14 @@ def record_of(run: Path) -> dict[str, Any]:
 
 
 def same(run: Path) -> list[Any]:
+    """Return the parts of a run's results that do not depend on interruptions."""
     names = ("trials", "best_trial", "best_loss", "weights_sha256", "test_accuracy", "parameters")
     return [(run / "trials.csv").read_text(), *(record_of(run)[name] for name in names)]
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The trials that this process has the cluster take."""
+    """A list that receives the number of each evaluated trial."""
     numbers: list[int] = []
 
     def random_noted(placed_dataset: Any, parameters: Any, blocks: Any) -> Any:
@@ -61,7 +62,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("local", signal.SIGINT),
     ],
 )
-def test_a_search_that_is_ended_early_resumes_to_the_same_record(
+def test_stopped_search_resumes_to_the_same_record(
     user: User,
     hinge: Command,
     store: Path,
@@ -95,10 +96,10 @@ def test_a_search_that_is_ended_early_resumes_to_the_same_record(
     resumed = hinge(*command, "--resume", run, *large, "--scheduler", user.scheduler)
     assert resumed.status == 0, resumed.err
     before = taken[0]
-    assert int(told.split()[2]) < before < TRIALS  # all that were told of are kept
-    assert taken == list(range(before, TRIALS))  # and none of them was taken again
+    assert int(told.split()[2]) < before < TRIALS  # every printed trial is in the journal
+    assert taken == list(range(before, TRIALS))  # no trial in the journal is evaluated again
     shown = resumed.err.splitlines()[1:]
-    assert shown[0] == f"{before} of {TRIALS} trials were taken before"
+    assert shown[0] == f"{before} of {TRIALS} trials had finished before the run was resumed"
     assert [int(line.split()[2]) for line in shown[1:]] == taken
 
     elsewhere = tmp_path / "undisturbed"
@@ -110,7 +111,7 @@ def test_a_search_that_is_ended_early_resumes_to_the_same_record(
 
 @pytest.fixture
 def begun(user: User, hinge: Command, store: Path, tmp_path: Path) -> Path:
-    """A run that was killed when all its trials were in the journal."""
+    """A run that was killed after all its trials had been written to the journal."""
     given = ("search", "random", "--store", store, "--trials", 20, "--block", 8)
     assert hinge(*given, "--scheduler", user.scheduler).status == 0
     [run] = (tmp_path / "runs").iterdir()
@@ -120,7 +121,7 @@ def begun(user: User, hinge: Command, store: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_all_trials_were_taken(
+def test_resumed_search_with_all_trials_finished_evaluates_none(
     user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
 ) -> None:
     before = same(begun)
@@ -131,7 +132,7 @@ def test_all_trials_were_taken(
     assert (taken, same(begun)) == ([], before)
     assert resumed.result["trials_per_second"] == 0.0
     again = hinge("search", "random", "--store", store, "--resume", begun, "--json")
-    assert (again.result, again.err) == (resumed.result, "")  # its record, at once
+    assert (again.result, again.err) == (resumed.result, "")  # prints the stored record
 
 
 def statement(text: str) -> Callable[[Path], object]:
@@ -144,11 +145,11 @@ def statement(text: str) -> Callable[[Path], object]:
     return damage
 
 
-def flip(journal: Path) -> None:
+def flip_a_bit(journal: Path) -> None:
     database = sqlite3.connect(journal)
     [[arrays]] = database.execute("SELECT arrays FROM entries WHERE number = 2")
     changed = bytearray(arrays)
-    changed[changed.index(b"values.npy") + 200] ^= 1  # a bit of a loss
+    changed[changed.index(b"values.npy") + 200] ^= 1  # one bit of a loss
     with database:
         database.execute("UPDATE entries SET arrays = ? WHERE number = 2", [bytes(changed)])
     database.close()
@@ -164,23 +165,23 @@ def flip(journal: Path) -> None:
         (statement("INSERT INTO entries (arrays) SELECT arrays FROM entries"), ["first 20"]),
         (statement("UPDATE entries SET arrays = 'text' WHERE number = 2"), []),
         (statement("UPDATE entries SET arrays = x'' WHERE number = 2"), []),
-        (flip, ["CRC"]),
+        (flip_a_bit, ["CRC"]),
     ],
     ids=["nonsense", "cut", "gap", "twice", "text", "empty", "flipped"],
 )
-def test_a_damaged_journal(
+def test_damaged_journals_are_rejected(
     hinge: Command, store: Path, begun: Path, damage: Callable[[Path], object], words: list[str]
 ) -> None:
     damage(begun / "journal.sqlite")
     before, record = left(begun), record_of(begun)
     finished = hinge("search", "random", "--store", store, "--resume", begun)
-    refused(finished, "journal.sqlite is no journal of this run", "start the run anew", *words)
+    refused(finished, "journal.sqlite is not a journal of this run", "start a new run", *words)
     assert left(begun) == before | {".lock"}
     assert record_of(begun) == record
 
 
 @pytest.mark.slow
-def test_the_journal_of_another_search(
+def test_journal_of_another_search_is_rejected(
     user: User, hinge: Command, store: Path, begun: Path, tmp_path: Path
 ) -> None:
     given = ("search", "random", "--store", store, "--trials", 20, "--seed", 1)
@@ -188,11 +189,11 @@ def test_the_journal_of_another_search(
     [other] = (tmp_path / "b").iterdir()
     shutil.copy(other / "journal.sqlite", begun / "journal.sqlite")
     finished = hinge("search", "random", "--store", store, "--resume", begun)
-    refused(finished, "journal.sqlite", "it is of another run")
+    refused(finished, "journal.sqlite", "it belongs to another run")
 
 
 @pytest.mark.slow
-def test_a_run_without_its_journal_starts_again(
+def test_run_without_its_journal_starts_from_scratch(
     user: User, hinge: Command, store: Path, begun: Path, taken: list[int]
 ) -> None:
     before = same(begun)
@@ -203,6 +204,8 @@ def test_a_run_without_its_journal_starts_again(
 
 
 @pytest.mark.slow
-def test_a_run_of_the_other_search(hinge: Command, store: Path, begun: Path) -> None:
+def test_run_of_the_other_kind_of_search_is_rejected(
+    hinge: Command, store: Path, begun: Path
+) -> None:
     finished = hinge("search", "local", "--store", store, "--resume", begun)
     refused(finished, "is not a run of `hinge search local`", "search random")

@@ -1,4 +1,4 @@
-"""`hinge show`: that the numbers are those of the formulas, and what is drawn where."""
+"""`hinge show`: its numbers match the formulas, and its pictures show them."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -41,10 +42,10 @@ def dataset(store: Path) -> Dataset:
 
 
 @pytest.fixture
-def kept(dataset: Dataset, tmp_path: Path) -> Callable[[Floats], Path]:
-    """Keep weights as those of a run on the small store."""
+def save_run(dataset: Dataset, tmp_path: Path) -> Callable[[Floats], Path]:
+    """Return a function that saves weights as those of a run on the small store."""
 
-    def keep(W: Floats) -> Path:
+    def save(W: Floats) -> Path:
         run = RunDirectory(tmp_path / "runs" / "train-kept")
         run.path.mkdir(parents=True)
         header = RecordHeader(
@@ -60,17 +61,17 @@ def kept(dataset: Dataset, tmp_path: Path) -> Callable[[Floats], Path]:
         run.write_weights(W)
         return run.path
 
-    return keep
+    return save
 
 
 def always_a_cat() -> Floats:
-    """Weights of which only one bias is not 0."""
+    """Return weights that are 0 except the bias of the class cat."""
     W = np.zeros((10, 3073))
     W[CAT, -1] = 1.0
     return W
 
 
-# -- the numbers
+# -- numbers
 
 
 def confusion_by_counting(labels: list[int], predictions: list[int]) -> list[list[int]]:
@@ -81,10 +82,10 @@ def confusion_by_counting(labels: list[int], predictions: list[int]) -> list[lis
 
 
 def check_numbers(result: dict[str, Any], W: Floats, X: Floats, y: NDArray[np.uint8]) -> None:
-    """Compare all that is said with the formulas in NumPy, and counts with plain loops."""
+    """Compare all losses with the formulas in NumPy, and all counts with plain loops."""
     scores = X @ W.T
     labels, predictions = y.tolist(), scores.argmax(axis=1).tolist()
-    assert len(set(predictions)) > 3  # else nothing would be mistaken
+    assert len(set(predictions)) > 3  # so that some predictions are wrong
     assert result["confusion"] == confusion_by_counting(labels, predictions)
     right = [j for j, k in zip(labels, predictions, strict=True) if j == k]
     assert result["accuracy"] == len(right) / len(labels)
@@ -106,7 +107,7 @@ def check_numbers(result: dict[str, Any], W: Floats, X: Floats, y: NDArray[np.ui
 
 
 def check_shown(hinge: Command, dataset: Dataset, run: Path) -> None:
-    """Have both splits shown, and compare; nothing else of the run changes."""
+    """Compare the results for both splits; the rest of the run must not change."""
     W, record, before = np.load(run / "weights.npy"), (run / "result.json").read_bytes(), left(run)
     splits: tuple[tuple[Split, int], ...] = (("test", 8), ("train", 16))
     for split, examples in splits:
@@ -123,14 +124,14 @@ def check_shown(hinge: Command, dataset: Dataset, run: Path) -> None:
     assert (run / "result.json").read_bytes() == record
 
 
-def test_the_numbers_are_those_of_the_formulas(
-    hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
+def test_numbers_match_the_formulas(
+    hinge: Command, dataset: Dataset, save_run: Callable[[Floats], Path]
 ) -> None:
-    check_shown(hinge, dataset, kept(1e-3 * np.random.default_rng(2).normal(size=(10, 3073))))
+    check_shown(hinge, dataset, save_run(1e-3 * np.random.default_rng(2).normal(size=(10, 3073))))
 
 
 @pytest.mark.slow
-def test_the_numbers_of_a_trained_run_are_those_of_the_formulas(
+def test_numbers_of_a_trained_run_match_the_formulas(
     user: User, hinge: Command, store: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     training = ("train", "--store", store, "--steps", 3, "--init", "normal:1e-3")
@@ -140,11 +141,11 @@ def test_the_numbers_of_a_trained_run_are_those_of_the_formulas(
 
 
 @pytest.mark.slow
-def test_weights_that_take_everything_for_a_cat(
-    hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
+def test_report_of_weights_that_always_predict_cat_is_exact(
+    hinge: Command, dataset: Dataset, save_run: Callable[[Floats], Path]
 ) -> None:
-    """A cat's margins are all 0; another's are 2 against the cat, and 1 against eight more."""
-    run = kept(always_a_cat())
+    """The wrong-class margins are 0 for a cat, and otherwise 2 for cat and 1 for 8 classes."""
+    run = save_run(always_a_cat())
     counts = np.bincount(dataset.labels("test"), minlength=10)
     share = counts[CAT] / counts.sum()
     finished = hinge("show", run)
@@ -158,21 +159,21 @@ def test_weights_that_take_everything_for_a_cat(
     assert summary["run"] == run.name
     assert summary["loss"].startswith(f"{10 * (1 - share):.4f} ")
     assert summary["accuracy"] == f"{share:.2%} of the {counts.sum()} test images"
-    assert {word.rstrip(",") for word in summary["look"].split()} >= PICTURES
+    assert {word.rstrip(",") for word in summary["files"].split()} >= PICTURES
 
 
 @pytest.mark.slow
-def test_weights_whose_scores_are_off_every_scale(
-    hinge: Command, kept: Callable[[Floats], Path]
+def test_weights_with_infinite_loss_are_shown(
+    hinge: Command, save_run: Callable[[Floats], Path]
 ) -> None:
-    run = kept(1e308 * np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (10, 3073)))
+    run = save_run(1e308 * np.random.default_rng(0).choice([-1.0, 0.0, 1.0], (10, 3073)))
     finished = hinge("show", run, "--json")
     assert (finished.status, finished.err) == (0, "")
     assert finished.result["loss"] is None
     assert left(run) >= PICTURES
 
 
-# -- the pictures
+# -- pictures
 
 
 def drawn_images(figure: Figure) -> list[NDArray[Any]]:
@@ -183,19 +184,19 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_weights_are_drawn_about_mid_grey_each_class_by_its_own_scale(
+def test_weights_are_drawn_around_mid_grey_with_one_scale_per_class(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     W = np.zeros((10, 3073))
-    W[0, 5 * 32 + 7] = 4e-5  # red, of row 5 and column 7
-    W[6, [1024, 2048 + 31 * 32 + 31]] = [-3.0, 1.5]  # green of the first pixel, blue of the last
+    W[0, 5 * 32 + 7] = 4e-5  # red, row 5, column 7
+    W[6, [1024, 2048 + 31 * 32 + 31]] = [-3.0, 1.5]  # green at the first pixel, blue at the last
     W[6, -1] = -0.25
     draw_weights(tmp_path / "w.png", W, CLASSES, title="a run")
     [whole] = drawn_images(figures[0])
     assert whole.dtype == np.uint8
     grey = whole[(whole == 128).all(axis=-1)]
     assert len(grey) == 10 * 32 * 32 - 3
-    assert np.sum((whole != 255).any(axis=-1)) == 10 * 32 * 32  # all else is white
+    assert np.sum((whole != 255).any(axis=-1)) == 10 * 32 * 32  # everything else is white
     coloured = [
         tuple(each) for each in whole[~((whole == 128) | (whole == 255)).all(axis=-1)].tolist()
     ]
@@ -204,7 +205,7 @@ def test_weights_are_drawn_about_mid_grey_each_class_by_its_own_scale(
     [[row, column]] = np.argwhere((whole == (128, 0, 128)).all(axis=-1))
     [[last_row, last_column]] = np.argwhere((whole == (128, 128, 191)).all(axis=-1))
     assert (last_row - row, last_column - column) == (31, 31)
-    assert row > red_row - 5 + 32  # the frog is below the airplane, and one to the right
+    assert row > red_row - 5 + 32  # frog is in the second row, one column to the right of airplane
     assert column > red_column - 7 + 32
     assert texts(figures[0])[::2] == list(CLASSES)
     assert texts(figures[0])[13] == "bias -0.25\nlargest weight 3"
@@ -212,7 +213,7 @@ def test_weights_are_drawn_about_mid_grey_each_class_by_its_own_scale(
     assert any("mid-grey" in text.get_text() for text in figures[0].texts)
 
 
-def test_examples_are_drawn_with_their_margins(
+def test_examples_are_drawn_with_their_margins_and_captions(
     dataset: Dataset, tmp_path: Path, figures: list[Figure]
 ) -> None:
     W = np.random.default_rng(1).normal(size=(10, 3073)) * 1e-3
@@ -224,25 +225,32 @@ def test_examples_are_drawn_with_their_margins(
     drawn = drawn_images(figure)
     for image, number in zip(drawn, (0, 2, 1), strict=True):  # two columns, the left one first
         np.testing.assert_array_equal(image, stored[number])
-    bars = [bar for axes in figure.axes for each in axes.containers for bar in each]
+    first = [axes.collections[0] for axes in figure.axes if axes.collections]
+    bars = [each for each in first if isinstance(each, LineCollection)]  # one per column
+    segments = np.concatenate([each.get_segments() for each in bars])
+    colours = np.concatenate([each.get_color() for each in bars])
     X, _ = read(dataset, "test")
     scores = X[[0, 2, 1]] @ W.T
     labels = labels[[0, 2, 1]]
     margins = scores - scores[range(3), labels][:, None] + 1
-    widths = np.reshape([bar.get_width() for bar in bars], (3, 10))
-    np.testing.assert_allclose(widths, margins, atol=1e-9)
+    np.testing.assert_array_equal(segments[:, 0, 0], 0)
+    np.testing.assert_allclose(segments[:, 1, 0].reshape(3, 10), margins, atol=1e-9)
     wanted = np.where(margins > 0, ORANGE, GREY)
     wanted[range(3), labels] = GREEN
-    assert [to_hex(bar.get_facecolor()) for bar in bars] == wanted.ravel().tolist()
-    for said, label, row in zip(texts(figure), labels, scores, strict=True):
+    assert [to_hex(colour) for colour in colours] == wanted.ravel().tolist()
+    captions = [text for text in texts(figure) if text.startswith("row ")]
+    assert [text for text in texts(figure) if text not in captions] == [*CLASSES] * 3
+    for caption, label, row in zip(captions, labels, scores, strict=True):
         true, predicted = CLASSES[label], CLASSES[row.argmax()]
-        assert f": {true}\n" in said
-        assert ("right" if true == predicted else f"predicted {predicted},") in said
+        assert f": {true}\n" in caption
+        assert (
+            "predicted correctly," if true == predicted else f"predicted {predicted},"
+        ) in caption
     assert len(words(figure)) == 4
 
 
 def contrast(one: Any, other: Any) -> float:
-    """The ratio of two colours' luminances, as the guidelines for web content define it."""
+    """Return the contrast ratio of two colours, as the W3C's accessibility guidelines define it."""
 
     def luminance(colour: Any) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
@@ -253,11 +261,11 @@ def contrast(one: Any, other: Any) -> float:
 
 
 @pytest.mark.parametrize("largest", [pytest.param(1, marks=pytest.mark.slow), 5000])
-def test_counts_of_the_confusion_matrix_can_be_read(
+def test_confusion_matrix_shows_readable_counts_recall_and_accuracy(
     tmp_path: Path, figures: list[Figure], largest: int
 ) -> None:
     counts = np.linspace(0, largest, 100).astype(np.int64).reshape(10, 10)
-    counts[CAT] = 0  # there is none
+    counts[CAT] = 0  # no image is a cat
     draw_confusion(tmp_path / "c.png", counts, CLASSES, title="a run")
     axes, _ = figures[0].axes
     [picture] = axes.get_images()
@@ -267,17 +275,17 @@ def test_counts_of_the_confusion_matrix_can_be_read(
         assert text.get_text() == f"{counts[row, column]:,}"
         assert contrast(to_rgb(text.get_color()), colours[row, column]) > 4
     [right] = axes.child_axes
-    said = [label.get_text() for label in right.get_yticklabels()]
-    assert said[CAT] == "none"
+    recall_labels = [label.get_text() for label in right.get_yticklabels()]
+    assert recall_labels[CAT] == "none"
     for row in {*range(10)} - {CAT}:
         whole = sum(counts[row].tolist())
-        assert said[row] == (f"{counts[row, row] / whole:.1%}" if whole else "none")
+        assert recall_labels[row] == (f"{counts[row, row] / whole:.1%}" if whole else "none")
     accuracy = sum(counts[j, j] for j in range(10)) / max(counts.sum(), 1)
     assert axes.get_title() == f"a run: accuracy {accuracy:.2%}"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
 
 
-# -- what is refused
+# -- refusals
 
 
 @pytest.mark.parametrize(
@@ -292,10 +300,10 @@ def test_counts_of_the_confusion_matrix_can_be_read(
     ],
     ids=" ".join,
 )
-def test_what_is_wrong_in_what_is_typed(
-    hinge: Command, kept: Callable[[Floats], Path], given: list[str], words: list[str]
+def test_wrong_arguments_are_refused(
+    hinge: Command, save_run: Callable[[Floats], Path], given: list[str], words: list[str]
 ) -> None:
-    run = kept(always_a_cat())
+    run = save_run(always_a_cat())
     refused(hinge(*given), *words)
     assert left(run) == {"result.json", "weights.npy"}
 
@@ -310,30 +318,40 @@ def test_what_is_wrong_in_what_is_typed(
         (lambda record: record.pop("machine"), ["train-kept", "cannot be read", "machine: "]),
         (lambda record: record.update(data=None), ["train-kept", "cannot be read"]),
     ],
+    ids=[
+        "other data",
+        "missing store",
+        "no fingerprint",
+        "URL not a string",
+        "no machine",
+        "no data",
+    ],
 )
-def test_a_run_whose_data_are_not_there(
+def test_run_with_unusable_record_or_missing_data_is_refused(
     hinge: Command,
-    kept: Callable[[Floats], Path],
+    save_run: Callable[[Floats], Path],
     change: Callable[[dict[str, Any]], object],
     words: list[str],
 ) -> None:
-    run = kept(always_a_cat())
+    run = save_run(always_a_cat())
     edit(run, change)
     refused(hinge("show", run.name), *words)
     assert left(run) == {"result.json", "weights.npy"}
 
 
-def test_a_store_that_was_moved_is_named(dataset: Dataset, kept: Callable[[Floats], Path]) -> None:
-    run = kept(always_a_cat())
+def test_moved_store_is_opened_at_the_given_url(
+    dataset: Dataset, save_run: Callable[[Floats], Path]
+) -> None:
+    run = save_run(always_a_cat())
     edit(run, lambda record: record["data"].update(url="/gone.zarr"))
     assert open_dataset_of(RunDirectory(run), dataset.url) == dataset
 
 
-def test_a_run_of_the_first_version_is_shown(
-    hinge: Command, dataset: Dataset, kept: Callable[[Floats], Path]
+def test_run_of_the_first_version_is_shown(
+    hinge: Command, dataset: Dataset, save_run: Callable[[Floats], Path]
 ) -> None:
-    """Its record has no version, the name of a command that has another name today, and more."""
-    run = kept(always_a_cat())
+    """Its record has no version, an old command name, and additional fields."""
+    run = save_run(always_a_cat())
     record = {
         "run": run.name,
         "command": "sweep --train",
@@ -366,11 +384,11 @@ sys.exit(f"imported: {late}" if late else status)
 """
 
 
-def test_a_run_is_shown_without_what_only_runs_need(
-    user: User, kept: Callable[[Floats], Path], tmp_path: Path
+def test_show_does_not_import_prefect_or_dask(
+    user: User, save_run: Callable[[Floats], Path], tmp_path: Path
 ) -> None:
-    """Importing Prefect and Dask takes longer than all the rest."""
-    command = [sys.executable, "-c", SHOW, str(kept(always_a_cat()))]
+    """Importing them takes longer than everything else that the command does."""
+    command = [sys.executable, "-c", SHOW, str(save_run(always_a_cat()))]
     shown = subprocess.run(
         command, cwd=tmp_path, env=user.environment(), capture_output=True, text=True, check=False
     )
@@ -380,16 +398,16 @@ def test_a_run_is_shown_without_what_only_runs_need(
 @pytest.mark.parametrize(
     "W", [np.zeros((3, 3073)), np.zeros((10, 3072)), np.full((10, 3073), math.nan)]
 )
-def test_weights_of_other_classes_or_pixels(
-    hinge: Command, kept: Callable[[Floats], Path], W: Floats
+def test_weights_of_wrong_shape_or_with_nan_are_refused(
+    hinge: Command, save_run: Callable[[Floats], Path], W: Floats
 ) -> None:
-    run = kept(W)
+    run = save_run(W)
     refused(hinge("show", run.name), "weights.npy", "(10, 3073)")
     assert left(run) == {"result.json", "weights.npy"}
 
 
-def test_a_run_without_weights(hinge: Command, kept: Callable[[Floats], Path]) -> None:
-    run = kept(always_a_cat())
+def test_run_without_weights_is_refused(hinge: Command, save_run: Callable[[Floats], Path]) -> None:
+    run = save_run(always_a_cat())
     (run / "weights.npy").unlink()
     refused(hinge("show", run.name), "train-kept", "no weights")
     assert left(run) == {"result.json"}

@@ -1,145 +1,222 @@
-"""Control-C and SIGTERM, wherever they strike: an interruption, of which all is told and kept."""
+"""Control-C and SIGTERM end a command at its next step, with one line and a complete record."""
 
 import gc
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import prefect.states
 import pytest
 from distributed import Client
-from prefect import flow
 from prefect.exceptions import TerminationSignal
 
 from flows.runs.directory import RunDirectory
 from flows.search.flow import search_random_flow
-from flows.services.interruption import (
-    delay_interruptions,
-    deliver_interruption,
-    interruptible,
-    interruptions_in,
-    shield_cluster_start,
-)
+from flows.services.interruption import SIGNALS, run_interruptibly
 from flows.services.session import Session
+from pipeline.cluster.waiting import gather_results
 from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.stopping import Interrupted, check_stop, pause, stop_requested
 from pipeline.search.random_search import RandomSearch
-from tests.flows.conftest import Command, Finished, User
+from tests.flows.conftest import Command, Finished, Started, User, end, until
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 both = pytest.mark.parametrize("number", SIGNALS)
 
 
 @pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Each test begins with Python's own handlers, and must leave them as they were."""
+def default_handlers() -> Iterator[None]:
+    """Start each test with Python's own signal handlers, and check that it restores them."""
     before = [signal.signal(signal.SIGINT, signal.default_int_handler)]
     before += [signal.signal(signal.SIGTERM, signal.SIG_DFL)]
-    hook = sys.unraisablehook
     yield
     after = [signal.getsignal(number) for number in SIGNALS]
     for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
     assert after == [signal.default_int_handler, signal.SIG_DFL]
-    assert sys.unraisablehook is hook
+    assert not stop_requested()
 
 
-class Referred:
-    """What a weak reference can refer to."""
+def send(number: int) -> None:
+    """Send a signal to this process, and wait until it has asked the work to stop."""
+    os.kill(os.getpid(), number)
+    until(stop_requested, "the request to stop", 5)
 
 
-def called_back(callback: Callable[[], object]) -> None:
-    """Have a callback of a weak reference called, whose errors Python only prints."""
-    came, referred = threading.Event(), Referred()
-
-    def call(_reference: object) -> None:
-        came.set()
-        callback()
-
-    reference = weakref.ref(referred, call)
-    del referred
-    assert came.is_set()
-    assert reference() is None
+def send_and_wait(number: int, *_given: object, **_more: object) -> NoReturn:
+    send(number)
+    pause(30)
+    raise AssertionError("the work was not stopped")
 
 
-def _strike_in_a_callback(number: int, *_given: object) -> None:
-    called_back(lambda: signal.raise_signal(number))
-    time.sleep(5)
-
-
-def _strike(number: int, *_given: object, **_more: object) -> None:
-    signal.raise_signal(number)
-
-
-def _fail_to_close(_session: Session) -> None:
-    raise OSError("closing failed")
-
-
-def _strike_and_fail(number: int, error: type[Exception], *_given: object, **_more: object) -> None:
+def send_and_fail(number: int, error: Exception, *_given: object, **_more: object) -> None:
+    """Fail while the interruption is handled, as the end of a `with` block may."""
+    send(number)
     try:
-        signal.raise_signal(number)
-    except (KeyboardInterrupt, TerminationSignal):
-        raise error("of something else")  # noqa: B904  # as libraries do
+        check_stop()
+    finally:
+        raise error
+
+
+@both
+def test_work_ends_at_its_next_step(number: int) -> None:
+    with pytest.raises(Interrupted):
+        run_interruptibly(partial(send_and_wait, number))
+
+
+@both
+def test_work_that_ends_before_its_next_step_counts(number: int) -> None:
+    def work() -> int:
+        send(number)
+        return 7
+
+    assert run_interruptibly(work) == 7
+
+
+def test_results_errors_and_context_pass_through_the_thread(monkeypatch: Any) -> None:
+    cause = KeyError("cause")
+
+    def fail() -> None:
+        raise PipelineError("failed") from cause
+
+    with pytest.raises(PipelineError, match="failed") as raised:
+        run_interruptibly(fail)
+    assert raised.value.__cause__ is cause
+    here = threading.get_ident()
+    assert run_interruptibly(threading.get_ident) != here
+    assert run_interruptibly(lambda: run_interruptibly(threading.get_ident)) != here
+
+
+@both
+def test_ignored_signals_stay_ignored(number: int) -> None:
+    """A script's background jobs ignore Control-C."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+
+        def work() -> bool:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+            return stop_requested()
+
+        assert run_interruptibly(work) is False
+    finally:
+        signal.signal(number, before)
+
+
+@both
+def test_tasks_awaited_at_an_interruption_log_no_errors(
+    user: User, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def wait() -> None:
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
+        with Client(user.scheduler) as client:
+            awaited = client.map(time.sleep, [3.0, 3.01, 3.02], pure=False)
+            timer.start()
+            try:
+                gather_results(client, awaited)
+            finally:
+                timer.join()
+
+    with pytest.raises(Interrupted):
+        run_interruptibly(wait)
+    gc.collect()  # a task whose error was never retrieved logs it when it is collected
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.fixture
-def searched(user: User, hinge: Command, store: Path) -> Callable[[], Finished]:
+def search(user: User, hinge: Command, store: Path) -> Callable[[], Finished]:
     given = ("search", "random", "--trials", 4, "--store", store, "--scheduler", user.scheduler)
     return partial(hinge, *given)
 
 
-def how_to_resume(store: Path, runs: Path) -> str:
-    """The last line of an interrupted search, whose record must say so too."""
+def assert_interrupted(finished: Finished, store: Path, runs: Path) -> None:
+    """Check the exit status, the last line and the record of an interrupted search."""
+    assert (finished.status, finished.out) == (130, ""), finished.err
+    assert "Traceback" not in finished.err
     [run] = runs.iterdir()
     assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
-    return f"hinge: interrupted; `hinge search random --store {store} --resume {run}` resumes it"
+    resume = f"`hinge search random --store {store} --resume {run}` resumes it"
+    assert finished.err.splitlines()[-1] == f"hinge: interrupted; {resume}"
 
 
 @both
-@pytest.mark.parametrize(
-    ("where", "strike"),
-    [
-        pytest.param("flows.search.flow.random_search", _strike_in_a_callback, id="callback"),
-        pytest.param("prefect.states.Pending", _strike, id="as a task's engine begins"),
-    ],
-)
-def test_an_interruption_is_one_whatever_it_strikes(
-    searched: Callable[[], Finished],
+def test_interruption_during_a_wait(
+    search: Callable[[], Finished],
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    where: str,
-    strike: Callable[..., None],
     number: int,
 ) -> None:
-    monkeypatch.setattr(where, partial(strike, number))
-    finished = searched()
-    assert (finished.status, finished.out) == (130, ""), finished.err
-    assert "Traceback" not in finished.err
-    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
+    monkeypatch.setattr("flows.search.flow.random_search", partial(send_and_wait, number))
+    assert_interrupted(search(), store, tmp_path / "runs")
 
 
-@pytest.mark.parametrize(
-    ("strike", "close"), [(_strike_in_a_callback, Session.close), (_strike, _fail_to_close)]
-)
-def test_so_it_is_in_a_flow_without_a_command(
-    user: User,
+def test_interruption_at_the_start_of_a_task_in_prefect(
+    search: Callable[[], Finished],
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    strike: Callable[..., None],
-    close: Callable[[Session], None],
 ) -> None:
-    """As from a schedule, where Prefect handles SIGTERM and passes it on to who did before."""
+    """Prefect's engine would raise another error if the signal raised an exception there."""
+    pending = prefect.states.Pending
+
+    def send_and_return(*given: Any, **more: Any) -> Any:
+        monkeypatch.undo()
+        send(signal.SIGTERM)
+        return pending(*given, **more)
+
+    monkeypatch.setattr("prefect.states.Pending", send_and_return)
+    assert_interrupted(search(), store, tmp_path / "runs")
+
+
+def test_interruption_before_the_run_leaves_no_run(
+    search: Callable[[], Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.services.session.connect", partial(send_and_wait, signal.SIGTERM))
+    finished = search()
+    assert (finished.status, finished.out) == (130, ""), finished.err
+    assert finished.err.splitlines()[-1] == "hinge: interrupted"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, OSError("of the body")), (signal.SIGINT, PipelineError("of the body"))],
+)
+def test_errors_do_not_hide_an_interruption(
+    search: Callable[[], Finished],
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    error: Exception,
+) -> None:
+    def fail_to_close(_session: Session) -> None:
+        raise OSError("closing failed")
+
+    monkeypatch.setattr("flows.search.flow.random_search", partial(send_and_fail, number, error))
+    monkeypatch.setattr(Session, "close", fail_to_close)
+    assert_interrupted(search(), store, tmp_path / "runs")
+
+
+def test_sigterm_during_a_flow_without_a_command_reaches_prefect(
+    user: User, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a scheduled run, Prefect handles SIGTERM, then calls the previous handler."""
     passed_on: list[int] = []
-    monkeypatch.setattr("flows.search.flow.random_search", partial(strike, signal.SIGTERM))
-    monkeypatch.setattr(Session, "close", close)
+
+    def wait(*_given: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pause(30)
+
+    monkeypatch.setattr("flows.search.flow.random_search", wait)
     before = signal.signal(signal.SIGTERM, lambda *given: passed_on.append(given[0]))
     try:
         with pytest.raises(TerminationSignal), user.settings():
@@ -153,215 +230,52 @@ def test_so_it_is_in_a_flow_without_a_command(
     assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
 
 
-@pytest.mark.parametrize(
-    ("number", "error"),
-    [
-        (signal.SIGTERM, ValueError),
-        (signal.SIGINT, PipelineError),
-        (signal.SIGTERM, ConnectionError),
-        (signal.SIGINT, BrokenPipeError),
-    ],
-)
-def test_an_error_that_was_made_of_an_interruption_is_one(
-    searched: Callable[[], Finished],
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: type[Exception],
-    number: int,
-) -> None:
-    with monkeypatch.context() as patched:  # before there is a run
-        patched.setattr(
-            "flows.runs.lifecycle.flow_session", partial(_strike_and_fail, number, error)
-        )
-        finished = searched()
-    assert (finished.status, finished.out) == (130, ""), finished.err
-    assert finished.err.splitlines()[-1] == "hinge: interrupted"
-    assert not (tmp_path / "runs").exists()
-
-    monkeypatch.setattr("flows.search.flow.random_search", partial(_strike_and_fail, number, error))
-    finished = searched()
-    assert (finished.status, finished.out) == (130, ""), finished.err
-    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
-
-
-@both
-def test_what_fails_in_closing_hides_no_interruption(
-    searched: Callable[[], Finished],
-    store: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-) -> None:
-    monkeypatch.setattr("flows.search.flow.random_search", partial(_strike, number))
-    monkeypatch.setattr(Session, "close", _fail_to_close)
-    finished = searched()
-    assert finished.status == 130
-    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
-
-
-def test_control_c_twice_loses_nothing(
-    searched: Callable[[], Finished],
+def test_record_is_complete_before_the_interruption_is_raised(
+    search: Callable[[], Finished],
     store: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The second strikes as the record is written, or as the session is closed."""
-    write, strike = RunDirectory.write_document, partial(signal.raise_signal, signal.SIGINT)
+    write = RunDirectory.write_document
 
-    def struck(run: RunDirectory, record: dict[str, Any]) -> None:
+    def slow_write(run: RunDirectory, record: dict[str, Any]) -> None:
         if record["status"] == "interrupted":
-            strike()
+            time.sleep(0.5)
         write(run, record)
 
-    monkeypatch.setattr("flows.search.flow.random_search", lambda *_given: strike())
-    with monkeypatch.context() as patched:
-        patched.setattr(RunDirectory, "write_document", struck)
-        finished = searched()
-    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
-
-    [run] = (tmp_path / "runs").iterdir()
-    run.rename(tmp_path / "first")
-    monkeypatch.setattr(Session, "close", lambda _session: strike())
-    finished = searched()
-    assert finished.status == 130
-    assert finished.err.splitlines()[-1] == how_to_resume(store, tmp_path / "runs")
+    monkeypatch.setattr(RunDirectory, "write_document", slow_write)
+    monkeypatch.setattr("flows.search.flow.random_search", partial(send_and_wait, signal.SIGINT))
+    assert_interrupted(search(), store, tmp_path / "runs")
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_an_interruption_as_a_flow_ends_within_another_ends_both(user: User, number: int) -> None:
-    went_on = []
+HANGING = """
+import os, signal, sys, time
+from flows.services.interruption import before_sudden_end, run_interruptibly
 
-    @flow(on_completion=[lambda *_given: signal.raise_signal(number)])
-    def within() -> int:
-        return 1
+def work():
+    with before_sudden_end(lambda: os.write(1, b"end of the server\\n")):
+        print("working", flush=True)
+        time.sleep(60)
 
-    @flow
-    def around() -> None:
-        went_on.append(within())
-
-    with pytest.raises(KeyboardInterrupt), user.settings(), interruptible():
-        around()
-    assert went_on == []
+run_interruptibly(work)
+"""
 
 
 @both
-def test_what_is_waited_for_at_an_interruption_complains_of_nothing(
-    user: User, caplog: pytest.LogCaptureFixture, number: int
-) -> None:
-    def wait() -> None:
-        timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
-        with interruptible(), Client(user.scheduler) as client:
-            awaited = client.map(time.sleep, [3.0, 3.01, 3.02], pure=False)
-            timer.start()
-            try:
-                client.gather(awaited)
-            finally:
-                timer.join()
-
-    with pytest.raises(KeyboardInterrupt):
-        wait()
-    gc.collect()  # what nobody has asked for its error logs it as it goes
-    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
-
-
-@both
-def test_what_strikes_as_a_cluster_starts_is_held_whichever_thread_it_comes_to(number: int) -> None:
-    map_shards, reached = threading.Event(), threading.Event()
-    other = threading.Thread(target=map_shards.wait)  # which blocks no signal
-    other.start()
-
-    def start() -> None:
-        with interruptible(), shield_cluster_start():
-            os.kill(os.getpid(), number)
-            while number in signal.sigpending():
-                time.sleep(0.01)
-            time.sleep(0.1)
-            reached.set()
-
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            start()
-    finally:
-        map_shards.set()
-        other.join()
-    assert reached.is_set()
-
-
-@both
-@pytest.mark.parametrize("block", [interruptible, shield_cluster_start, delay_interruptions])
-def test_what_is_ignored_or_another_s_is_left_alone(number: int, block: Any) -> None:
-    """Control-C of a script is not for its background jobs; Prefect needs its own SIGTERM."""
-    came = []
-    for handler in (signal.SIG_IGN, lambda *given: came.append(given[0])):
-        before = signal.signal(number, handler)
-        try:
-            with block():
-                assert signal.getsignal(number) is handler
-                if number == signal.SIGTERM:
-                    signal.raise_signal(number)
-        finally:
-            signal.signal(number, before)
-    assert came == ([number] if number == signal.SIGTERM else [])
-
-
-def test_in_another_thread_nothing_is_taken_over() -> None:
-    """Two flows in two threads would each put back what the other had found."""
-    hooks = []
-
-    def enter() -> None:
-        with deliver_interruption():
-            hooks.append(sys.unraisablehook)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert hooks == [sys.unraisablehook]
-
-
-def test_what_a_callback_raises_else_is_printed_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    printed: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda given: printed.append(given.exc_value))
-
-    def fail() -> None:
-        raise ValueError("no interruption")
-
-    with interruptible():
-        called_back(fail)
-    assert [str(error) for error in printed] == ["no interruption"]
-
-
-@both
-def test_what_fails_while_a_command_is_interrupted_is_no_second_interruption(
-    monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    printed: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda given: printed.append(given.exc_value))
-    closed = threading.Event()
-
-    def fail() -> None:
-        raise ValueError("in a callback")
-
-    def run() -> None:
-        try:
-            signal.raise_signal(number)
-        finally:
-            called_back(fail)
-            time.sleep(0.2)
-            closed.set()
-
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        run()
-    assert [str(error) for error in printed] == ["in a callback"]
-    assert closed.is_set()
-
-
-def test_an_interruption_is_found_behind_what_it_was_made_into() -> None:
-    interruption, other = TerminationSignal(signal=signal.SIGTERM), ValueError()
-    cause, top = KeyError(), RuntimeError()
-    top.__cause__, top.__context__ = cause, other
-    other.__context__, interruption.__context__ = interruption, top  # in a circle
-    assert list(interruptions_in(top)) == [interruption]
-    assert list(interruptions_in(cause)) == []
+def test_second_signal_ends_work_that_does_not_stop(user: User, number: int) -> None:
+    process = Started(
+        [sys.executable, "-c", HANGING],
+        env=user.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(number)
+    finished = end(process, 5)
+    assert (finished.status, finished.err) == (130, "hinge: ended at once\n")
+    assert finished.out == "end of the server\n"

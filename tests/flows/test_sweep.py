@@ -1,4 +1,4 @@
-"""`hinge sweep`: the notes' table, its picture, and that the numbers are those of the formulas."""
+"""`hinge sweep`: the notes' table, the figure, and the losses compared with the formulas."""
 
 import csv
 import hashlib
@@ -31,7 +31,7 @@ DECADES = [float(f"1e{exponent}") for exponent in range(-10, 0)]
 
 @pytest.fixture
 def sweep(user: User, hinge: Command, store: Path) -> Any:
-    """Sweep over the small store."""
+    """Return a function that runs a sweep on the small store."""
 
     def run(*given: object) -> Finished:
         finished = hinge("sweep", "--store", store, "--scheduler", user.scheduler, *given)
@@ -53,7 +53,7 @@ def gradient_in_numpy(W: Floats, X: Floats, y: NDArray[np.uint8], reg: float) ->
 
 
 def check_numbers(result: dict[str, Any], W: Floats, store: Path, reg: float = 0.0) -> None:
-    """Compare every loss with the formula's own at the weights after that step."""
+    """Compare each loss with the formula at the weights after that step."""
     X, y = read(open_dataset(str(store)), "train")
     gradient = gradient_in_numpy(W, X, y, reg)
     exact = result["exact_minimum"]
@@ -72,12 +72,12 @@ def check_numbers(result: dict[str, Any], W: Floats, store: Path, reg: float = 0
 
 
 def uniform(seed: int, scale: float = 1e-3) -> Floats:
-    """The weights of `uniform:SCALE` as NumPy documents their stream."""
+    """Return the weights of `uniform:SCALE`, drawn directly from NumPy's Philox stream."""
     sequence = np.random.SeedSequence(seed, spawn_key=(1, 0))
     return scale * np.random.Generator(np.random.Philox(sequence)).random((10, 3073))
 
 
-def test_the_numbers_are_those_of_the_formulas(sweep: Any, store: Path) -> None:
+def test_losses_match_the_formulas(sweep: Any, store: Path) -> None:
     plain = sweep("--json").result
     assert [each["step_size"] for each in plain["losses"]] == DECADES
     check_numbers(plain, uniform(0), store)
@@ -90,12 +90,12 @@ def test_the_numbers_are_those_of_the_formulas(sweep: Any, store: Path) -> None:
     assert len({plain["initial_loss"], bent["initial_loss"]}) == 2
 
 
-def test_a_person_reads_the_notes_table(sweep: Any, tmp_path: Path) -> None:
+def test_output_is_the_notes_table(sweep: Any, tmp_path: Path) -> None:
     finished = sweep()
     [path] = (tmp_path / "runs").iterdir()
     record = json.loads((path / "result.json").read_text())
     table, said = finished.out.splitlines()[:11], finished.out.splitlines()[11:]
-    assert table[0] == "original loss: %f" % record["initial_loss"]  # noqa: UP031 (the notes')
+    assert table[0] == "original loss: %f" % record["initial_loss"]  # noqa: UP031 (as in the notes)
     assert table[1:] == [
         "for step size %e new loss: %f" % (each["step_size"], each["loss"])  # noqa: UP031
         for each in record["losses"]
@@ -108,13 +108,13 @@ def test_a_person_reads_the_notes_table(sweep: Any, tmp_path: Path) -> None:
     assert f"({exact['breakpoints']:,} breakpoints)" in words["exact minimum"]
     assert words["run"] == record["run"] == path.name
     for name in ("steps.png", "steps.csv", "result.json"):
-        assert name in words["look at"]
+        assert name in words["files"]
         assert (path / name).is_file()
     [line] = finished.err.splitlines()
     assert line.startswith("Dask dashboard: ")
 
 
-def test_json_is_the_record_and_the_files_hold_the_same(sweep: Any, tmp_path: Path) -> None:
+def test_json_output_and_files_match_the_record(sweep: Any, tmp_path: Path) -> None:
     finished = sweep("--json", "--exponents", "-8:-4")
     [path] = (tmp_path / "runs").iterdir()
     assert json.loads((path / "result.json").read_text()) == finished.result
@@ -132,13 +132,13 @@ def test_json_is_the_record_and_the_files_hold_the_same(sweep: Any, tmp_path: Pa
 
 @pytest.fixture
 def trained(user: User, hinge: Command, store: Path) -> dict[str, Any]:
-    """A training run to sweep at."""
+    """The result of a training run whose weights the sweep uses."""
     given = ("train", "--store", store, "--scheduler", user.scheduler, "--json", "--steps", 5)
     return hinge(*given, "--init", "normal:1e-3").result
 
 
 @pytest.mark.slow
-def test_the_weights_of_a_run(
+def test_sweep_at_the_weights_of_a_run_matches_the_formulas(
     sweep: Any, trained: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "runs" / trained["run"]
@@ -155,16 +155,16 @@ def test_the_weights_of_a_run(
 @pytest.mark.parametrize(
     ("W", "words"),
     [
-        (None, ["has no weights"]),
+        (None, ["has no weights"]),  # no file
         (np.zeros((3, 3073)), ["(3, 3073)", "(10, 3073)"]),
         (np.zeros((10, 3073), np.float32), ["float32"]),
         (np.full((10, 3073), math.nan), ["finite"]),
-        (np.array([{}]), ["has no weights"]),  # a pickle
+        (np.array([{}]), ["has no weights"]),  # an object array, which is pickled
         (b"nonsense", ["has no weights"]),
         (b"", ["has no weights"]),
     ],
 )
-def test_weights_that_cannot_be_swept_at(
+def test_unusable_weights_of_a_run_are_rejected(
     hinge: Command, store: Path, tmp_path: Path, W: Any, words: list[str]
 ) -> None:
     run = tmp_path / "runs" / "train-other"
@@ -178,8 +178,8 @@ def test_weights_that_cannot_be_swept_at(
     assert [path.name for path in run.parent.iterdir()] == [run.name]
 
 
-@pytest.mark.parametrize("name", ["train-1970", "normal:1e-3"])  # --init is for the second
-def test_a_run_that_there_is_not(hinge: Command, store: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["train-1970", "normal:1e-3"])  # --at takes no distribution
+def test_unknown_run_is_rejected(hinge: Command, store: Path, tmp_path: Path, name: str) -> None:
     refused(hinge("sweep", "--store", store, "--at", name), f"no run '{name}'")
     assert list(tmp_path.iterdir()) == []
 
@@ -191,7 +191,7 @@ def test_a_run_that_there_is_not(hinge: Command, store: Path, tmp_path: Path, na
         (["--reg", "1e300"], "the loss has no exact minimum along this gradient: "),
     ],
 )
-def test_what_is_out_of_all_range_is_one_line(
+def test_numbers_out_of_range_are_reported_in_one_line(
     user: User, hinge: Command, store: Path, tmp_path: Path, given: list[str], words: str
 ) -> None:
     finished = hinge("sweep", "--store", store, "--scheduler", user.scheduler, *given)
@@ -201,8 +201,8 @@ def test_what_is_out_of_all_range_is_one_line(
 
 
 @pytest.mark.slow
-def test_step_sizes_out_of_range_have_no_loss(sweep: Any, tmp_path: Path) -> None:
-    """A loss beyond all measure is said to be infinite, now and when the record is read again."""
+def test_huge_step_sizes_have_an_infinite_loss(sweep: Any, tmp_path: Path) -> None:
+    """A loss out of range is printed as inf, also when the record is read again."""
     finished = sweep("--exponents", "-7:100", "--points-per-decade", 1)
     assert "for step size 1.000000e+100 new loss: inf" in finished.out
     [path] = (tmp_path / "runs").iterdir()
@@ -211,7 +211,7 @@ def test_step_sizes_out_of_range_have_no_loss(sweep: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_interrupted_is_taken_again(
+def test_interrupted_sweep_resumes_to_the_same_result(
     sweep: Any, trained: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = sweep("--json", "--at", trained["run"], "--exponents", "-8:-6").result
@@ -227,29 +227,31 @@ def test_a_sweep_that_was_interrupted_is_taken_again(
 
 
 @pytest.mark.slow
-def test_a_sweep_is_a_flow_run_with_its_tasks_tables_and_a_picture(
+def test_sweep_creates_a_flow_run_with_tasks_and_artifacts(
     sweep: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
     result = sweep("--json", "--points-per-decade", 100).result
     assert len(result["losses"]) == 901
     with user.settings(), get_client(sync_client=True) as client:
         flow_run = flow_run_of(client, tmp_path / "runs")
-        assert (flow_run.name, flow_run.state.type) == ("sweep on synthetic", "COMPLETED")
+        name = "sweep 1e-10..1e-1 x 100 at W0"
+        assert (flow_run.name, flow_run.state.type) == (name, "COMPLETED")
         tasks = ["gradient", "losses", "exact minimum", "save results"]
         assert task_runs_of(client, flow_run, 4) == dict.fromkeys(tasks, "COMPLETED")
         shown = artifacts_of(client, flow_run)
-    assert shown.keys() == {"sweep", "sweep-step-sizes", "sweep-loss"}
+    series = "sweep-synthetic"
+    assert shown.keys() == {f"{series}-{name}" for name in ("run", "result", "step-sizes", "loss")}
     assert all(result["run"] in artifact.description for artifact in shown.values())
-    rows = json.loads(shown["sweep-step-sizes"].data)
-    assert rows == result["losses"][::10]  # a page of 901 rows would not be read
-    assert shown["sweep-step-sizes"].description.endswith("step sizes, every 10th")
-    found = {row["result"]: row["value"] for row in json.loads(shown["sweep"].data)}
+    rows = json.loads(shown[f"{series}-step-sizes"].data)
+    assert rows == result["losses"][::10]  # the artifact has at most 100 rows
+    assert shown[f"{series}-step-sizes"].description.startswith("Loss by step size, one in 10;")
+    found = {row["result"]: row["value"] for row in json.loads(shown[f"{series}-result"].data)}
     assert found["exact minimum: breakpoints"] == result["exact_minimum"]["breakpoints"]
-    assert shown["sweep-loss"].data.startswith("![")
+    assert shown[f"{series}-loss"].data.startswith("![")
 
 
 @pytest.mark.slow
-def test_a_flow_runs_without_a_command_as_from_a_schedule(
+def test_flow_with_json_parameters_matches_the_command(
     sweep: Any, user: User, store: Path, tmp_path: Path
 ) -> None:
     sent: Any = {"exponents": "-7:-6", "seed": 3}
@@ -272,14 +274,14 @@ def test_a_flow_runs_without_a_command_as_from_a_schedule(
         ({"seed": 2**64}, "seed"),
     ],
 )
-def test_parameters_that_are_none(changes: dict[str, Any], words: str) -> None:
+def test_invalid_parameters_raise_pipeline_error(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(PipelineError, match=words):
         Sweep(**changes)
 
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_notes_sweep_of_the_real_images(
+def test_sweep_of_the_real_images_agrees_with_the_notes(
     user: User, hinge: Command, real_cifar10: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "cifar10.zarr"

@@ -1,4 +1,4 @@
-"""The picture of a sweep: what is drawn where, and what is not drawn."""
+"""The figure of a sweep: its curve, marks, legend and inset."""
 
 import math
 from pathlib import Path
@@ -22,16 +22,17 @@ def sweep(path: Path, losses: Floats = LOSSES, minimum: tuple[float, float] = (5
 
 
 def points(axes: Axes, number: int) -> list[list[float]]:
-    """Where the marks of one kind are: 0 the best, 1 the minimum."""
+    """Return the positions of a kind of mark: 0 is the lowest loss, 1 the exact minimum."""
     offsets: list[list[float]] = np.asarray(axes.collections[number].get_offsets()).tolist()
     return offsets
 
 
 def words(figure: Figure) -> list[str]:
+    """Return the texts of the figure's legends."""
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
-def test_the_best_and_the_minimum_are_marked_and_named(
+def test_lowest_loss_and_minimum_are_marked_and_labelled(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     sweep(tmp_path / "steps.png")
@@ -45,15 +46,15 @@ def test_the_best_and_the_minimum_are_marked_and_named(
     assert points(axes, 1) == [[5e-7, 7.5]]
     assert words(figure) == [
         "before the step: 11.250000",
-        "after it (5 step sizes)",
-        "best of them: 8.000000 at 1e-06",
+        "after the step (5 step sizes)",
+        "lowest of these: 8.000000 at 1e-06",
         "exact minimum: 7.500000 at 5e-07",
     ]
     assert "loss" in axes.get_ylabel()
     assert "times the gradient" in axes.get_xlabel()
 
 
-def test_the_valley_is_drawn_by_itself_where_it_would_be_flat(
+def test_inset_shows_low_losses_if_losses_span_magnitudes(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     sweep(tmp_path / "steps.png")
@@ -73,7 +74,7 @@ def test_the_valley_is_drawn_by_itself_where_it_would_be_flat(
     [[9.0], [9.0] * 3, [12.0, 1e4], [9.0, 1e50, math.inf], [math.inf], [0.0, 0.0], [0.0, 1e9]],
 )
 @pytest.mark.parametrize("minimum", [(5e-7, 8.0), (0.0, 9.0)])
-def test_any_sweep_can_be_drawn(
+def test_extreme_losses_can_be_drawn(
     tmp_path: Path, figures: list[Figure], losses: list[float], minimum: tuple[float, float]
 ) -> None:
     sweep(tmp_path / "steps.png", np.array(losses), minimum)

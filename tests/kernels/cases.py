@@ -1,9 +1,10 @@
-"""Objectives small enough for the notes' loops, and the comparison with those loops.
+"""Small random objectives, and the comparison of an implementation with `kernels.reference`.
 
-Weights and biases are multiples of 1/8 up to 2, pixels integers or halves up to 255 and the
-mean a multiple of 1/2, so that every product and every sum of up to 130 of them is a
-multiple of 1/16 below 2^24 / 16. Float32 holds such a number exactly, as float64 does: all
-ways to a margin give the same number, and so agree on which side of its kink it is.
+Weights are multiples of 1/8 up to 2, biases are multiples of 1/8 up to 4.5, pixels are integers or
+halves up to 255, and the mean is a multiple of 1/2. So every product, and every sum of up to 130
+products, is a multiple of 1/16 below 2^24 / 16. Float32 and float64 represent such a number
+exactly. All implementations therefore compute the same margins, and agree on whether each margin
+is below, at or above its kink.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from numpy.typing import NDArray
 from kernels import reference
 
 COLUMNS = [1, 3, 63, 64, 65, 127, 128, 130]
-"""Widths about a vector's 64 columns and the next."""
+"""Widths around one and two vectors of 64 columns."""
 
 
 class Case(NamedTuple):
-    """Everything the objective depends on."""
+    """All inputs of the objective."""
 
     W: NDArray[np.float64]
     images: NDArray[Any]
@@ -31,7 +32,7 @@ class Case(NamedTuple):
 
     @property
     def centred(self) -> NDArray[np.float64]:
-        """`x_i = (image_i - mean, 1)`, the rows of which the notes speak."""
+        """The examples `x_i = (image_i - mean, 1)`, as rows (n, D + 1)."""
         pixels = self.images.astype(np.float64)
         if self.mean is not None:
             pixels = pixels - self.mean
@@ -39,7 +40,7 @@ class Case(NamedTuple):
 
     @property
     def margins(self) -> NDArray[np.float64]:
-        """The margins of the wrong classes, n (C - 1) of them; exact."""
+        """The exact margins of the wrong classes, (n (C - 1),)."""
         scores = self.centred @ self.W.T
         own = scores[np.arange(len(scores)), self.labels]
         wrong = np.arange(len(self.W)) != self.labels[:, None]
@@ -49,7 +50,10 @@ class Case(NamedTuple):
 
 @st.composite
 def cases(draw: st.DrawFn, max_rows: int = 6, max_columns: int = 130, floats: bool = True) -> Case:
-    """Draw a case; bytes only if not `floats`. Big arrays come from a drawn seed."""
+    """Draw a case, with float or uint8 images, or only uint8 ones if `floats` is False.
+
+    Large arrays are made from a drawn seed.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     classes = draw(st.integers(2, 12), label="classes")
     rows = draw(st.integers(1, max_rows), label="rows")
@@ -86,26 +90,26 @@ def cases(draw: st.DrawFn, max_rows: int = 6, max_columns: int = 130, floats: bo
     return Case(W, images, labels, mean, delta, reg)
 
 
-def loops(case: Case) -> tuple[float, NDArray[np.float64]]:
-    """Loss and subgradient of the notes' loops."""
+def reference_loss_and_gradient(case: Case) -> tuple[float, NDArray[np.float64]]:
+    """Return the loss and subgradient of the reference implementation."""
     arguments = (case.W.tolist(), case.centred.tolist(), case.labels.tolist())
     arguments_and_constants = (*arguments, case.delta, case.reg)
     loss = reference.loss(*arguments_and_constants)
     return loss, np.array(reference.gradient(*arguments_and_constants))
 
 
-def assert_equal_to_loops(
+def assert_matches_reference(
     loss_and_gradient: Callable[[Case], tuple[float, NDArray[np.float64]]], case: Case
 ) -> None:
-    """Hold an implementation to the notes' loops.
+    """Compare an implementation with the reference implementation.
 
-    The margins are exact on both sides, so what may differ is the order in which the loops
-    round: up to n C D sums of terms no larger than the largest entry, in units of 2^-53. A
-    relative 1e-12 is over ten times that; the smallest mistake is a whole 1/16 of a pixel
-    in one row, more than 1e-6 of the largest entry.
+    The margins are exact in both, so only the rounding of the sums may differ. The loss and each
+    gradient entry sum at most n C terms of the data, so the relative rounding error is about
+    n C 2^-53, below 1e-14. The tolerance is 1e-12. A margin that is wrong by 1/16, or a row whose
+    gradient is wrong by half a pixel, exceeds it.
     """
     loss, gradient = loss_and_gradient(case)
-    expected_loss, expected_gradient = loops(case)
+    expected_loss, expected_gradient = reference_loss_and_gradient(case)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-12, atol=0)
     scale = max(1.0, float(np.abs(case.centred).max()), 2 * case.reg * np.abs(case.W).max())
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-12 * scale)

@@ -1,4 +1,4 @@
-"""What the tests of gradient checks share: how a comparison is put together, and held equal."""
+"""Helpers for tests of gradient checks: assembling a comparison, and comparing sums."""
 
 from dataclasses import dataclass, fields
 
@@ -26,7 +26,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """An objective, and the differences of its loss: to hold any gradient against."""
+    """An objective and the differences of its loss, with which any gradient can be checked."""
 
     W: Floats
     images: Bytes
@@ -50,18 +50,18 @@ class Checked:
         reg: float = 0.0,
         slack: float = 0.0,
     ) -> "Checked":
-        """Sum the differences up."""
+        """Return the objective with its differences summed over the images."""
         probe = Probe(fold(W, mean, np.float64), mean, step, scheme, delta, slack)
         return cls(W, images, labels, mean, probe, reg, differences(probe, images, labels))
 
     def gradient(self, dtype: type = np.float64) -> Floats:
-        """Return the gradient as training takes it."""
+        """Return the gradient as training computes it, with scores of type `dtype`."""
         scorer = fold(self.W, self.mean, dtype)
         total = sum_rows(scorer, self.images, self.labels, delta=self.probe.delta)
         return finalize(total, self.W, self.mean, reg=self.reg).gradient
 
     def compare(self, gradient: Floats) -> Comparison:
-        """Hold a gradient (C, D + 1) against the differences."""
+        """Compare a gradient (C, D + 1) with the differences."""
         regulariser = regulariser_quotient(self.W, self.reg, self.probe.step, self.probe.scheme)
         rounded = gradient_roundoff(gradient, self.W, self.mean, self.reg)
         return Comparison(
@@ -75,14 +75,14 @@ class Checked:
 
 
 def in_units(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return differences or departures (C, D + 1) of few rows, their limbs joined."""
+    """Join the limbs of differences or departures (C, D + 1) of few rows."""
     low, high = limbs
     joined: NDArray[np.int64] = (high << 32) + low
     return joined
 
 
 def assert_same_sums(a: Differences, b: Differences) -> None:
-    """Hold every field of two sums to be the same integers."""
+    """Assert that every field of two sums contains the same integers."""
     for field in fields(Differences):
         mine, others = getattr(a, field.name), getattr(b, field.name)
         np.testing.assert_array_equal(mine, others, err_msg=field.name)

@@ -1,4 +1,4 @@
-"""Print digests of what the kernels make of a few hundred rows; see `test_processors`."""
+"""Print digests of the kernels' results on a few hundred rows; `test_processors` runs this."""
 
 import hashlib
 from typing import Any
@@ -19,7 +19,7 @@ from kernels.trials import scores as trial_scores
 
 
 def main() -> None:
-    """Print how the kernels were compiled, then digests for each type of score."""
+    """Print how the kernels were compiled, then the digests of their results."""
     rng = np.random.default_rng(7)
     images = rng.integers(0, 256, (300, 3_072), dtype=np.uint8)
     labels = rng.integers(0, 10, 300).astype(np.uint8)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def many(*data: Any) -> tuple[object, ...]:
-    """Return the losses of some trials, together and from scores kept."""
+    """Return the losses of several trials, computed together and from stored scores."""
     images, labels, mean = data
     weights = fixed_point(np.random.default_rng(8).normal(size=(18, 10, 3_073)), 1e-3)
     group = pack(FixedPoint(weights.units[:16], weights.unit), mean)
@@ -60,7 +60,7 @@ def along_a_line(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
 
 
 def over_a_plane(W: NDArray[np.float64], *data: Any) -> tuple[object, ...]:
-    """Return losses over a plane, of all sizes that are summed in different ways."""
+    """Return losses over a plane, at points for which the sums take different code paths."""
     images, labels, mean = data
     U, V = np.random.default_rng(10).normal(size=(2, *W.shape))
     first, second, third = (fold(weights, mean, np.float64) for weights in (W, U, V))

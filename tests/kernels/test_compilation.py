@@ -1,4 +1,4 @@
-"""Cached machine code is that of the current sources, wherever the cache can be written."""
+"""The kernel cache: its machine code is always that of the current sources."""
 
 import importlib
 import os
@@ -34,7 +34,7 @@ def generated(context):
     return types.int64(), code
 
 """
-"""Three ways in which a kernel takes code or a value from another module."""
+"""Three ways in which a kernel uses code or a value of another module."""
 
 KERNEL = """\
 from kernels import helpers
@@ -54,7 +54,7 @@ from kernels.kernel import total
 print(total(), sum(total.stats.cache_hits.values()), total.stats.cache_path)
 """
 
-PRINT_IN_A_WORKER_TOO = """\
+PRINT_IN_MAIN_AND_WORKER = """\
 import multiprocessing
 from kernels.kernel import total
 
@@ -71,7 +71,7 @@ if __name__ == "__main__":
 
 
 class Install:
-    """A copy of the kernels package with one more kernel, and a user without a cache yet."""
+    """A copy of the kernels package with one more kernel, for a user without a cache."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -85,19 +85,20 @@ class Install:
             self.package,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-        (self.package / ".#helpers.py").symlink_to("an editor's lock, which leads nowhere")
+        (self.package / ".#helpers.py").symlink_to("an editor's lock, a dangling link")
         (self.package / "helpers.py").write_text(HELPERS)
         (self.package / "kernel.py").write_text(KERNEL)
 
     def forbid_package_cache(self) -> None:
-        """Have writing below `__pycache__` fail, which permissions would not do for root."""
+        """Make `__pycache__` a file, so that writing below it fails, also for root."""
         (self.package / "__pycache__").touch()
 
     def run(self, program: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a program with this package, and only these variables."""
+        """Run a program with this package, in an environment of `variables` and a few defaults."""
         script = self.directory / "program.py"
         script.write_text(program)
-        # Without bytecode, as Python misses an edit within a second that keeps the file's size.
+        # No bytecode files, because Python would use a stale one after an edit that is made within
+        # a second and keeps the size of the source.
         default = {"HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, "-W", "error", script],
@@ -112,7 +113,7 @@ class Install:
         return done
 
     def total(self, **variables: str) -> tuple[int, int, Path]:
-        """Return what the kernel gives, its cache hits and where it is cached; none complains."""
+        """Return the kernel's result, its cache hits and its cache path; assert an empty stderr."""
         done = self.run(PRINT, **variables)
         assert not done.stderr
         total, hits, path = done.stdout.split()
@@ -124,7 +125,7 @@ def install(tmp_path: Path) -> Install:
     return Install(tmp_path)
 
 
-def test_an_edit_of_any_helper_is_seen_and_the_same_sources_are_not_compiled_again(
+def test_editing_any_helper_recompiles_and_unchanged_sources_use_the_cache(
     install: Install,
 ) -> None:
     total, hits, first = install.total()
@@ -144,7 +145,7 @@ def test_an_edit_of_any_helper_is_seen_and_the_same_sources_are_not_compiled_aga
     assert install.total() == (4_321, 1, first)
 
 
-def test_numba_cache_dir_is_the_root_and_old_directories_there_are_deleted(
+def test_cache_is_below_numba_cache_dir_and_old_directories_are_deleted(
     install: Install,
 ) -> None:
     root = install.directory / "chosen"
@@ -154,7 +155,8 @@ def test_numba_cache_dir_is_the_root_and_old_directories_there_are_deleted(
         (root / name / "kernels_1" / "f.nbi").touch()
         then = time.time() - age * UNUSED_DAYS * 86_400
         os.utime(root / name, (then, then))
-    # Other classes of Numba's would ignore the root and the digest in the directory's name.
+    # The kernels override the choice of locator class: the class that is named here would ignore
+    # the root and the digest in the directory's name.
     variables = {"NUMBA_CACHE_DIR": "chosen", "NUMBA_CACHE_LOCATOR_CLASSES": "InTreeCacheLocator"}
     _, _, path = install.total(**variables)
     assert path.parent.parent == root
@@ -163,7 +165,7 @@ def test_numba_cache_dir_is_the_root_and_old_directories_there_are_deleted(
     }
 
 
-def test_a_package_that_cannot_be_written_is_cached_in_the_users_directory(
+def test_read_only_package_is_cached_in_the_users_cache_directory(
     install: Install,
 ) -> None:
     install.forbid_package_cache()
@@ -173,18 +175,18 @@ def test_a_package_that_cannot_be_written_is_cached_in_the_users_directory(
     assert list(path.glob("*.nbc"))
 
 
-def test_with_nothing_writable_kernels_work_and_one_line_says_so(install: Install) -> None:
+def test_without_a_writable_cache_kernels_work_and_one_notice_is_printed(install: Install) -> None:
     install.forbid_package_cache()
-    done = install.run(PRINT_IN_A_WORKER_TOO, XDG_CACHE_HOME=str(install.not_a_directory))
+    done = install.run(PRINT_IN_MAIN_AND_WORKER, XDG_CACHE_HOME=str(install.not_a_directory))
     assert done.stdout == "4321 None\n" * 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("hinge: kernels are compiled anew in every process")
+    assert line.startswith("hinge: kernels are compiled again in every process")
     assert str(install.package / "__pycache__") in line
     assert str(install.not_a_directory / "hinge") in line
     assert "set NUMBA_CACHE_DIR" in line
 
 
-def test_all_kernels_are_cached_under_one_digest() -> None:
+def test_all_kernels_are_cached_in_one_directory() -> None:
     paths = {}
     for module in pkgutil.walk_packages(kernels.__path__, "kernels."):
         for name, value in vars(importlib.import_module(module.name)).items():
@@ -196,7 +198,7 @@ def test_all_kernels_are_cached_under_one_digest() -> None:
     assert len({path.parent for path in paths.values()}) == 1
 
 
-def test_threads_that_decorate_together_leave_numbas_own_setting_as_it_was() -> None:
+def test_concurrent_decoration_restores_numbas_own_cache_setting() -> None:
     setting = os.environ["NUMBA_CACHE_DIR"]
     assert vars(numba.config)["CACHE_DIR"] == setting
     found: list[Path] = []

@@ -1,4 +1,4 @@
-"""Weights in the frequency domain: the transform's defining sums, and the laws of linear maps."""
+"""Weights in the frequency domain: the transform's definition and the laws of linear maps."""
 
 import math
 
@@ -13,7 +13,7 @@ from kernels.frequency import Preconditioner, frequencies, pixels, variance
 Array = NDArray[np.float64]
 RNG = np.random.default_rng(3)
 
-# by hand: what each row of the rotation makes of a red, a green and a blue of 1
+# The rotation of the colours, worked by hand: each row's weights of red, green and blue.
 COLOURS = [
     [1 / math.sqrt(3), 1 / math.sqrt(3), 1 / math.sqrt(3)],
     [1 / math.sqrt(2), 0.0, -1 / math.sqrt(2)],
@@ -21,8 +21,8 @@ COLOURS = [
 ]
 
 
-def by_its_sum(image: Array) -> Array:
-    """The coefficients (3, H, W) of one image, as the definitions have them."""
+def defined_coefficients(image: Array) -> Array:
+    """Return the coefficients (3, H, W) of one image by their definition."""
     _, height, width = image.shape
     found = np.zeros(image.shape)
     for a, u, v in np.ndindex(*image.shape):
@@ -35,15 +35,15 @@ def by_its_sum(image: Array) -> Array:
     return found
 
 
-def test_coefficients_are_the_defining_sums() -> None:
+def test_coefficients_match_their_definition() -> None:
     images = RNG.normal(size=(2, 3, 4, 5))
-    expected = np.array([by_its_sum(image) for image in images])
+    expected = np.array([defined_coefficients(image) for image in images])
     np.testing.assert_allclose(frequencies(images), expected, atol=1e-12)
-    with pytest.raises(AssertionError):  # a rotation the other way round is told from this one
+    with pytest.raises(AssertionError):  # fails with the colours reversed
         np.testing.assert_allclose(frequencies(images[:, ::-1]), expected, atol=1e-12)
 
 
-def test_the_transform_is_orthonormal_and_the_other_one_its_inverse() -> None:
+def test_transform_is_orthonormal_and_pixels_inverts_it() -> None:
     units = np.eye(3 * 4 * 4).reshape(-1, 3, 4, 4)
     matrix = frequencies(units).reshape(len(units), -1)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(units)), atol=1e-13)
@@ -51,18 +51,18 @@ def test_the_transform_is_orthonormal_and_the_other_one_its_inverse() -> None:
     np.testing.assert_allclose(frequencies(pixels(units)), units, atol=1e-13)
 
 
-def test_the_variance_is_that_of_the_coefficients() -> None:
+def test_variance_is_the_mean_square_about_the_given_mean() -> None:
     images = RNG.integers(0, 256, (40, 3, 4, 5), dtype=np.uint8)
     mean = images.mean(axis=0)
-    expected = np.var([by_its_sum(image.astype(float)) for image in images], axis=0)
+    expected = np.var([defined_coefficients(image.astype(float)) for image in images], axis=0)
     np.testing.assert_allclose(variance(images, mean), expected)
-    # and it is about the mean that is given, not about the sample's own
+    # It is taken about the given mean, not about the mean of the sample.
     np.testing.assert_allclose(
         variance(images, mean + 3.0)[0, 0, 0], expected[0, 0, 0] + 3 * 20 * 9.0
     )
 
 
-def test_what_does_not_vary_has_the_variance_of_rounding() -> None:
+def test_constant_images_have_the_variance_of_rounding() -> None:
     found = variance(np.full((7, 3, 4, 4), 9, np.uint8), np.full((3, 4, 4), 9.0))
     np.testing.assert_array_equal(found, np.full((3, 4, 4), 1 / 12))
 
@@ -72,7 +72,7 @@ def test_what_does_not_vary_has_the_variance_of_rounding() -> None:
     reg=st.sampled_from([0.0, 1e-3, 1e3, 2.5e4]),
     curvature=st.sampled_from([0.1, 0.5, 2.0]),
 )
-def test_the_gradient_is_the_adjoint_and_the_inverse_undoes(
+def test_map_is_linear_with_adjoint_gradient_and_inverse(
     seed: int, reg: float, curvature: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -87,22 +87,22 @@ def test_the_gradient_is_the_adjoint_and_the_inverse_undoes(
     np.testing.assert_allclose(T.weights(2 * V + G), 2 * W + T.weights(G), atol=1e-9)
 
 
-def test_the_scales_are_those_of_the_formula() -> None:
+def test_scales_follow_the_formula() -> None:
     T = Preconditioner.of(np.full((3, 1, 1), 8.0), curvature=0.5, reg=6.0)
     assert T.scale.ravel().tolist() == [0.25, 0.25, 0.25]  # 1 / sqrt(0.5 * 8 + 2 * 6)
     assert Preconditioner.of(np.full((3, 1, 1), 8.0), curvature=4.0, reg=6.0).bias_scale == 0.25
-    V = np.eye(4)[:1] + 0.0  # brightness, of a picture of one pixel
+    V = np.eye(4)[:1] + 0.0  # the brightness of an image of one pixel
     np.testing.assert_allclose(T.weights(V), [[0.25 / math.sqrt(3)] * 3 + [0.0]], atol=1e-15)
 
 
 @pytest.mark.parametrize(
     ("curvature", "reg"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (0.5, -1.0), (0.5, math.nan)]
 )
-def test_what_cannot_be_levelled_is_refused(curvature: float, reg: float) -> None:
-    with pytest.raises(ValueError, match="curvature above 0"):
+def test_bad_curvature_or_reg_raises_value_error(curvature: float, reg: float) -> None:
+    with pytest.raises(ValueError, match="curvature must be above 0"):
         Preconditioner.of(np.ones((3, 2, 2)), curvature=curvature, reg=reg)
 
 
-def test_no_image_has_no_variance() -> None:
-    with pytest.raises(ValueError, match="no image"):
+def test_variance_of_no_images_raises_value_error() -> None:
+    with pytest.raises(ValueError, match="no images"):
         variance(np.empty((0, 3, 2, 2), np.uint8), np.zeros((3, 2, 2)))

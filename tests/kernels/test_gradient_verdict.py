@@ -1,4 +1,4 @@
-"""What is found of a coordinate, by hand, and that findings do not depend on how it is cut."""
+"""Verdicts worked by hand, and findings that do not depend on how a comparison is cut."""
 
 import math
 from typing import NamedTuple
@@ -31,32 +31,32 @@ class Row(NamedTuple):
 
 
 TABLE = [
-    Row(2, 2, 0, 0, 0, PASS),  # the same
-    Row(0, 0, 0, 0, 0, PASS),  # 0 / 0 is no error
-    Row(2, 2.0000001, 0, 1e-6, 0, PASS),  # 5e-8 of the larger, and within the bound
-    Row(2, 2.0000001, 0, 1e-8, 0, WRONG),  # 5e-8, but rounding cannot be why
-    Row(-3, -3.5, -0.5, 1e-9, 0, KINK),  # off by what the kinks make, and no more
-    Row(2, 2.5, 0.5, 0, 0, KINK),  # the same, exactly
-    Row(2, 2.5, 0.25, 1e-9, 0, WRONG),  # half of it is unexplained
-    Row(2, 2.5, -0.5, 1e-9, 0, WRONG),  # the kinks make it worse
-    Row(2, 2, 0.5, 1e-9, 0, WRONG),  # equal by chance: without the kinks it would not be
-    Row(0, 1e-12, 0, 1e-11, 0, ROUNDOFF),  # all of a small number, but within the bound
-    Row(0, 1e-12, 0, 1e-13, 0, WRONG),  # beyond it
-    Row(0, 1e-11, 0, 1e-11, 0, ROUNDOFF),  # at the bound itself
-    Row(0, 1e-11, 9e-12, 1.5e-11, 0, ROUNDOFF),  # there are kinks, but no need of them
-    Row(2, 2.25, 0, 1e-9, 0.25, ROUNDOFF),  # margins near 0 may have had the other sign
-    Row(2, 2.75, 0.5, 1e-9, 0.25, ROUNDOFF),  # kinks, and such margins
-    Row(2, 2.75, 0.25, 1e-9, 0.25, WRONG),  # more than both
-    Row(math.nan, 1, 0, 1, 0, WRONG),  # no number is within no bound
+    Row(2, 2, 0, 0, 0, PASS),  # equal
+    Row(0, 0, 0, 0, 0, PASS),  # both are 0
+    Row(2, 2.0000001, 0, 1e-6, 0, PASS),  # relative error 5e-8, within the bound
+    Row(2, 2.0000001, 0, 1e-8, 0, WRONG),  # relative error 5e-8, beyond the bound
+    Row(-3, -3.5, -0.5, 1e-9, 0, KINK),  # the kinks explain the error
+    Row(2, 2.5, 0.5, 0, 0, KINK),  # the kinks explain it exactly
+    Row(2, 2.5, 0.25, 1e-9, 0, WRONG),  # the kinks explain half of it
+    Row(2, 2.5, -0.5, 1e-9, 0, WRONG),  # the kinks have the opposite sign
+    Row(2, 2, 0.5, 1e-9, 0, WRONG),  # equal only because of the kinks
+    Row(0, 1e-12, 0, 1e-11, 0, ROUNDOFF),  # relative error 1, within the bound
+    Row(0, 1e-12, 0, 1e-13, 0, WRONG),  # relative error 1, beyond the bound
+    Row(0, 1e-11, 0, 1e-11, 0, ROUNDOFF),  # exactly at the bound
+    Row(0, 1e-11, 9e-12, 1.5e-11, 0, ROUNDOFF),  # the bound explains it without the kinks
+    Row(2, 2.25, 0, 1e-9, 0.25, ROUNDOFF),  # explained by margins of undecided sign
+    Row(2, 2.75, 0.5, 1e-9, 0.25, ROUNDOFF),  # explained by kinks and undecided margins together
+    Row(2, 2.75, 0.25, 1e-9, 0.25, WRONG),  # more than both explain
+    Row(math.nan, 1, 0, 1, 0, WRONG),  # nan is within no bound
     Row(1, math.nan, 0, 1, 0, WRONG),
     Row(1, 1, math.nan, 1, 0, WRONG),
     Row(1, 1, 0, math.nan, 0, WRONG),
-    Row(math.nan, math.nan, 0, 1, 0, WRONG),  # not even beside another
+    Row(math.nan, math.nan, 0, 1, 0, WRONG),  # nan is not equal to nan
 ]
 
 
 @pytest.mark.parametrize("row", TABLE)
-def test_the_verdict_of_a_coordinate(row: Row) -> None:
+def test_verdict_of_one_coordinate_matches_the_table(row: Row) -> None:
     *numbers, verdict = row
     analytic, numerical, kink, bound, undecided = np.array(numbers, float)[:, None]
     compared = Comparison(analytic, numerical, kink, np.zeros(1, np.int64), bound, undecided)
@@ -65,7 +65,7 @@ def test_the_verdict_of_a_coordinate(row: Row) -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("where", ["analytic", "numerical"])
-def test_what_is_infinite_is_wrong(sign: int, where: str) -> None:
+def test_infinite_values_are_wrong(sign: int, where: str) -> None:
     values = {"analytic": np.ones(1), "numerical": np.ones(1)} | {
         where: np.full(1, sign * math.inf)
     }
@@ -76,7 +76,7 @@ def test_what_is_infinite_is_wrong(sign: int, where: str) -> None:
         assert compared.verdicts.tolist() == [WRONG]
 
 
-def test_the_table_as_one_comparison() -> None:
+def test_one_comparison_of_the_whole_table_gives_the_same_verdicts() -> None:
     numbers = np.array([row[:-1] for row in TABLE], float).T
     analytic, numerical, kinks, bound, undecided = numbers
     crossings = (kinks != 0).astype(np.int64)
@@ -89,22 +89,22 @@ def test_the_table_as_one_comparison() -> None:
     assert found.wrong == sum(row.verdict is WRONG for row in TABLE)
     assert found.crossings == 9
     assert all(named.verdict is WRONG for named in found.worst)
-    assert math.isnan(found.largest.error)  # it is not lost among the numbers
+    assert math.isnan(found.largest.error)  # the maximum keeps nan
 
 
 @pytest.mark.parametrize(
     ("analytic", "numerical", "expected"),
     [
         (0, 0, 0),
-        (0, 5e-324, 1),
+        (0, 5e-324, 1),  # the smallest positive number
         (-7, 0, 1),
-        (1, -1, 2),
+        (1, -1, 2),  # the largest possible error
         (3, 4, 0.25),
         (-4, -3, 0.25),
-        (1e300, 0.5e300, 0.5),
+        (1e300, 0.5e300, 0.5),  # no overflow
     ],
 )
-def test_the_relative_error_is_a_part_of_the_larger(
+def test_relative_error_is_relative_to_the_larger_value(
     analytic: float, numerical: float, expected: float
 ) -> None:
     a, n = np.array([analytic], float), np.array([numerical], float)
@@ -112,7 +112,7 @@ def test_the_relative_error_is_a_part_of_the_larger(
     zero = np.zeros(1)
     compared = Comparison(a, n, zero, np.zeros(1, np.int64), zero)
     assert compared.relative_error.tolist() == [expected]
-    # with kinks of n - a nothing is left, exactly (but where n - a itself rounds)
+    # Kinks of n - a explain the error exactly, because n - a is not rounded in these cases.
     explained = Comparison(a, n, n - a, np.ones(1, np.int64), zero)
     assert explained.relative_error_after_kinks.tolist() == [0]
 
@@ -134,12 +134,12 @@ def cut(compared: Comparison, rows: slice) -> Comparison:
     faults=st.floats(0, 1),
     broken=st.booleans(),
 )
-def test_how_a_comparison_is_cut_changes_nothing(
+def test_findings_do_not_depend_on_how_a_comparison_is_cut(
     seed: int, shape: tuple[int, int], cuts: list[int], faults: float, broken: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     numerical, kinks = rng.integers(-9, 10, (2, *shape)).astype(float)
-    # no two are off by as much, and so there is one order
+    # All errors differ, so their order is unique.
     off = (1 + rng.permutation(math.prod(shape)).reshape(shape)) * 2.0**-20
     bound = np.where(rng.random(shape) < faults, 2.0**-21, 1.0)
     compared = Comparison(
@@ -160,7 +160,7 @@ def test_how_a_comparison_is_cut_changes_nothing(
 
     np.testing.assert_array_equal(parts[0].verdicts, whole.verdicts)
     np.testing.assert_array_equal(parts[0].histograms, whole.histograms)
-    np.testing.assert_array_equal(parts[0].largest, whole.largest)  # no numbers are equal, too
+    np.testing.assert_array_equal(parts[0].largest, whole.largest)  # nan equals nan here
     assert parts[0].crossings == whole.crossings == compared.crossings.sum()
     assert [each.place for each in parts[0].worst] == [each.place for each in whole.worst]
     assert whole.verdicts.sum() == compared.analytic.size
@@ -168,11 +168,11 @@ def test_how_a_comparison_is_cut_changes_nothing(
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(0, 40), wrong=st.integers(0, 40))
-def test_the_worst_are_the_wrong_and_then_the_farthest(seed: int, size: int, wrong: int) -> None:
+def test_worst_are_wrong_coordinates_then_largest_errors(seed: int, size: int, wrong: int) -> None:
     rng = np.random.default_rng(seed)
     off = rng.permutation(size).astype(np.float64) + 1
     bound = np.full(size, 100.0)
-    bound[rng.permutation(size)[:wrong]] = 0.5  # so these are wrong, whatever their rank
+    bound[rng.permutation(size)[:wrong]] = 0.5  # these are wrong, even with a small error
     zeros = np.zeros(size)
     compared = Comparison(off, zeros, zeros, rng.integers(0, 5, size), bound)
     found = Findings.of(compared)
@@ -184,7 +184,7 @@ def test_the_worst_are_the_wrong_and_then_the_farthest(seed: int, size: int, wro
         assert each == Named((i,), verdict, off[i], 0, off[i], off[i], compared.crossings[i])
 
 
-def test_what_is_no_number_is_the_worst_of_all() -> None:
+def test_coordinate_with_a_nan_error_is_the_first_of_the_worst() -> None:
     analytic = np.arange(24.0).reshape(4, 6)
     analytic[2, 5] = math.nan
     zeros = np.zeros((4, 6))
@@ -193,8 +193,8 @@ def test_what_is_no_number_is_the_worst_of_all() -> None:
     assert Findings.of(compared, np.array([7, 5, 9, 1])).worst[0].place == (9, 5)
 
 
-def test_places_are_the_rows_numbers() -> None:
-    # The two wrong coordinates stand in rows 1 and 2, which are the 30th and the 20th.
+def test_places_use_the_given_row_numbers() -> None:
+    # The two wrong coordinates are in rows 1 and 2, whose numbers are 30 and 20.
     analytic = np.zeros((3, 2))
     analytic[1, 0], analytic[2, 1] = 5, 6
     zeros = np.zeros((3, 2))
@@ -206,16 +206,16 @@ def test_places_are_the_rows_numbers() -> None:
 @pytest.mark.parametrize(
     ("analytic", "numerical", "decade"),
     [
-        (1, 1, -18),  # 0 has no power: it is counted at the lowest
+        (1, 1, -18),  # 0 has no power of 10: counted in the lowest bin
         (1 + 2.0**-52, 1, -16),
         (1 + 2.0**-38, 1, -12),
         (1, 0.98, -2),
         (1, 0, 0),
-        (1, -1, 0),  # 2: the largest there is
-        (math.nan, 1, 1),  # counted at the highest
+        (1, -1, 0),  # 2, the largest possible error
+        (math.nan, 1, 1),  # nan: counted in the highest bin
     ],
 )
-def test_a_relative_error_is_counted_at_its_power_of_ten(
+def test_relative_errors_are_counted_by_power_of_ten(
     analytic: float, numerical: float, decade: int
 ) -> None:
     a, n, zero = np.array([analytic], float), np.array([numerical], float), np.zeros(1)

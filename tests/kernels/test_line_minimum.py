@@ -1,4 +1,7 @@
-"""The minimum along a ray: by hand, against all candidates, on real images, and its laws."""
+"""The minimum along a ray.
+
+It is compared with hand-worked values and with all candidates, on small cases and on real images.
+"""
 
 import math
 from fractions import Fraction
@@ -22,20 +25,20 @@ Floats = NDArray[np.float64]
 
 
 class Shards:
-    """Passes over shards of a line; counts them, and has a fault if `fault` names one."""
+    """Shards of a line that count the passes over them, with an optional fault."""
 
     def __init__(self, lines: list[Line], fault: str = "") -> None:
         self.lines, self.fault = lines, fault
         self.steps: list[int] = []
-        """How many step sizes each pass took."""
+        """Number of step sizes of each pass."""
         self.fetched: list[int] = []
-        """How many breakpoints each pass fetched."""
+        """Number of breakpoints that each pass fetched."""
 
     def slopes_at(self, steps: Floats) -> list[SlopeSum]:
         self.steps.append(len(steps))
-        if self.fault == "inactive at a tie":  # what a rounding to the left would do
+        if self.fault == "inactive at its breakpoint":  # as if rounded to the left
             steps = np.where(steps > 0, np.nextafter(steps, -math.inf), steps)
-        lines = self.lines[1:] if self.fault == "a shard lost" else self.lines
+        lines = self.lines[1:] if self.fault == "missing shard" else self.lines
         columns = zip(*(slopes(line, steps) for line in lines), strict=True)
         return [reduce(SlopeSum.combine, column) for column in columns]
 
@@ -43,27 +46,27 @@ class Shards:
         parts = [breakpoints(line, low, high) for line in self.lines]
         positions, jumps = np.concatenate(parts, axis=1)
         self.fetched.append(len(positions))
-        if self.fault == "ties dropped":
+        if self.fault == "ties fetched once":
             positions, first = np.unique(positions, return_index=True)
             jumps = jumps[first]
-        if self.fault == "jumps of 1":
+        if self.fault == "all jumps 1":
             jumps = np.ones_like(jumps)
         return positions, jumps
 
     def minimum(self, penalty: Penalty = NO_PENALTY, fetch: int = 20_000) -> LineMinimum:
-        """Find it, with up to `fetch` breakpoints fetched."""
+        """Find the minimum, fetching at most `fetch` breakpoints."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(line_minimum, "MAX_FETCHED", fetch)
             return minimum(self.slopes_at, self.breakpoints_within, penalty)
 
 
 def margins_and_gains(*pairs: tuple[float, float]) -> Line:
-    """One wrong class, a row for each pair."""
+    """Return a line with one wrong class and one row per pair (margin, slope)."""
     return Line(*np.array(pairs, np.float64).reshape(-1, 2).T.copy()[:, None])
 
 
-# By hand. Margins 1 - a, 3 - 2a, -1 + 2a: 0 at 1, 1.5 and 0.5. The slope is -3 from 0, -1
-# from 0.5, 0 from 1, 2 from 1.5.
+# Hand-worked values. Margins 1 - a, 3 - 2a, -1 + 2a are 0 at 1, 1.5 and 0.5. The slope is -3 from
+# 0, -1 from 0.5, 0 from 1, and 2 from 1.5.
 VALLEY = margins_and_gains((1, -1), (3, -2), (-1, 2))
 
 
@@ -71,42 +74,49 @@ VALLEY = margins_and_gains((1, -1), (3, -2), (-1, 2))
 @pytest.mark.parametrize(
     ("line", "penalty", "step_size", "on_ray"),
     [
-        (VALLEY, NO_PENALTY, 1.0, 3),  # a flat bottom from 1 to 1.5: its left end
-        (VALLEY, Penalty(linear=2.0), 0.0, 3),  # -3/3 + 2 > 0 at once
-        (VALLEY, Penalty(linear=1.0), 0.0, 3),  # flat at once
+        (VALLEY, NO_PENALTY, 1.0, 3),  # the left end of the flat bottom from 1 to 1.5
+        (VALLEY, Penalty(linear=2.0), 0.0, 3),  # -3/3 + 2 > 0 at 0
+        (VALLEY, Penalty(linear=1.0), 0.0, 3),  # -3/3 + 1 = 0 at 0
         (VALLEY, Penalty(linear=0.5), 0.5, 3),  # -1 + 0.5 < 0 before 0.5, -1/3 + 0.5 > 0 after
         (VALLEY, Penalty(linear=-0.25), 1.5, 3),  # 0 - 0.25 < 0 before 1.5, 2/3 - 0.25 > 0 after
         (VALLEY, Penalty(quadratic=0.125), 1.0, 3),  # -1/3 + 0.25 < 0 before 1, 0.25 > 0 after
         (VALLEY, Penalty(quadratic=4.0), 0.125, 3),  # -1 + 8a = 0 in the first segment
-        (VALLEY, Penalty(-0.5, 0.2), 1.25, 3),  # 0 - 0.5 + 0.4 a = 0 on the flat
+        (VALLEY, Penalty(-0.5, 0.2), 1.25, 3),  # 0 - 0.5 + 0.4 a = 0 between 1 and 1.5
         (VALLEY, Penalty(-8.0, 1.0), 11 / 3, 3),  # 2/3 - 8 + 2a = 0 after the last breakpoint
-        (margins_and_gains((1, 2), (-1, -2)), NO_PENALTY, 0.0, 0),  # rises: both 0 at -0.5
+        (margins_and_gains((1, 2), (-1, -2)), NO_PENALTY, 0.0, 0),  # rises: both are 0 at -0.5
         (margins_and_gains((1, 0), (-1, 0), (0, 0)), NO_PENALTY, 0.0, 0),  # V = 0
-        (margins_and_gains((1, 0)), Penalty(-1.0, 0.25), 2.0, 0),  # the parabola alone
-        # two at 0, which is not on the ray, and of which the right-hand slope has the first
+        (margins_and_gains((1, 0)), Penalty(-1.0, 0.25), 2.0, 0),  # only the parabola
+        # two breakpoints at 0, which is not on the ray; the right-hand slope there includes the
+        # slope of the first margin
         (margins_and_gains((0, 1), (0, -1), (1, -0.5)), NO_PENALTY, 0.0, 1),
         (margins_and_gains((0, 1), (0, -1), (3, -2)), NO_PENALTY, 1.5, 1),
-        (margins_and_gains((-1, 1), (1, -1)), NO_PENALTY, 1.0, 2),  # two at one place
+        # two and three breakpoints at one position
+        (margins_and_gains((-1, 1), (1, -1)), NO_PENALTY, 1.0, 2),
         (margins_and_gains((1, -1), (-2, 3), (4, -6), (2, -3)), NO_PENALTY, 2 / 3, 4),
+        # very large and very small positions
         (margins_and_gains((1e300, -1)), NO_PENALTY, 1e300, 1),
         (margins_and_gains((1e-300, -1), (-1, 0.5)), NO_PENALTY, 1e-300, 2),
         (margins_and_gains((5e-324, -1), (-1, 0.5)), NO_PENALTY, 5e-324, 2),
-        (margins_and_gains((5e-324, -4), (-1, 0.5)), NO_PENALTY, 0.0, 1),  # rounded to 0
-        (margins_and_gains((1e300, -1e-30)), NO_PENALTY, 0.0, 0),  # out of reach, and adds 0
-        # the other margin is 0 beyond all numbers
+        # the breakpoint is rounded to 0
+        (margins_and_gains((5e-324, -4), (-1, 0.5)), NO_PENALTY, 0.0, 1),
+        # the breakpoint overflows, and the slope is rounded to 0
+        (margins_and_gains((1e300, -1e-30)), NO_PENALTY, 0.0, 0),
+        # the breakpoint of the first margin overflows
         (margins_and_gains((-1.7e308, 0.5), (1, -1)), NO_PENALTY, 1.0, 1),
     ],
 )
-def test_by_hand(line: Line, penalty: Penalty, step_size: float, on_ray: int, fetch: int) -> None:
+def test_minimum_matches_hand_worked_values(
+    line: Line, penalty: Penalty, step_size: float, on_ray: int, fetch: int
+) -> None:
     found = Shards([line]).minimum(penalty, fetch)
     assert found.breakpoints == on_ray
-    # The numbers 0.2 and 1/3 are not exact; 1.25 and 11/3 are, to a rounding of each.
+    # The penalty 0.2 and the step size 11/3 are rounded, so not all results are exact.
     assert found.step_size == pytest.approx(step_size, rel=4e-16, abs=0)
     if penalty in {NO_PENALTY, Penalty(linear=0.5)}:
         assert found.step_size == step_size
 
 
-# Against all candidates.
+# All candidates.
 
 
 def margins_of(lines: list[Line]) -> list[tuple[Fraction, Fraction]]:
@@ -118,7 +128,7 @@ def margins_of(lines: list[Line]) -> list[tuple[Fraction, Fraction]]:
 
 
 def lowest(lines: list[Line], penalty: Penalty) -> LineMinimum:
-    """Evaluate the loss at 0, at every breakpoint and at the lowest point of every parabola."""
+    """Return the lowest candidate: 0, a breakpoint, or the lowest point of a parabola."""
     margins = margins_of(lines)
     rows = sum(line.rows for line in lines)
     linear, quadratic = map(Fraction, penalty)
@@ -139,7 +149,7 @@ def lowest(lines: list[Line], penalty: Penalty) -> LineMinimum:
     return LineMinimum(float(a), sum(d != 0 and -m / d > 0 for m, d in margins))
 
 
-# Margins are whole and what they gain is a power of two, so that every position is exact.
+# Margins are integers and slopes are powers of two, so that every position is exact.
 GAINS = st.sampled_from([0.0, 0.125, 0.5, 1.0, 2.0, 8.0, -0.125, -0.5, -1.0, -2.0, -8.0])
 PAIRS = st.lists(st.tuples(st.integers(-6, 6).map(float), GAINS), min_size=1, max_size=12)
 PENALTIES = st.sampled_from([0.0, 0.1, 3.0]).flatmap(
@@ -151,7 +161,7 @@ FETCHES = st.sampled_from([0, 1, 3, 20_000])
 
 
 @given(pairs=PAIRS, penalty=PENALTIES, fetch=FETCHES, cut=st.integers(0, 12))
-def test_no_candidate_is_lower_or_further_left(
+def test_minimum_is_the_leftmost_lowest_candidate(
     pairs: list[tuple[float, float]], penalty: Penalty, fetch: int, cut: int
 ) -> None:
     lines = [margins_and_gains(*pairs[:cut]), margins_and_gains(*pairs[cut:])]
@@ -162,38 +172,38 @@ def assert_lowest(shards: Shards, penalty: Penalty, fetch: int) -> None:
     assert shards.minimum(penalty, fetch) == lowest(shards.lines, penalty)
 
 
-# The slope is -5 at 0, -3 from 0.5, and two breakpoints at 1 take it over 0.
-TELLING = [margins_and_gains((2, -2), (1, -2)), margins_and_gains((1, -1), (-1, 1), (-2, 1))]
+# The slope is -5 at 0 and -3 from 0.5; two breakpoints at 1 raise it above 0.
+REVEALING = [margins_and_gains((2, -2), (1, -2)), margins_and_gains((1, -1), (-1, 1), (-2, 1))]
 BENT = Penalty(-0.25, 0.7)  # -3/5 - 0.25 + 1.4 a = 0 at 0.607, between two breakpoints
 
 
 @pytest.mark.parametrize("fetch", [0, 20_000])
-def test_the_faultless_passes(fetch: int) -> None:
-    assert_lowest(Shards(TELLING), NO_PENALTY, fetch)
-    assert_lowest(Shards(TELLING), BENT, fetch)
+def test_correct_passes_give_the_lowest_candidate(fetch: int) -> None:
+    assert_lowest(Shards(REVEALING), NO_PENALTY, fetch)
+    assert_lowest(Shards(REVEALING), BENT, fetch)
 
 
 @pytest.mark.parametrize(
     ("fault", "fetch"),
     [
-        ("inactive at a tie", 0),
-        ("a shard lost", 0),
-        ("a shard lost", 20_000),
-        ("ties dropped", 20_000),
-        ("jumps of 1", 20_000),
+        ("inactive at its breakpoint", 0),
+        ("missing shard", 0),
+        ("missing shard", 20_000),
+        ("ties fetched once", 20_000),
+        ("all jumps 1", 20_000),
     ],
 )
-def test_a_faulty_pass_fails(fault: str, fetch: int) -> None:
+def test_faulty_passes_are_detected(fault: str, fetch: int) -> None:
     with pytest.raises((AssertionError, ValueError)):
-        assert_lowest(Shards(TELLING, fault), NO_PENALTY, fetch)
+        assert_lowest(Shards(REVEALING, fault), NO_PENALTY, fetch)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [NO_PENALTY, BENT._replace(quadratic=0.0), BENT._replace(linear=0.0), Penalty(-0.25, 0.35)],
 )
-def test_a_wrong_penalty_fails(wrong: Penalty) -> None:
-    assert Shards(TELLING).minimum(wrong) != lowest(TELLING, BENT)
+def test_wrong_penalty_is_detected(wrong: Penalty) -> None:
+    assert Shards(REVEALING).minimum(wrong) != lowest(REVEALING, BENT)
 
 
 # Laws.
@@ -205,7 +215,7 @@ def test_a_wrong_penalty_fails(wrong: Penalty) -> None:
     scale=st.integers(-60, 60),
     penalty=st.sampled_from([NO_PENALTY, Penalty(-0.1, 0.3), Penalty(0.01, 1e-9)]),
 )
-def test_cuts_order_and_the_way_of_searching_change_no_bit(
+def test_minimum_does_not_depend_on_partition_order_or_search_path(
     seed: int, scale: int, penalty: Penalty
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -222,20 +232,20 @@ def test_cuts_order_and_the_way_of_searching_change_no_bit(
         assert Shards(lines).minimum(penalty, fetch) == expected
 
 
-def test_many_breakpoints_at_one_place_are_not_fetched() -> None:
+def test_breakpoints_at_one_position_are_not_fetched() -> None:
     line = Line(np.full((1, 30_000), 0.3), np.full((1, 30_000), -1.0))
     shards = Shards([line])
     assert shards.minimum() == LineMinimum(0.3, 30_000)
     assert shards.fetched == []
     assert shards.steps[0] == line_minimum.SECTIONS + 2
     assert len(shards.steps) <= 13
-    # and where the parabola ends between two neighbouring numbers
+    # The same holds if the minimum is on a parabola between two neighbouring float64 numbers.
     shards = Shards([line])
     assert shards.minimum(Penalty(-1.0, 1.0 / 0.3)).step_size == pytest.approx(0.3, rel=1e-15)
     assert len(shards.steps) <= 13
 
 
-def test_no_more_is_fetched_than_is_said() -> None:
+def test_fetched_breakpoints_stay_below_the_limit() -> None:
     rng = np.random.default_rng(0)
     shards = Shards([Line(*rng.normal(size=(2, 9, 20_000)))])
     shards.minimum(Penalty(-1.0, 0.1))
@@ -247,7 +257,7 @@ def test_no_more_is_fetched_than_is_said() -> None:
 # Errors.
 
 
-def test_what_has_no_minimum_is_refused() -> None:
+def test_loss_without_a_minimum_raises_value_error() -> None:
     flat = margins_and_gains((1, 0))
     with pytest.raises(ValueError, match="falls along the whole ray"):
         Shards([flat]).minimum(Penalty(linear=-1e-300))
@@ -259,11 +269,11 @@ def test_what_has_no_minimum_is_refused() -> None:
         with pytest.raises(ValueError, match=r"^1 margins"):
             Shards([margins_and_gains((1, bad), (1, -1))]).minimum()
     for bad_penalty in (Penalty(0.0, -1.0), Penalty(math.nan, 0.0), Penalty(0.0, math.inf)):
-        with pytest.raises(ValueError, match="finite and not bend down"):
+        with pytest.raises(ValueError, match="finite and convex"):
             Shards([flat]).minimum(bad_penalty)
 
 
-# On images.
+# Images.
 
 
 class Descent(NamedTuple):
@@ -273,7 +283,7 @@ class Descent(NamedTuple):
     W: Floats
     V: Floats
     margins: Floats
-    """By NumPy's matrix product: not the line's own to the last bit."""
+    """Computed by NumPy's matrix product, so not bit-identical to the margins of `line`."""
     gains: Floats
 
 
@@ -286,7 +296,7 @@ def descent(request: pytest.FixtureRequest) -> Descent:
         directory: Path = request.getfixturevalue("real_cifar10")
         batches = sorted(directory.rglob("data_batch_1.bin"))
         if not batches:
-            pytest.skip(f"{directory} is not a directory of the binary version")
+            pytest.skip(f"{directory} does not contain the binary version of CIFAR-10")
         records = np.fromfile(batches[0], np.uint8, 1_000 * 3_073).reshape(1_000, 3_073)
         images, labels = np.ascontiguousarray(records[:, 1:]), records[:, 0].copy()
     mean = images.mean(0)
@@ -302,7 +312,7 @@ def descent(request: pytest.FixtureRequest) -> Descent:
 
 
 @pytest.mark.parametrize("reg", [0.0, 1e4])
-def test_nothing_on_the_ray_is_lower(descent: Descent, reg: float) -> None:
+def test_no_step_size_on_the_ray_has_a_lower_loss(descent: Descent, reg: float) -> None:
     line, W, V, margins, gains = descent
     along_line = penalty(W, V, reg)
     shards = Shards([line])
@@ -322,7 +332,7 @@ def test_nothing_on_the_ray_is_lower(descent: Descent, reg: float) -> None:
     best = positions[values.argmin()]
     if reg == 0:
         assert at == pytest.approx(best, rel=1e-10)
-    i = np.searchsorted(positions, at * (1 - 1e-10))  # a breakpoint further is higher: it shows
+    i = np.searchsorted(positions, at * (1 - 1e-10))  # the loss at its neighbours must be higher
     for neighbour in (i - 1, i + 1):
         assert values[neighbour] > value * (1 + 1e-14)
 
@@ -335,7 +345,7 @@ def test_nothing_on_the_ray_is_lower(descent: Descent, reg: float) -> None:
     assert rising == sorted(rising)
 
 
-def test_penalty_is_the_regulariser_s_part() -> None:
+def test_penalty_is_the_change_of_the_regulariser() -> None:
     W, V = np.random.default_rng(1).normal(size=(2, 4, 6))
     for reg_bias, columns in ((False, 5), (True, 6)):
         linear, quadratic = penalty(W, V, 0.7, reg_bias=reg_bias)

@@ -1,4 +1,4 @@
-"""The losses of many weights at once are those of each by itself, to the last bit."""
+"""The losses of many weights at once are bit-identical to separate evaluations."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 
-def made(
+def random_case(
     seed: int, many: int, classes: int, columns: int, rows: int
 ) -> tuple[Floats, Bytes, Bytes, Floats]:
     rng = np.random.default_rng(seed)
@@ -38,10 +38,10 @@ def made(
     delta=st.sampled_from([1.0, 0.0, 2.5]),
     picked=st.booleans(),
 )
-def test_each_is_the_loss_of_its_own_evaluation(
+def test_losses_are_bit_identical_to_separate_evaluations(
     seed: int, many: int, classes: int, columns: int, rows: int, delta: float, picked: bool
 ) -> None:
-    W, images, labels, mean = made(seed, many, classes, columns, rows)
+    W, images, labels, mean = random_case(seed, many, classes, columns, rows)
     some = None
     if picked and rows:
         rng = np.random.default_rng(seed)
@@ -52,17 +52,18 @@ def test_each_is_the_loss_of_its_own_evaluation(
     assert list(together) == alone
 
 
-def test_the_notes_loops_say_the_same() -> None:
-    W, images, labels, mean = made(7, 3, 4, 6, 9)
+def test_losses_match_the_reference_implementation() -> None:
+    W, images, labels, mean = random_case(7, 3, 4, 6, 9)
     X = np.column_stack([images - mean, np.ones(9)]).tolist()
     for summed, each in zip(losses_at_many_weights(W, images, labels, mean=mean), W, strict=True):
         expected = reference.loss(each.tolist(), X, labels.tolist())
         assert summed.mean == pytest.approx(expected, rel=1e-13)
 
 
-def test_two_hand_worked_weights() -> None:
-    # x is 1 and -1, of classes 0 and 1. Scores (0, 0): the margins are 1. Scores (3 x, x): the
-    # margins are 1 - 3 + 1 = -1, and -3 + 1 + 1 = -1; with delta 4 they are 2.
+def test_losses_of_two_weights_match_hand_worked_values() -> None:
+    # x is 1 for class 0 and -1 for class 1.
+    # First weights: scores (0, 0), margins 1.
+    # Second weights: scores (3 x, x), margins 1 - 3 + 1 = -1 and -3 + 1 + 1 = -1; 2 with delta 4.
     W = np.array([[[0.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [1.0, 0.0]]])
     images, labels = np.array([[3], [1]], np.uint8), np.array([0, 1], np.uint8)
     mean = np.array([2.0])
@@ -78,8 +79,8 @@ def test_two_hand_worked_weights() -> None:
     assert picked == (LossSum(12 << 80, 0, 3), LossSum(6 << 80, 0, 3))
 
 
-def test_only_the_weights_without_a_usable_loss_overflow() -> None:
-    W, images, labels, mean = made(1, 4, 3, 5, 20)
+def test_overflow_is_counted_only_for_the_weights_that_overflow() -> None:
+    W, images, labels, mean = random_case(1, 4, 3, 5, 20)
     W[2] *= 1e300
     sums = losses_at_many_weights(W, images, labels, mean=mean)
     assert [each.overflows > 0 for each in sums] == [False, False, True, False]
@@ -89,8 +90,10 @@ def test_only_the_weights_without_a_usable_loss_overflow() -> None:
     assert [sums[i] == others[i] for i in range(4)] == [True, True, False, True]
 
 
-def test_long_runs_are_cut_before_a_limb_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
-    W, images, labels, mean = made(2, 5, 4, 8, 100)
+def test_many_rows_are_summed_in_parts_before_a_limb_overflows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    W, images, labels, mean = random_case(2, 5, 4, 8, 100)
     whole = losses_at_many_weights(W, images, labels, mean=mean)
     monkeypatch.setattr("kernels.many_weights.LIMB_ROWS", 7)
     assert losses_at_many_weights(W, images, labels, mean=mean) == whole
@@ -106,9 +109,9 @@ def test_long_runs_are_cut_before_a_limb_overflows(monkeypatch: pytest.MonkeyPat
         (np.zeros((2, 1, 5)), np.zeros((2, 4)), np.zeros(2), np.zeros(4), "2 to 128 classes"),
         (np.zeros((3, 5)), np.zeros((2, 4)), np.zeros(2), np.zeros(4), "with B at least 1"),
     ],
-    ids=["label", "columns", "rows", "mean", "classes", "one weight"],
+    ids=["label", "columns", "rows", "mean", "classes", "2-D weights"],
 )
-def test_what_does_not_fit_is_refused(
+def test_mismatched_arrays_raise_value_error(
     W: Floats, images: Any, labels: Any, mean: Floats, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The same bits come out of processors with other registers and instructions."""
+"""Results are bit-identical on processors with other registers and instructions."""
 
 import os
 import platform
@@ -15,13 +15,14 @@ NEHALEM |= {"64bit", "cx16", "popcnt", "sahf"}
 HASWELL = NEHALEM | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"}
 SKYLAKE = HASWELL | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 PROCESSORS = {
-    "nehalem": NEHALEM,  # 128-bit registers, and a library's fused multiply-add
+    "nehalem": NEHALEM,  # 128-bit registers; a library function for the fused multiply-add
     "haswell": HASWELL,  # 256-bit registers
-    "skylake-avx512": SKYLAKE,  # 512-bit registers, but no dot product of bytes
+    "skylake-avx512": SKYLAKE,  # 512-bit registers; no dot product of bytes
 }
 
 pytestmark = pytest.mark.skipif(
-    platform.machine().lower() not in {"x86_64", "amd64"}, reason="the processors are x86-64's"
+    platform.machine().lower() not in {"x86_64", "amd64"},
+    reason="the simulated processors are x86-64",
 )
 
 
@@ -29,7 +30,7 @@ SCRIPT = Path(__file__).with_name("fingerprint.py")
 
 
 def output(arguments: list[str | Path], environment: dict[str, str]) -> list[str]:
-    """Return the lines that Python prints, in a process of its own with these variables."""
+    """Return the lines that a new Python process prints, with these variables added."""
     done = subprocess.run(
         [sys.executable, *arguments],
         env=os.environ | environment,
@@ -43,7 +44,7 @@ def output(arguments: list[str | Path], environment: dict[str, str]) -> list[str
 
 
 def environment(name: str) -> dict[str, str]:
-    """Return what makes Numba compile for a processor, into a cache of its own."""
+    """Return the variables that make Numba compile for a processor, with a separate cache."""
     return {
         "NUMBA_CPU_NAME": name,
         "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in sorted(PROCESSORS[name])),
@@ -53,7 +54,7 @@ def environment(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def outputs() -> dict[str, list[str]]:
-    """What each processor prints that this one can play, and "here" as it is; two at a time."""
+    """Return the output for every processor that this one can simulate, and for itself ("here")."""
     host = llvmlite.binding.get_host_cpu_features()
     names = [name for name, features in PROCESSORS.items() if all(map(host.get, features))]
     environments = {name: environment(name) for name in names} | {"here": {}}
@@ -64,10 +65,12 @@ def outputs() -> dict[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_another_processor_gives_the_same_bits(name: str, outputs: dict[str, list[str]]) -> None:
+def test_results_are_bit_identical_on_another_processor(
+    name: str, outputs: dict[str, list[str]]
+) -> None:
     if name not in outputs:
         pytest.skip(f"this processor lacks some instructions of {name}")
-    # Two lines say how the kernels were compiled, the others are digests.
+    # The first two lines describe how the kernels were compiled; the others are digests.
     there, here = outputs[name], outputs["here"]
     tiles = "4 x 5" if "avx512f" in PROCESSORS[name] else "2 x 2"
     assert there[:2] == [f"tiles of {tiles}", "dot product of bytes: False"]
@@ -75,9 +78,9 @@ def test_another_processor_gives_the_same_bits(name: str, outputs: dict[str, lis
     assert len(here) == 2 + 6 + 3
 
 
-def test_numba_told_to_do_without_avx_is_not_given_any() -> None:
-    # Numba compiles for less than the processor has; an instruction that it has not got
-    # would end the process.
+def test_no_avx_instructions_are_used_if_numba_disables_avx() -> None:
+    # Numba then compiles for fewer features than the processor has. An instruction outside of them
+    # would crash the process.
     program = (
         "from kernels.simd.tiles import BYTE_DOT_PRODUCT, WIDE_REGISTERS\n"
         "print(WIDE_REGISTERS, BYTE_DOT_PRODUCT)"

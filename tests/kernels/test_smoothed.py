@@ -1,4 +1,4 @@
-"""The smoothed hinge is the maximum over the grid, and its sums are exact in any order."""
+"""The smoothed hinge is the maximum over its grid, and its sums are exact in any order."""
 
 from functools import reduce
 from itertools import pairwise
@@ -16,14 +16,14 @@ from kernels.hinge import Scorer, fold, scores, sum_rows
 from kernels.smoothed import SmoothedPartial, finalize, levels, sum_smoothed_rows
 from tests.bits import bits
 from tests.kernels.cases import Case, cases
-from tests.kernels.test_laws import blocks
+from tests.kernels.test_hinge_invariants import blocks
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 widths = st.sampled_from([1.0, 0.3, 2.0**-5, 1e-3, 100.0])
 
 
 def assert_same(a: SmoothedPartial, b: SmoothedPartial) -> None:
-    """Hold every field of two sums to be the same integers."""
+    """Assert that every field of two sums contains the same integers."""
     np.testing.assert_array_equal(a.gradient, b.gradient)
     np.testing.assert_array_equal(a.indicators, b.indicators)
     assert (a.smoothed, a.hinge) == (b.smoothed, b.hinge)
@@ -31,7 +31,7 @@ def assert_same(a: SmoothedPartial, b: SmoothedPartial) -> None:
 
 
 def row_factors(scorer: Scorer, images: Any, labels: Any, **options: Any) -> NDArray[np.int64]:
-    """Return each row's k (n, C), from its own sums."""
+    """Return each row's factors k (n, C), from sums over one row each."""
     rows = zip(images[:, None], labels[:, None], strict=True)
     return np.array([sum_smoothed_rows(scorer, *row, **options).indicators for row in rows])
 
@@ -39,8 +39,8 @@ def row_factors(scorer: Scorer, images: Any, labels: Any, **options: Any) -> NDA
 @dtypes
 @given(case=cases(floats=False), mu=widths)
 def test_alpha_attains_the_maximum_over_the_grid(dtype: type, case: Case, mu: float) -> None:
-    # The margins are exact in either type. h is a maximum of lines: the slope of a line that
-    # attains it is a subgradient, and its value is h.
+    # The margins are exact in both types. h is the maximum of lines in the margin. A line that
+    # attains the maximum has the value h, and its slope is a subgradient.
     grid = np.arange(levels(len(case.W)) + 1) / levels(len(case.W))
     lines = grid * case.margins[:, None] - mu * grid**2 / 2
     scorer = fold(case.W, case.mean, dtype)
@@ -57,8 +57,8 @@ def test_alpha_attains_the_maximum_over_the_grid(dtype: type, case: Case, mu: fl
 
 
 @given(case=cases(floats=False), mu=widths)
-def test_the_gradient_is_a_subgradient(case: Case, mu: float) -> None:
-    # f(W') >= f(W) + <g, W' - W> for a convex f: exact, with no step to choose.
+def test_gradient_is_a_subgradient_of_the_loss(case: Case, mu: float) -> None:
+    # f(W') >= f(W) + <g, W' - W> for a convex f. This is exact and needs no difference step.
     mean = np.zeros(case.images.shape[1]) if case.mean is None else case.mean
     reg = case.reg or 0.25
 
@@ -78,21 +78,21 @@ def test_the_gradient_is_a_subgradient(case: Case, mu: float) -> None:
 
 @dtypes
 @pytest.mark.parametrize("tiles", [True, False])
-@settings(max_examples=25)  # each takes its rows one by one
+@settings(max_examples=25)  # each example sums its rows one by one
 @given(data=st.data(), mu=widths)
-def test_sums_are_those_of_the_rows(
+def test_sums_match_the_sums_of_single_rows(
     tiles: bool, dtype: type, data: st.DataObject, mu: float
 ) -> None:
     scorer, images, labels, _ = data.draw(blocks(dtype))
     factors = row_factors(scorer, images, labels, mu=mu, tiles=tiles)
-    alphas = np.maximum(factors, 0)  # but the label's k, which is not above 0
+    alphas = np.maximum(factors, 0)  # the label's k is at most 0
     total = sum_smoothed_rows(scorer, images, labels, mu=mu, tiles=tiles)
     np.testing.assert_array_equal(total.gradient, factors.T @ images.astype(np.int64))
     np.testing.assert_array_equal(total.indicators, factors.sum(0))
     assert (total.alphas, total.squared_alphas) == (alphas.sum(), (alphas**2).sum())
     hinge = sum_rows(scorer, images, labels)
     assert (total.hinge, total.correct) == (hinge.losses, hinge.correct)
-    # The nearest level, of margins in the scorer's type.
+    # Each alpha is the level nearest to its margin, computed in the scorer's type.
     s = scores(scorer, images)
     margins = s - s[np.arange(len(s)), labels][:, None] + dtype(1)
     nearest = np.clip(margins.astype(np.float64) / mu, 0, 1) * levels(len(scorer.offset))
@@ -102,7 +102,7 @@ def test_sums_are_those_of_the_rows(
 
 @dtypes
 @given(data=st.data(), mu=widths)
-def test_any_partition_in_any_order_is_the_same_partial(
+def test_partial_does_not_depend_on_partition_and_order(
     dtype: type, data: st.DataObject, mu: float
 ) -> None:
     scorer, images, labels, rng = data.draw(blocks(dtype))
@@ -120,7 +120,7 @@ def test_any_partition_in_any_order_is_the_same_partial(
 
 
 @given(data=st.data(), mu=widths)
-def test_tiles_change_no_integer(data: st.DataObject, mu: float) -> None:
+def test_sums_with_tiles_match_sums_without(data: st.DataObject, mu: float) -> None:
     scorer, images, labels, _ = data.draw(blocks(max_classes=128))
     assert_same(
         sum_smoothed_rows(scorer, images, labels, mu=mu, tiles=True),
@@ -130,8 +130,8 @@ def test_tiles_change_no_integer(data: st.DataObject, mu: float) -> None:
 
 @pytest.mark.parametrize("tiles", [True, False])
 @pytest.mark.parametrize("classes", [2, 3, 9, 10, 11, 125, 126, 127, 128])
-def test_gradient_is_the_integer_product_at_the_largest_factors(classes: int, tiles: bool) -> None:
-    # Zero weights and delta 1: every margin is 1 = mu, so k = -Q (C - 1) at the label, else Q.
+def test_gradient_is_exact_at_the_largest_factors(classes: int, tiles: bool) -> None:
+    # Zero weights and delta 1: every margin is 1 = mu, so k is -Q (C - 1) at the label, else Q.
     images, labels = np.full((131, 64), 255, np.uint8), np.full(131, classes - 1, np.uint8)
     scorer = Scorer(np.zeros((classes, 64), np.float32), np.zeros(classes, np.float32))
     total = sum_smoothed_rows(scorer, images, labels, mu=1.0, tiles=tiles)
@@ -141,7 +141,7 @@ def test_gradient_is_the_integer_product_at_the_largest_factors(classes: int, ti
     assert total.smoothed.mean == (classes - 1) / 2
 
 
-def test_two_bytes_hold_every_factor() -> None:
+def test_every_factor_fits_two_bytes() -> None:
     for classes in range(2, 129):
         grid = levels(classes)
         assert grid & (grid - 1) == 0
@@ -153,8 +153,8 @@ def test_two_bytes_hold_every_factor() -> None:
     np.testing.assert_array_equal(256 * high + low, k)
 
 
-def test_rows_repeated_change_no_bit() -> None:
-    # White images near zero weights: in one run of the int32 sums these would wrap.
+def test_evaluation_of_repeated_rows_is_bit_identical() -> None:
+    # White images at weights near 0 would overflow the int32 sums in a single run.
     assert smoothed._LONGEST_RUN * 255 * 128 < 2**31 < 70_000 * 255 * 128
     rng = np.random.default_rng(0)
     W, mean = rng.normal(scale=1e-5, size=(10, 65)), rng.random(64)
@@ -172,7 +172,7 @@ def test_rows_repeated_change_no_bit() -> None:
     assert bounds[0] == bounds[1]
 
 
-def test_a_case_by_hand() -> None:
+def test_evaluation_of_one_image_matches_hand_worked_values() -> None:
     # Three classes, one pixel. Scores of pixel 2: 0.5, 0, 1.25; the label is 0 and delta 0.5.
     # Margins: 0 - 0.5 + 0.5 = 0 and 1.25 - 0.5 + 0.5 = 1.25. With mu 2: alpha = 0 and 0.625,
     # hinge 1.25, smoothed 0.625 * 1.25 - 0.625^2 = 0.390625. k = (-0.625, 0, 0.625).
@@ -181,7 +181,8 @@ def test_a_case_by_hand() -> None:
     total = sum_smoothed_rows(fold(W), images, labels, mu=2.0, delta=0.5)
     np.testing.assert_array_equal(total.indicators / levels(3), [-0.625, 0, 0.625])
     # ||W||^2 = 0.0625 + 0.25 + 0.0625 = 0.375; G = +-0.625 (2, 1); ||G||^2 = 2 * 5 * 0.390625.
-    # The bound: 0.5 * 0.625 - 3.90625 / (4 * 4) = 0.068359375, and less mu/2 alpha^2 = 0.390625.
+    # The bound is 0.5 * 0.625 - 3.90625 / (4 * 4) = 0.068359375. The smoothed bound is lower by
+    # mu/2 alpha^2 = 0.390625.
     value = finalize(total, W, np.zeros(1), mu=2.0, reg=4.0, delta=0.5)
     expected = np.array([[-1.25 + 2, -0.625], [0, 0], [1.25 + 4, 0.625 + 2]])
     np.testing.assert_array_equal(value.gradient, expected)
@@ -191,7 +192,7 @@ def test_a_case_by_hand() -> None:
     assert (value.accuracy, value.rows) == (0.0, 1)
 
 
-def test_smoothing_vanishes_with_its_width() -> None:
+def test_smoothed_loss_approaches_the_hinge_loss_for_small_mu() -> None:
     rng = np.random.default_rng(3)
     images = rng.integers(0, 256, (200, 64), dtype=np.uint8)
     labels = rng.integers(0, 10, 200).astype(np.uint8)
@@ -206,8 +207,8 @@ def test_smoothing_vanishes_with_its_width() -> None:
 
 @pytest.mark.parametrize("value", [1e300, np.inf, -np.inf, np.nan])
 @dtypes
-def test_weights_out_of_range_give_an_infinite_loss(value: float, dtype: type) -> None:
-    # Warnings are errors in these tests: nothing warns, and nothing is raised.
+def test_huge_and_non_finite_weights_give_an_infinite_loss(value: float, dtype: type) -> None:
+    # Warnings are errors in these tests, so this also checks that nothing warns.
     rng = np.random.default_rng(0)
     images, labels = rng.integers(1, 256, (20, 70), dtype=np.uint8), np.arange(20) % 4
     W, mean = rng.normal(size=(4, 71)), images.mean(0) / 2
@@ -215,18 +216,18 @@ def test_weights_out_of_range_give_an_infinite_loss(value: float, dtype: type) -
     total = sum_smoothed_rows(fold(W, mean, dtype), images, labels.astype(np.uint8), mu=0.1)
     result = finalize(total, W, mean, mu=0.1, reg=1.0)
     assert (result.loss, result.hinge_loss) == (np.inf, np.inf)
-    assert result.lower_bound < np.inf  # whatever alpha is, it is in [0, 1]
+    assert result.lower_bound < np.inf  # alpha is always in [0, 1]
     assert total.smoothed.overflows == total.hinge.overflows > 0
 
 
 @pytest.mark.parametrize("mu", [0.0, -1.0, np.inf, np.nan])
-def test_widths_that_do_not_smooth_are_refused(mu: float) -> None:
+def test_bad_mu_raises_value_error(mu: float) -> None:
     images, labels = np.zeros((2, 4), np.uint8), np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match=r"^mu must be above 0 and finite, not "):
         sum_smoothed_rows(fold(np.zeros((3, 5))), images, labels, mu=mu)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_bad_arrays_bad_reg_and_no_rows_raise_value_error() -> None:
     scorer, images = fold(np.zeros((3, 5))), np.zeros((2, 4), np.uint8)
     labels = np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match=r"^labels must be in 0..2, not 3..3$"):

@@ -1,8 +1,7 @@
-"""The lower bound is never above the least loss, and comes as near to it as one likes.
+"""The lower bound is never above the minimum loss, and gets arbitrarily close to it.
 
-Three oracles: the dual value written out for any alphas at all; the true objective at other
-weights; and a small problem whose dual is solved by SciPy, so that a duality gap of 1e-7
-says of the reference itself how good it is.
+The tests use three oracles: the dual value, written out for arbitrary alphas; the true objective
+at other weights; and a small problem whose dual SciPy solves to a duality gap of 1e-7.
 """
 
 from collections.abc import Callable
@@ -25,13 +24,13 @@ Array = NDArray[np.float64]
 
 
 def hinge_objective(case: Case) -> float:
-    """Mean hinge loss plus `reg ||W||^2`, the bias included."""
+    """Return the mean hinge loss plus `reg ||W||^2`, including the bias."""
     hinges = np.maximum(0, case.margins).sum() / len(case.images)
     return float(hinges + case.reg * np.sum(case.W**2))
 
 
 def dual_value(case: Case, alphas: Array) -> tuple[float, Array]:
-    """Return the dual value of alphas (n, C), and G; the label's alpha is not looked at."""
+    """Return the dual value of alphas (n, C), and G; the label's alpha is ignored."""
     total, G = 0.0, np.zeros(case.W.shape)
     for x, label, row in zip(case.centred, case.labels, alphas, strict=True):
         for j in set(range(len(case.W))) - {int(label)}:
@@ -42,7 +41,7 @@ def dual_value(case: Case, alphas: Array) -> tuple[float, Array]:
 
 
 @given(case=cases(floats=False), data=st.data())
-def test_no_alpha_bounds_from_above(case: Case, data: st.DataObject) -> None:
+def test_dual_value_of_any_alphas_is_a_lower_bound(case: Case, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="alphas"))
     shape, grid = (len(case.images), len(case.W)), levels(len(case.W))
     case = case._replace(reg=data.draw(st.sampled_from([0.5, 3.7e4, 1e7]), label="reg"))
@@ -53,14 +52,14 @@ def test_no_alpha_bounds_from_above(case: Case, data: st.DataObject) -> None:
         "all 1": np.ones(shape),
     }[kind]
     bound, G = dual_value(case, alphas)
-    minimiser = -G / (2 * case.reg)  # of the dual's Lagrangian, where the bound is tightest
+    minimiser = -G / (2 * case.reg)  # of the Lagrangian, where the bound is tightest
     for W in (case.W, np.zeros(G.shape), minimiser, 0.5 * minimiser, minimiser + 1e-6 * case.W):
         loss = hinge_objective(case._replace(W=W))
         assert bound <= loss + 1e-12 * (loss + np.sum(G**2) / case.reg)
 
 
 @given(case=cases(floats=False), mu=widths, reg=st.sampled_from([0.5, 3.7e4, 1e7]))
-def test_the_bound_is_the_dual_value_of_the_alphas(case: Case, mu: float, reg: float) -> None:
+def test_lower_bound_is_the_dual_value_of_the_alphas(case: Case, mu: float, reg: float) -> None:
     case = case._replace(reg=reg)
     mean = np.zeros(case.images.shape[1]) if case.mean is None else case.mean
     arguments = (fold(case.W, mean, np.float64), case.images, case.labels)
@@ -73,10 +72,10 @@ def test_the_bound_is_the_dual_value_of_the_alphas(case: Case, mu: float, reg: f
     assert value.hinge_loss == pytest.approx(hinge_objective(case), abs=scale)
     assert value.lower_bound == pytest.approx(bound, abs=scale)
     assert value.lower_bound <= value.hinge_loss + scale
-    # Fenchel: alpha is the slope at W, so the smoothed problem's gap is the gradient's norm.
+    # Fenchel: alpha is the slope at W, so the smoothed gap is ||gradient||^2 / (4 reg).
     gap = value.loss - value.smoothed_lower_bound
     assert gap == pytest.approx(np.sum(value.gradient**2) / (4 * reg), abs=scale)
-    # And the hinge's own gap is that, and m (1 - m / mu) of every margin between 0 and mu.
+    # The gap of the hinge loss is larger by m (1 - m / mu) for every margin between 0 and mu.
     between = case.margins[(case.margins > 0) & (case.margins < mu)]
     rest = np.sum(between * (1 - between / mu)) / len(case.images)
     to_the_level = len(between) / len(case.images) * mu / (2 * levels(len(case.W)))
@@ -85,7 +84,7 @@ def test_the_bound_is_the_dual_value_of_the_alphas(case: Case, mu: float, reg: f
 
 
 class Values(NamedTuple):
-    """What an evaluation says; the fields of `SmoothedEvaluation` that are held to the optimum."""
+    """The fields of `SmoothedEvaluation` that are compared with the optimum."""
 
     loss: float
     gradient: Array
@@ -106,7 +105,7 @@ SMALL = Case(
 
 @cache
 def reference() -> tuple[float, float]:
-    """Return a lower and an upper bound on SMALL's least loss, from its dual."""
+    """Return a lower and an upper bound on the minimum loss of SMALL, from its dual."""
     rows, classes = len(SMALL.images), len(SMALL.W)
     wrong = np.arange(classes) != SMALL.labels[:, None]
     units = np.eye(rows * classes).reshape(-1, rows, classes)[wrong.ravel()]
@@ -131,13 +130,13 @@ def reference() -> tuple[float, float]:
     return -negative_dual(best)[0], hinge_objective(SMALL._replace(W=W))
 
 
-def test_the_reference_knows_the_optimum() -> None:
+def test_reference_bounds_differ_by_less_than_1e_7() -> None:
     below, above = reference()
     assert 0.5 < below <= above < below + 1e-7
 
 
 def evaluate(W: Array, mu: float) -> Values:
-    """SMALL's evaluation by the kernel."""
+    """Evaluate SMALL with the kernel."""
     assert SMALL.mean is not None
     total = sum_smoothed_rows(fold(W, SMALL.mean, np.float64), SMALL.images, SMALL.labels, mu=mu)
     value = finalize(total, W, SMALL.mean, mu=mu, reg=SMALL.reg)
@@ -145,7 +144,7 @@ def evaluate(W: Array, mu: float) -> Values:
 
 
 def evaluate_in_numpy(W: Array, mu: float, fault: str = "") -> Values:
-    """SMALL's evaluation without a grid, with a mistake in it if `fault` names one."""
+    """Evaluate SMALL without a grid, with the fault that `fault` names, if any."""
     X, reg, rows = SMALL.centred, SMALL.reg, len(SMALL.images)
     scores, own = X @ W.T, (np.arange(rows), SMALL.labels.astype(int))
     m = scores - scores[own][:, None] + SMALL.delta
@@ -159,7 +158,7 @@ def evaluate_in_numpy(W: Array, mu: float, fault: str = "") -> Values:
     if fault == "mean forgotten":
         X = SMALL._replace(mean=None).centred
     G = k.T @ X / (1 if fault == "1/N forgotten" else rows)
-    factor = {"factor 2 for 4": 2, "factor 8 for 4": 8}.get(fault, 4)
+    factor = {"factor 2 instead of 4": 2, "factor 8 instead of 4": 8}.get(fault, 4)
     smooth = np.sum(alphas * m - mu * alphas**2 / 2) / rows + reg * np.sum(W**2)
     hinges = np.maximum(0, m) if fault != "largest margin only" else np.maximum(0, m).max(1)
     hinge = np.sum(hinges) / rows + reg * np.sum(W**2)
@@ -168,8 +167,8 @@ def evaluate_in_numpy(W: Array, mu: float, fault: str = "") -> Values:
     return Values(float(smooth), G + 2 * reg * W, float(hinge), float(bound))
 
 
-def assert_closes_in_on_the_optimum(evaluate: Callable[[Array, float], Values]) -> None:
-    """Hold an evaluation to the reference, along the smoothed objective's own minimisation."""
+def assert_gap_closes(evaluate: Callable[[Array, float], Values]) -> None:
+    """Compare an evaluation with the reference while minimising the smoothed objective."""
     below, above = reference()
     W: Array = np.zeros(SMALL.W.size)
     for mu in (0.3, 0.03, 0.003):
@@ -185,16 +184,17 @@ def assert_closes_in_on_the_optimum(evaluate: Callable[[Array, float], Values]) 
     assert last.hinge_loss - last.lower_bound < 1e-3 * last.hinge_loss, "the gap stays open"
 
 
+# The kernel passes, and so does the NumPy implementation that the faults below are planted in.
 @pytest.mark.parametrize("evaluate", [evaluate, evaluate_in_numpy], ids=["kernel", "numpy"])
-def test_the_gap_closes(evaluate: Callable[[Array, float], Values]) -> None:
-    assert_closes_in_on_the_optimum(evaluate)
+def test_duality_gap_closes(evaluate: Callable[[Array, float], Values]) -> None:
+    assert_gap_closes(evaluate)
 
 
 @pytest.mark.parametrize(
     ("fault", "symptom"),
     [
-        ("factor 2 for 4", "the gap stays open"),
-        ("factor 8 for 4", "a bound above the optimum"),
+        ("factor 2 instead of 4", "the gap stays open"),
+        ("factor 8 instead of 4", "a bound above the optimum"),
         ("bias missing", "optimum|open"),
         ("mean forgotten", "the gap stays open"),
         ("own class forgotten", "optimum|open"),
@@ -204,6 +204,6 @@ def test_the_gap_closes(evaluate: Callable[[Array, float], Values]) -> None:
         ("delta 0.99", "the gap stays open"),
     ],
 )
-def test_a_fault_fails(fault: str, symptom: str) -> None:
+def test_planted_fault_fails_with_its_symptom(fault: str, symptom: str) -> None:
     with pytest.raises(AssertionError, match=symptom):
-        assert_closes_in_on_the_optimum(lambda W, mu: evaluate_in_numpy(W, mu, fault))
+        assert_gap_closes(lambda W, mu: evaluate_in_numpy(W, mu, fault))

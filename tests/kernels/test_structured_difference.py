@@ -1,4 +1,4 @@
-"""Differences in every weight at once, against black boxes and the notes' loops."""
+"""Differences in every weight at once, against black boxes and the reference implementation."""
 
 import math
 from typing import Any, NamedTuple
@@ -28,10 +28,11 @@ Floats = NDArray[np.float64]
 schemes = pytest.mark.parametrize("scheme", list(Scheme))
 
 STEPS = st.sampled_from([2.0**-20, 2.0**-9, 2.0**-4, 1.0, 8.0])
-"""From one by which no margin of `cases` crosses its kink to one by which most do: exact all."""
+"""Exact difference steps. With the first, only margins of `cases` that are exactly 0 cross their
+kink. With the last, most margins do."""
 
 
-def probed(case: Case, step: float, scheme: Scheme, slack: float = 0.0) -> Probe:
+def probe_of(case: Case, step: float, scheme: Scheme, slack: float = 0.0) -> Probe:
     return Probe(
         fold(case.W, mean_of(case), np.float64), mean_of(case), step, scheme, case.delta, slack
     )
@@ -45,15 +46,15 @@ def hinge_sum(case: Case, W: Floats) -> float:
     scores = case.centred @ W.T
     own = scores[np.arange(len(scores)), case.labels]
     hinges = np.maximum(0.0, scores - own[:, None] + case.delta)
-    return float(hinges.sum()) - len(scores) * case.delta  # its own class's has margin delta
+    return float(hinges.sum()) - len(scores) * case.delta  # the own class's margin is delta
 
 
 @schemes
 @settings(max_examples=60)
 @given(case=cases(max_rows=5, max_columns=65, floats=False), step=STEPS)
-def test_it_is_the_black_boxs_difference_exactly(scheme: Scheme, case: Case, step: float) -> None:
-    # All products, sums and moves are multiples of 2^-24 below 2^20: no way rounds.
-    probe = probed(case, step, scheme)
+def test_differences_match_a_black_box_exactly(scheme: Scheme, case: Case, step: float) -> None:
+    # All products, sums and moves are multiples of 2^-24 below 2^20, so nothing is rounded.
+    probe = probe_of(case, step, scheme)
     total = differences(probe, case.images, case.labels)
     black_box = numerical_gradient(lambda W: hinge_sum(case, W), case.W, scheme=scheme, step=step)
     np.testing.assert_array_equal(
@@ -64,10 +65,10 @@ def test_it_is_the_black_boxs_difference_exactly(scheme: Scheme, case: Case, ste
 
 @schemes
 @given(case=cases(max_rows=5, max_columns=65, floats=False), step=STEPS)
-def test_departures_are_all_that_the_subgradient_lacks(
+def test_departures_are_differences_minus_the_subgradient(
     scheme: Scheme, case: Case, step: float
 ) -> None:
-    probe = probed(case, step, scheme)
+    probe = probe_of(case, step, scheme)
     total = differences(probe, case.images, case.labels)
     slope = np.zeros(case.W.shape)
     for x, y in zip(case.centred.tolist(), case.labels.tolist(), strict=True):
@@ -77,7 +78,7 @@ def test_departures_are_all_that_the_subgradient_lacks(
 
 
 def crossings_of(case: Case, step: float, scheme: Scheme) -> NDArray[np.int64]:
-    """Count them as they are defined, one margin and one coordinate after another."""
+    """Count the crossings (C, D + 1) by their definition, one margin after another."""
     counts = np.zeros(case.W.shape, np.int64)
     scores = case.centred @ case.W.T
     for x, y, s in zip(case.centred, case.labels, scores, strict=True):
@@ -91,14 +92,14 @@ def crossings_of(case: Case, step: float, scheme: Scheme) -> NDArray[np.int64]:
 
 @schemes
 @given(case=cases(max_rows=5, floats=False), step=STEPS)
-def test_crossings_are_counted(scheme: Scheme, case: Case, step: float) -> None:
-    total = differences(probed(case, step, scheme), case.images, case.labels)
+def test_crossings_match_their_definition(scheme: Scheme, case: Case, step: float) -> None:
+    total = differences(probe_of(case, step, scheme), case.images, case.labels)
     np.testing.assert_array_equal(total.crossings, crossings_of(case, step, scheme))
 
 
 @given(case=cases(floats=False), step=STEPS)
-def test_active_margins_are_those_not_zero_all_along(case: Case, step: float) -> None:
-    probe = probed(case, step, Scheme.CENTRED)
+def test_active_margins_match_their_definition(case: Case, step: float) -> None:
+    probe = probe_of(case, step, Scheme.CENTRED)
     scores = case.centred @ case.W.T
     counts, sizes = np.zeros((2, len(case.W)))
     for y, s in zip(case.labels, scores, strict=True):
@@ -116,7 +117,7 @@ def test_active_margins_are_those_not_zero_all_along(case: Case, step: float) ->
 
 
 @given(case=cases(floats=False), slack=st.sampled_from([2.0**-24, 2.0**-12, 2.0**-5, 1.0]))
-def test_undecided_pixels_are_those_of_margins_within_the_slack(case: Case, slack: float) -> None:
+def test_undecided_pixels_match_their_definition(case: Case, slack: float) -> None:
     mean, images = mean_of(case), case.images.astype(np.float64)
     offset = case.W[:, -1] - case.W[:, :-1] @ mean
     products = images @ np.abs(case.W[:, :-1]).T + np.abs(offset)
@@ -126,15 +127,15 @@ def test_undecided_pixels_are_those_of_margins_within_the_slack(case: Case, slac
         for j in set(range(len(s))) - {int(y)}:
             if abs(s[j] - s[y] + case.delta) <= slack * (size[j] + size[y]):
                 expected[[j, y]] += np.abs(x)
-    total = differences(probed(case, 2.0**-20, Scheme.CENTRED, slack), case.images, case.labels)
+    total = differences(probe_of(case, 2.0**-20, Scheme.CENTRED, slack), case.images, case.labels)
     np.testing.assert_array_equal(total.undecided / 2**20, expected)
     np.testing.assert_allclose(undecided_part(total), expected / len(case.labels), rtol=1e-15)
-    exact = differences(probed(case, 2.0**-20, Scheme.CENTRED), case.images, case.labels)
+    exact = differences(probe_of(case, 2.0**-20, Scheme.CENTRED), case.images, case.labels)
     assert not exact.undecided.any()
 
 
 class Rounded(NamedTuple):
-    """Rows, and weights of which nothing is exact."""
+    """Rows and weights for which all results are rounded."""
 
     W: Floats
     images: NDArray[np.uint8]
@@ -148,7 +149,10 @@ class Rounded(NamedTuple):
 
 @st.composite
 def rounded(draw: st.DrawFn, max_rows: int = 300) -> Rounded:
-    """Draw rows of up to some blocks of the compiled loops, of odd sizes."""
+    """Draw up to `max_rows` rows, with classes and columns that need not fill whole tiles.
+
+    A block of the compiled loops has 256 rows.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     classes = draw(st.integers(2, 13), label="classes")
     columns = draw(st.sampled_from([1, 3, 7, 17, 63, 65, 100]), label="columns")
@@ -165,14 +169,14 @@ step_sizes = st.floats(-9, 1).map(lambda power: 10.0**power)
 @schemes
 @settings(max_examples=60)
 @given(drawn=rounded(), step=step_sizes)
-def test_the_sound_gradient_is_within_the_bound(
+def test_correct_gradient_is_within_the_rounding_bound(
     scheme: Scheme, drawn: Rounded, step: float
 ) -> None:
     W, images, labels, mean, _ = drawn
     checked = Checked.at(W, images, labels, mean, step=step, scheme=scheme)
     compared = checked.compare(checked.gradient())
     assert (compared.error_after_kinks <= compared.bound).all()
-    # and the bound is no excuse: a part of the largest margin and move, as much as 2^-44
+    # The bound is tight enough: 2^-44 of the largest margin and move, per class.
     scores = np.abs(images - mean) @ np.abs(W[:, :-1]).T + np.abs(W[:, -1])
     largest = 1 + 2 * scores.max() + checked.probe.reach
     assert (roundoff(checked.sums, checked.probe) <= len(W) * 2.0**-44 * largest / step).all()
@@ -181,7 +185,9 @@ def test_the_sound_gradient_is_within_the_bound(
 @schemes
 @settings(max_examples=10)
 @given(drawn=rounded(max_rows=4), power=st.integers(-8, 3))
-def test_it_is_the_difference_of_the_notes_loss(scheme: Scheme, drawn: Rounded, power: int) -> None:
+def test_quotient_matches_the_reference_loss_up_to_rounding(
+    scheme: Scheme, drawn: Rounded, power: int
+) -> None:
     W, images, labels, mean, _ = drawn
     W, images, mean = W[:, -8:], images[:, -7:], mean[-7:]
     step = 2.0**power
@@ -190,8 +196,8 @@ def test_it_is_the_difference_of_the_notes_loss(scheme: Scheme, drawn: Rounded, 
     black_box = numerical_gradient(
         lambda W: reference.loss(W.tolist(), X, labels.tolist()), W, scheme=scheme, step=step
     )
-    # Each loss is a sum of some 12 hinges of 8 products, rounded to 2^-53 some 100 times, of a
-    # size below that of the moved scores; and so twice, by a step or two.
+    # Each loss is a sum of about 12 hinges of 8 products. It is rounded about 100 times, each time
+    # by 2^-53 of the size of the moved scores. A quotient has two losses, divided by h or 2 h.
     size = 13 * (1 + 2 * 255 * 8 * (np.abs(W).max() + step))
     np.testing.assert_allclose(
         quotient(checked.sums, checked.probe), black_box, rtol=0, atol=200 * 2**-53 * size / step
@@ -201,7 +207,7 @@ def test_it_is_the_difference_of_the_notes_loss(scheme: Scheme, drawn: Rounded, 
 @schemes
 @settings(max_examples=40)
 @given(drawn=rounded(), step=step_sizes, data=st.data())
-def test_neither_tiles_nor_cuts_nor_order_change_an_integer(
+def test_sums_do_not_depend_on_tiles_partition_and_order(
     scheme: Scheme, drawn: Rounded, step: float, data: st.DataObject
 ) -> None:
     _, images, labels, _, rng = drawn
@@ -226,8 +232,8 @@ def test_neither_tiles_nor_cuts_nor_order_change_an_integer(
 
 
 @schemes
-def test_many_classes_and_long_runs_of_a_label(scheme: Scheme) -> None:
-    # 128 classes and zero weights: every margin is delta, and the own class's sums the largest.
+def test_quotient_is_exact_for_128_classes_and_700_rows_of_one_label(scheme: Scheme) -> None:
+    # 128 classes and zero weights: every margin is delta, and the own class has the largest sums.
     images = np.full((700, 3), 255, np.uint8)
     labels = np.full(700, 127, np.uint8)
     probe = Probe(Scorer(np.zeros((128, 3)), np.zeros(128)), np.zeros(3), 2.0**-9, scheme)
@@ -238,7 +244,7 @@ def test_many_classes_and_long_runs_of_a_label(scheme: Scheme) -> None:
     assert_same_sums(differences(probe, images, labels, tiles=False), total)
 
 
-def test_runs_are_cut_before_a_sum_overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_do_not_depend_on_the_length_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (100, 9), dtype=np.uint8)
     labels = rng.integers(0, 3, 100).astype(np.uint8)
@@ -249,16 +255,16 @@ def test_runs_are_cut_before_a_sum_overflows(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e300])
-def test_margins_that_are_no_numbers_are_counted(value: float) -> None:
+def test_non_finite_and_huge_margins_are_counted_as_overflows(value: float) -> None:
     images, labels = np.array([[1], [0]], np.uint8), np.array([0, 0], np.uint8)
-    sound = Probe(Scorer(np.array([[0.0], [1.0]]), np.zeros(2)), np.zeros(1), 1e-5)
-    assert differences(sound, images, labels).overflows == 0
-    broken = sound._replace(scorer=Scorer(np.array([[0.0], [value]]), np.zeros(2)))
+    finite = Probe(Scorer(np.array([[0.0], [1.0]]), np.zeros(2)), np.zeros(1), 1e-5)
+    assert differences(finite, images, labels).overflows == 0
+    broken = finite._replace(scorer=Scorer(np.array([[0.0], [value]]), np.zeros(2)))
     assert differences(broken, images, labels).overflows > 0
     assert differences(broken, images, labels, tiles=False).overflows > 0
 
 
-def test_no_rows_have_no_quotient() -> None:
+def test_quotient_of_no_rows_raises_value_error() -> None:
     probe = Probe(Scorer(np.zeros((2, 3)), np.zeros(2)), np.zeros(3), 1e-5)
     none = differences(probe, np.zeros((0, 3), np.uint8), np.zeros(0, np.uint8))
     with pytest.raises(ValueError, match="no rows"):
@@ -280,12 +286,17 @@ def test_no_rows_have_no_quotient() -> None:
         ({"step": -1.0}, np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8), "not -1"),
         ({"step": math.nan}, np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8), "not nan"),
         ({"step": math.inf}, np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8), "not inf"),
-        ({"mean": np.zeros(2)}, np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8), "need a mean"),
+        (
+            {"mean": np.zeros(2)},
+            np.zeros((2, 3), np.uint8),
+            np.zeros(2, np.uint8),
+            r"need a mean of shape \(3,\), not \(2,\)",
+        ),
         (
             {"scorer": Scorer(np.zeros((4, 3), np.float32), np.zeros(4, np.float32))},
             np.zeros((2, 3), np.uint8),
             np.zeros(2, np.uint8),
-            "not of float32",
+            "need float64 scores, not float32",
         ),
         ({}, np.zeros((2, 3)), np.zeros(2, np.uint8), "uint8, not float64"),
         ({}, np.zeros((2, 3), np.uint8), np.zeros(2, int), "uint8, not uint8, int64"),
@@ -294,7 +305,7 @@ def test_no_rows_have_no_quotient() -> None:
         ({}, np.zeros((2, 3), np.uint8), np.full(2, 4, np.uint8), r"in 0\.\.3, not 4"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_bad_step_or_mismatched_arrays_raise_value_error(
     change: dict[str, Any], images: Any, labels: Any, message: str
 ) -> None:
     probe = Probe(Scorer(np.zeros((4, 3)), np.zeros(4)), np.zeros(3), 1e-5)._replace(**change)
@@ -303,7 +314,7 @@ def test_what_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("rows", [[0, 2], [-1], [50]])
-def test_rows_that_are_not_there_are_refused(rows: list[int]) -> None:
+def test_rows_that_do_not_exist_raise_value_error(rows: list[int]) -> None:
     probe = Probe(Scorer(np.zeros((4, 3)), np.zeros(4)), np.zeros(3), 1e-5)
     images, labels = np.zeros((2, 3), np.uint8), np.zeros(2, np.uint8)
     with pytest.raises(ValueError, match=r"rows must be in 0\.\.1"):

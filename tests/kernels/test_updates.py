@@ -1,4 +1,4 @@
-"""Update rules: exact, pure, composable, and they descend."""
+"""Update rules are exact, pure and composable, and they reduce the loss."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -24,8 +24,10 @@ finite = st.floats(-1e100, 1e100)
 
 
 @given(weight=finite, slope=finite, step_size=st.floats(1e-12, 1e12))
-def test_a_step_rounds_twice(weight: float, slope: float, step_size: float) -> None:
-    # In exact arithmetic first, and rounded where float64 would: no other order of operations.
+def test_gradient_descent_step_is_rounded_twice(
+    weight: float, slope: float, step_size: float
+) -> None:
+    # Exact arithmetic, rounded after the product and after the difference.
     product = float(Fraction(step_size) * Fraction(slope))
     expected = float(Fraction(weight) - Fraction(product))
     optimiser = gradient_descent(step_size)
@@ -34,7 +36,7 @@ def test_a_step_rounds_twice(weight: float, slope: float, step_size: float) -> N
     assert stepped.item() == expected
 
 
-def test_arguments_and_state_are_left_as_they_are() -> None:
+def test_update_does_not_modify_its_arguments() -> None:
     W, gradient = np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[0.5, -0.5], [0.0, 1.0]])
     W.flags.writeable = gradient.flags.writeable = False
     optimiser = gradient_descent(2.0)
@@ -49,7 +51,7 @@ def test_arguments_and_state_are_left_as_they_are() -> None:
     assert stepped.dtype == np.float64
 
 
-def test_steps_on_a_parabola_are_a_geometric_series() -> None:
+def test_gradient_descent_on_a_parabola_is_a_geometric_series() -> None:
     # f = W^2 / 2 has gradient W: a step of 1/4 leaves 3/4 of the weights.
     optimiser = gradient_descent(0.25)
     W = np.array([[256.0]])
@@ -60,7 +62,7 @@ def test_steps_on_a_parabola_are_a_geometric_series() -> None:
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_is_the_recurrence_of_its_papers(nesterov: bool) -> None:
+def test_momentum_matches_the_recurrence_of_its_papers(nesterov: bool) -> None:
     gradients = np.random.default_rng(0).normal(size=(6, 2, 3))
     optimiser = descent(momentum(0.9, nesterov=nesterov), scaled(staircase(0.5, 0.1, 2)))
     W, state = np.ones((2, 3)), optimiser.init(np.ones((2, 3)))
@@ -72,8 +74,8 @@ def test_momentum_is_the_recurrence_of_its_papers(nesterov: bool) -> None:
     np.testing.assert_allclose(W, expected, rtol=1e-13)
 
 
-def test_momentum_descends_a_narrow_valley_faster() -> None:
-    # f = (x^2 + 50 y^2) / 2; both with the same step size
+def test_momentum_converges_faster_in_a_narrow_valley() -> None:
+    # f = (x^2 + 50 y^2) / 2, with the same step size for both
     slopes = np.array([[1.0, 50.0]])
     ends = []
     for transforms in ([], [momentum(0.8)]):
@@ -86,23 +88,23 @@ def test_momentum_descends_a_narrow_valley_faster() -> None:
     assert ends[1] < ends[0] / 100
 
 
-def test_the_line_search_is_asked_from_where_the_step_is_taken() -> None:
-    asked = []
+def test_line_search_gets_the_current_weights_and_the_gradient() -> None:
+    calls = []
 
     def line(W: object, step: object) -> float:
-        asked.append((W, step))
+        calls.append((W, step))
         return 0.25
 
     optimiser = descent(line_search())
     W, gradient = np.array([[1.0]]), np.array([[8.0]])
     stepped, [state] = optimiser.update(gradient, optimiser.init(W), W, line)
     assert (stepped.item(), state.step_size) == (-1.0, 0.25)
-    assert asked == [(W, gradient)]
+    assert calls == [(W, gradient)]
     with pytest.raises(ValueError, match="no line search"):
         optimiser.update(gradient, optimiser.init(W), W)
 
 
-def test_a_schedule_goes_on_where_it_was() -> None:
+def test_schedule_resumes_from_a_stored_state() -> None:
     optimiser = descent(scaled(cosine(1.0, 10)))
     W = np.zeros((1, 1))
     states = [optimiser.init(W)]

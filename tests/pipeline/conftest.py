@@ -1,4 +1,4 @@
-"""One cluster of two workers for all tests of the pipeline, and small stores on disk."""
+"""Fixtures: one cluster of two workers for all tests of the pipeline, and small stores on disk."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +18,11 @@ Store = Callable[..., Dataset]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_fight_for_the_dashboards_port() -> Iterator[None]:
-    """Take any port: test runs beside this one want the usual one too.
+def any_dashboard_port() -> Iterator[None]:
+    """Let dashboards use any free port, because parallel test runs want the default port too.
 
-    Where another process takes it between Dask's look and its listening, Tornado leaves a
-    socket to the garbage collector, which is a warning, and so an error, in some later test.
+    If another process takes the port after Dask has found it free, Tornado leaves a socket to the
+    garbage collector. The resulting warning is an error in some later test.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clusters, "_DASHBOARD_PORT", 0)
@@ -37,18 +37,18 @@ def cluster() -> Iterator[Client]:
 
 @pytest.fixture
 def client(cluster: Client) -> Iterator[Client]:
-    """The cluster with both of its workers, however the test leaves them."""
+    """Yield the cluster. After the test, wait until both workers are running again."""
     yield cluster
     cluster.wait_for_workers(2, timeout=60)
 
 
 @pytest.fixture(scope="session")
 def store(cluster: Client, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Ingest a source, once a session, into a store of shards of so many rows."""
+    """Return a function that ingests a source into a store, once per session and shard size."""
     stores: dict[tuple[str, int], Dataset] = {}
     directory = tmp_path_factory.mktemp("stores")
 
-    def made(shard_rows: int = 701, source: str | Path = "synthetic:2000") -> Dataset:
+    def open_store(shard_rows: int = 701, source: str | Path = "synthetic:2000") -> Dataset:
         key = str(source), shard_rows
         if key not in stores:
             opened = open_source(str(source), workdir=directory)
@@ -56,4 +56,4 @@ def store(cluster: Client, tmp_path_factory: pytest.TempPathFactory) -> Store:
             stores[key] = ingest(cluster, plan)
         return stores[key]
 
-    return made
+    return open_store

@@ -1,4 +1,4 @@
-"""Training as the notes write it, in one process over arrays: what every run must equal."""
+"""Reference training runs over arrays in one process, which every run on a cluster must equal."""
 
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ KINDS: dict[str, StepRun] = {
 }
 WITH_MOMENTUM: dict[str, StepRun] = {
     "gd with momentum": replace(GD, **MOMENTUM),
-    "samples with Nesterov's": replace(SAMPLES, **MOMENTUM, nesterov=True),
+    "samples with Nesterov momentum": replace(SAMPLES, **MOMENTUM, nesterov=True),
 }
 
 
@@ -41,7 +41,7 @@ def parameters(kind: str, **changes: Any) -> StepRun:
 
 @dataclass(frozen=True)
 class Trained:
-    """What two runs are compared by."""
+    """The result of a run. Two results are equal if they are bit-identical."""
 
     bits: str
     step: int
@@ -58,8 +58,8 @@ class Trained:
         return cls.to(state.W, state.losses, state.step, state.status.value)
 
 
-def as_written_down(dataset: Dataset, wanted: StepRun) -> Trained:
-    """Take the run's steps with the formula, on all images in this process."""
+def reference_run(dataset: Dataset, wanted: StepRun) -> Trained:
+    """Train with the update formula, on all images in this process."""
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     rows = len(labels)
     W = wanted.start(10).W
@@ -90,7 +90,7 @@ def _rows(wanted: StepRun, rows: int) -> Batches:
     return ShuffledEpochs(rows, wanted.batch_size, wanted.seed)
 
 
-def on_the_cluster(
+def run_on_cluster(
     client: Client,
     dataset: Dataset,
     wanted: StepRun,

@@ -1,4 +1,4 @@
-"""Which rows a step takes, and the streams they are drawn from."""
+"""The rows of each step's batch, and the random streams that they are drawn from."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ SIZES = st.integers(1, 300).flatmap(lambda rows: st.tuples(st.just(rows), st.int
 SEEDS = st.integers(0, 2**64 - 1)
 
 
-def test_the_full_batch_is_all_rows_at_every_step() -> None:
+def test_full_batch_is_all_rows_at_every_step() -> None:
     rule: Batches = full_batch
     assert [rule(step) for step in range(3)] == [None, None, None]
 
 
 @given(sizes=SIZES, seed=SEEDS, step=st.integers(0, 10**9))
-def test_a_sample_has_its_size_and_no_row_twice(
+def test_sample_has_the_requested_size_and_distinct_rows(
     sizes: tuple[int, int], seed: int, step: int
 ) -> None:
     rows, size = sizes
@@ -35,7 +35,7 @@ def test_a_sample_has_its_size_and_no_row_twice(
 
 
 @given(sizes=SIZES, seed=SEEDS, epoch=st.integers(0, 1000))
-def test_an_epoch_has_every_row_once(sizes: tuple[int, int], seed: int, epoch: int) -> None:
+def test_epoch_contains_every_row_once(sizes: tuple[int, int], seed: int, epoch: int) -> None:
     rows, size = sizes
     batches = ShuffledEpochs(rows, size, seed)
     first = epoch * batches.steps_per_epoch
@@ -46,7 +46,7 @@ def test_an_epoch_has_every_row_once(sizes: tuple[int, int], seed: int, epoch: i
     assert len(taken[-1]) >= 1
 
 
-def test_epochs_differ_in_their_order() -> None:
+def test_epochs_have_different_orders() -> None:
     batches = ShuffledEpochs(rows=100, size=100, seed=0)
     orders = [batches(epoch).tolist() for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2] != orders[0]
@@ -54,36 +54,40 @@ def test_epochs_differ_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("rule", [UniformSamples, ShuffledEpochs])
-def test_one_row_and_all_rows_are_batches(rule: type[UniformSamples | ShuffledEpochs]) -> None:
+def test_batch_size_may_be_one_row_or_all_rows(rule: type[UniformSamples | ShuffledEpochs]) -> None:
     assert [len(rule(5, 1, 0)(step)) for step in range(11)] == [1] * 11
     assert sorted(rule(5, 5, 0)(3).tolist()) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("rule", [UniformSamples, ShuffledEpochs])
 @pytest.mark.parametrize("size", [-1, 0, 6])
-def test_other_sizes_are_refused(rule: type[UniformSamples | ShuffledEpochs], size: int) -> None:
-    with pytest.raises(PipelineError, match=rf"^a batch of {size} of 5 images .*; take 1 to 5$"):
+def test_batch_size_out_of_range_raises_pipeline_error(
+    rule: type[UniformSamples | ShuffledEpochs], size: int
+) -> None:
+    with pytest.raises(
+        PipelineError, match=rf"^the batch size must be from 1 to 5, .*, not {size}$"
+    ):
         rule(5, size, 0)
 
 
 STEPS = [0, 1, 2, 7, 8, 52, 10_000]
 
 
-def drawn(steps: list[int]) -> dict[int, tuple[list[int], list[int]]]:
-    """Return the batches of both rules at some steps, asked for in that order."""
+def draw_batches(steps: list[int]) -> dict[int, tuple[list[int], list[int]]]:
+    """Return the batches of both rules at some steps, requested in that order."""
     samples, epochs = UniformSamples(1000, 20, seed=5), ShuffledEpochs(1000, 300, seed=5)
     return {step: (samples(step).tolist(), epochs(step).tolist()) for step in steps}
 
 
-def test_batches_do_not_depend_on_the_order_of_asking() -> None:
-    backwards = drawn(STEPS[::-1])
-    assert drawn(STEPS) == backwards
-    assert {step: drawn([step])[step] for step in STEPS} == backwards
+def test_batches_do_not_depend_on_the_order_of_requests() -> None:
+    backwards = draw_batches(STEPS[::-1])
+    assert draw_batches(STEPS) == backwards
+    assert {step: draw_batches([step])[step] for step in STEPS} == backwards
 
 
 @pytest.mark.slow
 def test_batches_are_the_same_in_every_process() -> None:
-    code = f"from tests.pipeline.test_batches import drawn; print(drawn({STEPS}))"
+    code = f"from tests.pipeline.test_batches import draw_batches; print(draw_batches({STEPS}))"
     printed = [
         subprocess.run(
             [sys.executable, "-c", code],
@@ -94,42 +98,43 @@ def test_batches_are_the_same_in_every_process() -> None:
         ).stdout.strip()
         for hash_seed in ("1", "2")
     ]
-    assert printed == [str(drawn(STEPS))] * 2
+    assert printed == [str(draw_batches(STEPS))] * 2
 
 
-def test_every_row_is_drawn_equally_often() -> None:
+def test_sampling_draws_every_row_equally_often() -> None:
     rows, steps = 50, 4000
     for size in (1, 7, 49):
         counts = np.zeros(rows)
         samples = UniformSamples(rows, size, seed=11)
         for step in range(steps):
             counts[samples(step)] += 1
-        # rows of one sample exclude each other, which makes the counts more even than chi-square
+        # a sample has distinct rows, so the counts vary less than with independent draws
         spread = (rows - size) / (rows - 1)
         statistic = chisquare(counts).statistic / spread
-        assert 25 < statistic < 85, size  # chi-square of 49: outside once in 1,000
+        # a chi-square value with 49 degrees of freedom is outside once in 1,000 draws
+        assert 25 < statistic < 85, size
 
 
-def test_every_place_of_an_epoch_is_equally_often_any_rows() -> None:
+def test_first_row_of_an_epoch_is_uniformly_distributed() -> None:
     firsts = [int(ShuffledEpochs(10, 1, seed=2)(10 * epoch)[0]) for epoch in range(3000)]
     assert chisquare(np.bincount(firsts, minlength=10)).pvalue > 1e-3
 
 
-def numbers(seed: int, purpose: Purpose, index: int) -> tuple[int, ...]:
+def stream_numbers(seed: int, purpose: Purpose, index: int) -> tuple[int, ...]:
     return tuple(random_stream(seed, purpose, index).integers(2**63, size=2).tolist())
 
 
-def test_streams_of_different_names_do_not_meet() -> None:
+def test_streams_with_different_seed_purpose_or_index_differ() -> None:
     names = [
         (seed, purpose, index)
         for seed in (0, 1, 2, 3, 2**32, 2**64 - 1)
         for purpose in Purpose
         for index in (0, 1, 2, 3, 2**32, 2**40)
     ]
-    assert len({numbers(*name) for name in names}) == len(names)
+    assert len({stream_numbers(*name) for name in names}) == len(names)
 
 
-def test_a_purpose_is_a_stream_of_its_own_in_each_rule() -> None:
+def test_batches_depend_on_the_rule_and_on_the_seed() -> None:
     sample = UniformSamples(1000, 1000, seed=0)(0)
     order = ShuffledEpochs(1000, 1000, seed=0)(0)
     assert sample.tolist() != order.tolist()
@@ -139,18 +144,20 @@ def test_a_purpose_is_a_stream_of_its_own_in_each_rule() -> None:
 
 
 @given(seed=SEEDS, index=st.integers(0, 2**63))
-def test_a_stream_starts_anew_whenever_it_is_asked_for(seed: int, index: int) -> None:
-    assert numbers(seed, Purpose.SAMPLE, index) == numbers(seed, Purpose.SAMPLE, index)
+def test_stream_restarts_at_every_request(seed: int, index: int) -> None:
+    assert stream_numbers(seed, Purpose.SAMPLE, index) == stream_numbers(
+        seed, Purpose.SAMPLE, index
+    )
 
 
-def test_recorded_runs_find_their_rows_again() -> None:
-    # worked once and written down: a run that is resumed or repeated must draw these
+def test_batches_match_the_recorded_rows() -> None:
+    # recorded once: a run that is resumed or repeated must draw the same rows
     assert UniformSamples(1000, 5, seed=0)(52).tolist() == [465, 695, 24, 49, 793]
     assert ShuffledEpochs(1000, 5, seed=0)(52).tolist() == [463, 336, 849, 34, 349]
     assert ShuffledEpochs(1000, 5, seed=0)(252).tolist() == [548, 722, 588, 841, 364]
 
 
-def test_a_stream_is_the_one_numpy_documents() -> None:
-    [child] = np.random.SeedSequence(7, spawn_key=(int(Purpose.SHUFFLE),)).spawn(1)  # number 0
+def test_stream_matches_numpys_spawned_seed_sequence() -> None:
+    [child] = np.random.SeedSequence(7, spawn_key=(int(Purpose.SHUFFLE),)).spawn(1)  # index 0
     expected = np.random.Generator(np.random.Philox(child)).integers(2**63, size=2)
-    assert numbers(7, Purpose.SHUFFLE, 0) == tuple(expected.tolist())
+    assert stream_numbers(7, Purpose.SHUFFLE, 0) == tuple(expected.tolist())

@@ -1,4 +1,4 @@
-"""The loss as a black box: its quotients agree with NumPy's and with the structured ones."""
+"""The black-box check: its quotients match NumPy and the structured differences."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from pipeline.journals.value_journal import value_journal
 from pipeline.objective import Objective
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
-from tests.pipeline.test_line import in_the_store, whole
+from tests.pipeline.test_line import place_streamed, single_shard
 from tests.pipeline.workers import kill, process_ids, removals, until
 
 Floats = NDArray[np.float64]
@@ -41,8 +41,8 @@ def inputs_of(dataset: Dataset, scheme: Scheme = Scheme.CENTRED, **more: Any) ->
     return BlackBoxInputs(W, dataset.mean, STEP, scheme, **({"rows": ROWS} | more))
 
 
-def some(number: int) -> Integers:
-    """Coordinates, the ten of the bias among them."""
+def sample_coordinates(number: int) -> Integers:
+    """Return `number` coordinates, including the ten biases."""
     drawn = np.random.default_rng(number).choice(30730, number - 10, replace=False)
     return np.union1d(drawn, np.arange(1, 11) * 3073 - 1)
 
@@ -83,7 +83,7 @@ def loss_in_numpy(dataset: Dataset, inputs: BlackBoxInputs) -> Callable[[Floats]
 @pytest.mark.slow
 @SCHEMES
 @REGULARISERS
-def test_quotients_are_those_of_a_loss_in_numpy(
+def test_quotients_match_differences_of_a_numpy_loss(
     cluster: Client,
     dataset: Dataset,
     placed: Sequence[PlacedShard],
@@ -91,11 +91,11 @@ def test_quotients_are_those_of_a_loss_in_numpy(
     reg: float,
     reg_bias: bool,
 ) -> None:
-    """Up to the rounding of NumPy's loss: some 100 units of its last place, by the step."""
+    """The tolerance is the rounding error of NumPy's loss, about 100 ulp, divided by the step."""
     inputs = inputs_of(dataset, scheme, reg=reg, reg_bias=reg_bias)
-    coordinates, loss = some(60), loss_in_numpy(dataset, inputs)
+    coordinates, loss = sample_coordinates(60), loss_in_numpy(dataset, inputs)
     expected = numerical_gradient(loss, inputs.W, scheme=scheme, step=STEP, coordinates=coordinates)
-    if scheme is Scheme.FORWARD:  # what a square bends in a step is taken away
+    if scheme is Scheme.FORWARD:  # the pipeline subtracts the curvature of the regulariser
         bends = np.full(60, reg * STEP)
         bends[coordinates % 3073 == 3072] *= reg_bias
         expected -= bends
@@ -103,57 +103,59 @@ def test_quotients_are_those_of_a_loss_in_numpy(
     bound = 100 * np.spacing(loss(inputs.W)) / STEP
     assert bound < 2e-7
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
-    assert np.ptp(found) > 1  # and they are not all the same
+    assert np.ptp(found) > 1  # the quotients are not all equal
 
 
 def structured(dataset: Dataset, inputs: BlackBoxInputs) -> Floats:
-    """The structured differences (C (D + 1),) of the same loss."""
+    """Return the structured differences (C (D + 1),) of the same loss."""
     check = GradientCheck(step=STEP, scheme=inputs.scheme, reg=inputs.reg, reg_bias=inputs.reg_bias)
     probe = make_probe(inputs.W, dataset.mean, check)
-    sums = difference_sums(run_in_process(whole(dataset)), DifferenceRequest(probe, inputs.rows))
+    sums = difference_sums(
+        run_in_process(single_shard(dataset)), DifferenceRequest(probe, inputs.rows)
+    )
     return compare(inputs.W, np.zeros_like(inputs.W), probe, sums, check).numerical.ravel()
 
 
 @SCHEMES
-def test_quotients_are_the_structured_differences(
+def test_quotients_match_the_structured_differences(
     cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], scheme: Scheme
 ) -> None:
-    inputs, coordinates = inputs_of(dataset, scheme, reg=20.0), some(300)
+    inputs, coordinates = inputs_of(dataset, scheme, reg=20.0), sample_coordinates(300)
     found = quotients(cluster, placed, inputs, coordinates)
     expected = structured(dataset, inputs)[coordinates]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
 
 
-def test_the_bound_on_rounding_holds_and_says_something(
+def test_roundoff_bound_holds_and_is_not_vacuous(
     cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard]
 ) -> None:
-    """Where the step is small, so that rounding is most of the error."""
+    """Use a step so small that most of the error comes from rounding."""
     inputs = inputs_of(dataset, rows=None)._replace(step=1e-9)
-    value = Objective(run_in_process(whole(dataset)), dataset.mean, 0.0, "float64")(inputs.W)
+    value = Objective(run_in_process(single_shard(dataset)), dataset.mean, 0.0, "float64")(inputs.W)
     check = GradientCheck(step=1e-9)
     probe = make_probe(inputs.W, dataset.mean, check)
-    sums = difference_sums(run_in_process(whole(dataset)), DifferenceRequest(probe))
+    sums = difference_sums(run_in_process(single_shard(dataset)), DifferenceRequest(probe))
     compared = compare(inputs.W, value.gradient, probe, sums, check)
     active = np.array([[each.rows / 600] for each in sums.active])
-    coordinates = some(40)
+    coordinates = sample_coordinates(40)
     found = quotients(cluster, placed, inputs, coordinates)
     bound = black_box.roundoff(inputs, compared.numerical, value.loss, active).ravel()
-    slope = (compared.analytic + compared.kinks).ravel()[coordinates]  # but for rounding
+    slope = (compared.analytic + compared.kinks).ravel()[coordinates]  # exact up to rounding
     error = np.abs(found - slope)
     assert (error <= (bound + compared.bound.ravel())[coordinates]).all()
     assert error.max() > 1e-9 * bound[coordinates].max() > 0
 
 
 @pytest.mark.slow
-def test_shards_and_blocks_change_no_bit(
+def test_quotients_are_bit_identical_for_all_shards_and_blocks(
     cluster: Client, store: Store, placed: Sequence[PlacedShard], dataset: Dataset
 ) -> None:
-    inputs, coordinates = inputs_of(dataset, reg=20.0), some(40)
+    inputs, coordinates = inputs_of(dataset, reg=20.0), sample_coordinates(40)
     expected = quotients(cluster, placed, inputs, coordinates)
     for size in (37, 599):
         others = PlacedDataset(cluster, store(size, SOURCE)).shards("train")
         np.testing.assert_array_equal(quotients(cluster, others, inputs, coordinates), expected)
-    read = in_the_store(cluster, dataset)
+    read = place_streamed(cluster, dataset)
     np.testing.assert_array_equal(quotients(cluster, read, inputs, coordinates), expected)
     in_order = [coordinates[:1], coordinates[1:30], coordinates[30:]]
     found = np.concatenate(list(black_box.difference_quotients(cluster, placed, inputs, in_order)))
@@ -162,11 +164,11 @@ def test_shards_and_blocks_change_no_bit(
 
 @pytest.mark.slow
 @SCHEMES
-def test_a_worker_killed_on_the_way_changes_no_bit(
+def test_quotients_are_bit_identical_after_a_worker_is_killed(
     client: Client, store: Store, scheme: Scheme
 ) -> None:
     dataset = store(151, SOURCE)
-    inputs, coordinates = inputs_of(dataset, scheme), some(100)
+    inputs, coordinates = inputs_of(dataset, scheme), sample_coordinates(100)
     placed = PlacedDataset(client, dataset).shards("train")
     expected = quotients(client, placed, inputs, coordinates)
     found: list[Floats] = []
@@ -179,8 +181,8 @@ def test_a_worker_killed_on_the_way_changes_no_bit(
     np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
-def taken(client: Client) -> dict[str, int]:
-    """How many tasks of each row of the dashboard's progress page have come to a result."""
+def finished_tasks(client: Client) -> dict[str, int]:
+    """Return the number of finished tasks per name, as on the dashboard's progress page."""
 
     def count(dask_scheduler: Any) -> dict[str, int]:
         prefixes = dask_scheduler.task_prefixes.items()
@@ -192,7 +194,7 @@ def taken(client: Client) -> dict[str, int]:
 
 @SCHEMES
 @pytest.mark.parametrize("number", [BLOCK, 40])
-def test_the_estimate_counts_the_tasks_and_evaluations_that_run(
+def test_estimate_matches_the_tasks_and_evaluations_that_run(
     cluster: Client,
     dataset: Dataset,
     placed: Sequence[PlacedShard],
@@ -200,18 +202,18 @@ def test_the_estimate_counts_the_tasks_and_evaluations_that_run(
     scheme: Scheme,
     number: int,
 ) -> None:
-    """Under the names that the dashboard shows."""
+    """Count the tasks by the names that the dashboard shows."""
     monkeypatch.setattr(black_box, "_seconds_per_row", lambda _: 1e-5)
-    inputs, coordinates = inputs_of(dataset, scheme), some(number)
+    inputs, coordinates = inputs_of(dataset, scheme), sample_coordinates(number)
     estimate = black_box.estimate_cost(inputs, number, len(ROWS), len(placed), 4)
-    before = taken(cluster)
+    before = finished_tasks(cluster)
     quotients(cluster, placed, inputs, coordinates)
     names = ("hinge-move-weights", "hinge-black-box")
-    ran = [taken(cluster).get(name, 0) - before.get(name, 0) for name in names]
+    ran = [finished_tasks(cluster).get(name, 0) - before.get(name, 0) for name in names]
     blocks = plan_blocks(coordinates)
     at_once = [move_weights(inputs, block).W for block in blocks]
     evaluations = sum(map(len, at_once))
-    if scheme is Scheme.FORWARD:  # and at the weights themselves
+    if scheme is Scheme.FORWARD:  # one more evaluation, at the weights themselves
         blocks.append(coordinates[:0])
         [itself] = move_weights(inputs, blocks[-1]).W
         np.testing.assert_array_equal(itself, inputs.W)
@@ -220,17 +222,17 @@ def test_the_estimate_counts_the_tasks_and_evaluations_that_run(
     assert estimate.tasks == sum(ran)
     assert estimate.evaluations == evaluations
     assert estimate.seconds == pytest.approx(evaluations * len(ROWS) * 1e-5 / 4)
-    # the weights, contiguous ones without the bias, and those in the kernel's type
+    # the moved weights, a contiguous copy without the bias, and a copy in the kernel's type
     assert 3 * at_once[0].nbytes <= estimate.bytes_a_task < 3.2 * at_once[0].nbytes
 
 
-def test_an_estimate_of_more_coordinates_takes_longer(dataset: Dataset) -> None:
+def test_estimated_time_grows_with_the_coordinates(dataset: Dataset) -> None:
     one, two = (black_box.estimate_cost(inputs_of(dataset), n, 200, 4, 1) for n in (100, 10_000))
     assert 0 < one.seconds < two.seconds < 3600
 
 
 @SCHEMES
-def test_only_one_weight_is_moved_at_a_time(dataset: Dataset, scheme: Scheme) -> None:
+def test_each_set_of_moved_weights_differs_in_one_weight(dataset: Dataset, scheme: Scheme) -> None:
     inputs = inputs_of(dataset, scheme)
     before = inputs.W.copy()
     moved = move_weights(inputs, np.array([3, 3072, 30729])).W
@@ -243,26 +245,30 @@ def test_only_one_weight_is_moved_at_a_time(dataset: Dataset, scheme: Scheme) ->
         assert W[place] == before[place] + sign * STEP
 
 
-def test_no_coordinates_are_no_work(cluster: Client, dataset: Dataset, placed: Any) -> None:
+def test_no_coordinates_yield_no_quotients(cluster: Client, dataset: Dataset, placed: Any) -> None:
     for scheme in Scheme:
         inputs = inputs_of(dataset, scheme)
         assert list(black_box.difference_quotients(cluster, placed, inputs, [])) == []
 
 
 @SCHEMES
-def test_weights_out_of_all_range_are_refused(
+def test_weights_out_of_range_raise_pipeline_error(
     cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], scheme: Scheme
 ) -> None:
     inputs = inputs_of(dataset, scheme)._replace(W=np.full((10, 3073), 1e300))
     inputs.W[0] *= -1
-    with pytest.raises(PipelineError, match="no finite number; take smaller ones"):
-        quotients(cluster, placed, inputs, some(20))
+    with pytest.raises(PipelineError, match="is not finite; use smaller weights"):
+        quotients(cluster, placed, inputs, sample_coordinates(20))
 
 
-def test_the_differences_resume_after_the_journals_last_value(
+def test_differences_resume_after_the_last_value_in_the_journal(
     cluster: Client, dataset: Dataset, placed: Sequence[PlacedShard], tmp_path: Path
 ) -> None:
-    inputs, coordinates, path = inputs_of(dataset), some(40), tmp_path / "journal.sqlite"
+    inputs, coordinates, path = (
+        inputs_of(dataset),
+        sample_coordinates(40),
+        tmp_path / "journal.sqlite",
+    )
     expected = quotients(cluster, placed, inputs, coordinates)
     with value_journal(path, "this", 40) as journal:
         assert (journal.before, journal.done) == (0, 0)
@@ -282,9 +288,12 @@ def test_the_differences_resume_after_the_journals_last_value(
 
 @pytest.mark.parametrize(
     ("work", "size", "message"),
-    [("other", 40, "it is of another run"), ("this", 19, "what follows the first 10 values")],
+    [
+        ("other", 40, "it belongs to another run"),
+        ("this", 19, "the entry after the first 10 values"),
+    ],
 )
-def test_the_journal_of_other_work_is_refused(
+def test_journal_of_another_run_raises_pipeline_error(
     tmp_path: Path, work: str, size: int, message: str
 ) -> None:
     path = tmp_path / "journal.sqlite"
@@ -292,7 +301,7 @@ def test_the_journal_of_other_work_is_refused(
         journal.add(np.arange(10.0))
         journal.add(np.arange(10.0))
     with (
-        pytest.raises(PipelineError, match=f"is no journal of this run .*{message}"),
+        pytest.raises(PipelineError, match=f"is not a journal of this run .*{message}"),
         value_journal(path, work, size),
     ):
         pass

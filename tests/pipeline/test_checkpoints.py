@@ -1,4 +1,4 @@
-"""Going on with a run: from any step, to the same bits; and a file that is whole or not there."""
+"""Checkpoints: a resumed run is bit-identical, and a checkpoint file is always complete."""
 
 import os
 import signal
@@ -24,7 +24,14 @@ from pipeline.training.descent import DescentState, Status, descend
 from pipeline.training.parameters import GradientDescent, StepPlacement
 from pipeline.training.steps import prepare_steps, train
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parameters
+from tests.pipeline.runs import (
+    KINDS,
+    WITH_MOMENTUM,
+    Trained,
+    parameters,
+    reference_run,
+    run_on_cluster,
+)
 from tests.pipeline.workers import until
 
 OPTIMISER = gradient_descent(1.0)
@@ -36,7 +43,7 @@ def some_state(step: int = 3) -> DescentState:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_what_is_saved_is_loaded(tmp_path: Path, status: Status) -> None:
+def test_saved_state_is_loaded_unchanged(tmp_path: Path, status: Status) -> None:
     state = replace(some_state(), status=status)
     save(tmp_path / "state.npz", state)
     loaded = load(tmp_path / "state.npz", OPTIMISER)
@@ -46,14 +53,14 @@ def test_what_is_saved_is_loaded(tmp_path: Path, status: Status) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 
-def test_a_state_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_save_replaces_the_previous_state(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path / "state.npz", some_state(step))
         assert load(tmp_path / "state.npz", OPTIMISER).step == step
     assert [path.name for path in tmp_path.iterdir()] == ["state.npz"]
 
 
-def test_a_truncated_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_truncated_checkpoint_raises_pipeline_error(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     save(path, some_state())
     whole = path.read_bytes()
@@ -61,23 +68,23 @@ def test_a_truncated_file_is_no_checkpoint(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(PipelineError) as caught:
             load(path, OPTIMISER)
-        assert str(caught.value).startswith(f"{path} is no checkpoint of this run (")
-        assert str(caught.value).endswith("); start the run anew")
+        assert str(caught.value).startswith(f"{path} is not a checkpoint of this run (")
+        assert str(caught.value).endswith("); start a new run")
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
-def test_a_flipped_byte_is_found(tmp_path: Path, place: float) -> None:
+def test_flipped_bit_raises_pipeline_error(tmp_path: Path, place: float) -> None:
     path = tmp_path / "state.npz"
     save(path, some_state())
     content = bytearray(path.read_bytes())
     content[int(len(content) * place)] ^= 1
     path.write_bytes(content)
-    with pytest.raises(PipelineError, match="is no checkpoint of this run"):
+    with pytest.raises(PipelineError, match="is not a checkpoint of this run"):
         load(path, OPTIMISER)
 
 
-def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
+def test_file_that_is_not_a_checkpoint_raises_pipeline_error(tmp_path: Path) -> None:
     def write(name: str, content: bytes) -> Path:
         (tmp_path / name).write_bytes(content)
         return tmp_path / name
@@ -94,11 +101,11 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
         tmp_path / "array.npy",
     ]
     for path in wrong:
-        with pytest.raises(PipelineError, match="is no checkpoint of this run"):
+        with pytest.raises(PipelineError, match="is not a checkpoint of this run"):
             load(path, OPTIMISER)
 
 
-def test_what_cannot_be_saved_leaves_the_last_state_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_save_leaves_only_the_previous_state(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     save(path, some_state(2))
     broken = replace(some_state(), losses=np.array([Unpicklable()], dtype=object))
@@ -113,7 +120,7 @@ class Unpicklable:
         raise RuntimeError("never")
 
 
-SAVES = """
+SAVER = """
 import itertools, sys
 from pathlib import Path
 from pipeline.training.checkpoints import save
@@ -125,18 +132,18 @@ for state in itertools.cycle(states):
 
 
 @pytest.mark.slow
-def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_process_killed_during_a_save_leaves_a_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     saver = subprocess.Popen(
-        [sys.executable, "-c", SAVES, str(path)],
+        [sys.executable, "-c", SAVER, str(path)],
         env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
     )
     try:
         until(path.exists)
-        for _ in range(200):  # while it is being replaced
+        for _ in range(200):  # while the file is being replaced
             state = load(path, OPTIMISER)
             assert Trained.of(state) == Trained.of(some_state(state.step))
-        until(lambda: any(tmp_path.glob("*.tmp")))  # killed in the middle of a file
+        until(lambda: any(tmp_path.glob("*.tmp")))  # kill it in the middle of writing a file
     finally:
         saver.send_signal(signal.SIGKILL)
         assert saver.wait() == -signal.SIGKILL
@@ -149,10 +156,10 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path: Path) -> 
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 @given(
-    kind=st.sampled_from(["gd", "samples", "epochs"]),
+    kind=st.sampled_from([*KINDS, *WITH_MOMENTUM]),
     stops=st.lists(st.integers(0, 15), max_size=3).map(sorted),
 )
-def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
+def test_run_resumed_at_any_steps_is_bit_identical(
     store: Store, tmp_path: Path, kind: str, stops: list[int]
 ) -> None:
     dataset, wanted = store(), parameters(kind)
@@ -168,12 +175,12 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
         save(tmp_path / "state.npz", state)
         state = load(tmp_path / "state.npz", wanted.optimiser())
         state = descend(objective, wanted.recipe(2000), state, min(stop, steps))
-    assert Trained.of(replace(state, status=Status.DONE)) == as_written_down(dataset, wanted)
+    assert Trained.of(replace(state, status=Status.DONE)) == reference_run(dataset, wanted)
 
 
 @pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
-@pytest.mark.parametrize("kind", ["gd", "samples", "epochs"])
-def test_a_run_resumed_on_the_cluster(
+@pytest.mark.parametrize("kind", [*KINDS, *WITH_MOMENTUM])
+def test_run_resumed_on_the_cluster_is_bit_identical(
     client: Client, store: Store, tmp_path: Path, kind: str, placement: StepPlacement
 ) -> None:
     dataset, path = store(), tmp_path / "state.npz"
@@ -196,25 +203,25 @@ def test_a_run_resumed_on_the_cluster(
     assert (saved, state.step, state.status) == ([2, 4], 4, Status.RUNNING)
     with prepare_steps(PlacedDataset(client, dataset), wanted, lambda *_: None) as take_steps:
         end = train(take_steps, state, steps)
-    assert Trained.of(end) == as_written_down(dataset, wanted)
+    assert Trained.of(end) == reference_run(dataset, wanted)
 
 
 # fmt: off
-STOPS = [
-    # start, steps, every so many, checkpoints at
-    (0, 5, 0, [5]),
+CHECKPOINT_PLANS = [
+    # first step, number of steps, interval, steps with a checkpoint
+    (0, 5, 0, [5]),       # no interval: only at the end
     (0, 5, 2, [2, 4, 5]),
-    (3, 5, 2, [4, 5]),    # resumed between two of them: at the same places
-    (4, 5, 2, [5]),
-    (0, 4, 2, [2, 4]),
-    (0, 4, 9, [4]),
-    (5, 5, 2, []),        # nothing is left to do
+    (3, 5, 2, [4, 5]),    # resumed between two checkpoints: at the same steps
+    (4, 5, 2, [5]),       # resumed at a checkpoint
+    (0, 4, 2, [2, 4]),    # the end is at an interval: one checkpoint there
+    (0, 4, 9, [4]),       # an interval longer than the run
+    (5, 5, 2, []),        # no steps left
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(("start", "steps", "every", "expected"), STOPS)
-def test_where_checkpoints_are_taken(
+@pytest.mark.parametrize(("start", "steps", "every", "expected"), CHECKPOINT_PLANS)
+def test_checkpoints_are_made_at_every_interval_and_at_the_end(
     start: int, steps: int, every: int, expected: list[int]
 ) -> None:
     def take_steps(state: DescentState, until: int) -> DescentState:
@@ -233,11 +240,12 @@ def test_where_checkpoints_are_taken(
 
 
 @pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
-def test_a_run_that_diverges_is_recorded_so(
+def test_divergent_run_stops_with_status_diverged(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    wanted = GradientDescent(steps=50, step_size=1.0, reg=1.0)  # warnings are errors here
-    run = on_the_cluster(client, store(), wanted, placement)
+    # warnings are errors, so this also tests that the overflow does not warn
+    wanted = GradientDescent(steps=50, step_size=1.0, reg=1.0)
+    run = run_on_cluster(client, store(), wanted, placement)
     assert run.status == "diverged"
     assert run.step < 50
     assert len(run.losses) == run.step + 1
@@ -245,20 +253,20 @@ def test_a_run_that_diverges_is_recorded_so(
 
 
 @pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
-def test_a_run_that_starts_beyond_all_numbers_has_diverged(
+def test_run_with_a_non_finite_first_loss_has_diverged(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
     wanted = GradientDescent(steps=50, init="normal:1e30")
-    run = on_the_cluster(client, store(), wanted, placement)
+    run = run_on_cluster(client, store(), wanted, placement)
     assert (run.status, run.step) == ("diverged", 0)
 
 
 @pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
-def test_a_run_stops_when_the_loss_no_longer_changes(
+def test_run_stops_when_the_loss_changes_within_the_tolerance(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
     wanted = GradientDescent(steps=10_000, step_size=1e-7, tolerance=0.05)
-    run = on_the_cluster(client, store(), wanted, placement)
+    run = run_on_cluster(client, store(), wanted, placement)
     losses = run.losses
     assert run.status == "converged"
     assert run.step + 1 == len(losses) < 1000

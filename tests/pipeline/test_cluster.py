@@ -1,4 +1,4 @@
-"""Connecting: to what answers, within a time; and a local cluster that nobody else can reach."""
+"""Connection to a scheduler with a time limit, and local clusters that listen on loopback only."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ from tests.pipeline.workers import address_of, kill, process_ids, until
 
 @contextmanager
 def running(workers: int) -> Iterator[LocalCluster]:
-    """Run a scheduler that is none of the project's."""
+    """Run a cluster that the project did not start."""
     with LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -42,7 +42,7 @@ def running(workers: int) -> Iterator[LocalCluster]:
 
 @contextmanager
 def port(*, listening: bool) -> Iterator[int]:
-    """Hold a port at which nobody answers, or where nobody listens."""
+    """Reserve a port that accepts connections without answering, or that refuses connections."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         if listening:
@@ -51,15 +51,15 @@ def port(*, listening: bool) -> Iterator[int]:
 
 
 def refusal(address: str) -> tuple[str, float]:
-    """Return what connecting to an address ends with, and after how many seconds."""
+    """Try to connect to an address. Return the error message, and the seconds until the error."""
     start = time.monotonic()
     with pytest.raises(PipelineError) as caught, connect(scheduler=address):
-        pytest.fail("connected to nobody")
+        pytest.fail("connected without a scheduler")
     return str(caught.value), time.monotonic() - start
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_does_not_answer() -> None:
+def test_scheduler_that_does_not_answer_raises_pipeline_error() -> None:
     with port(listening=False) as refuses, port(listening=True) as is_silent:
         addresses = [f"tcp://127.0.0.1:{number}" for number in (refuses, is_silent)]
         with ThreadPoolExecutor() as pool:
@@ -68,12 +68,14 @@ def test_a_scheduler_that_does_not_answer() -> None:
         assert seconds < 10
         assert message == (
             f"no Dask scheduler answers at {address!r} within {clusters.CONNECT_SECONDS:g} s; "
-            "start one with `dask scheduler`, or leave --scheduler out to use this machine"
+            "start one with `dask scheduler`, or omit --scheduler to use this machine"
         )
 
 
 @pytest.mark.slow
-def test_the_dashboards_address_is_not_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dashboard_address_as_scheduler_raises_pipeline_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 2.0)
     with running(workers=1) as cluster:
         assert cluster.scheduler is not None
@@ -86,27 +88,29 @@ def test_the_dashboards_address_is_not_the_schedulers(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "address", ["nonsense", "tcp://", "foo://127.0.0.1:1", "tcp://127.0.0.1:port", "127.0.0.1:"]
 )
-def test_an_address_that_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_address_raises_pipeline_error(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(PipelineError, match=f"no Dask scheduler answers at '{address}'"),
         connect(scheduler=address),
     ):
-        pytest.fail("connected to nobody")
+        pytest.fail("connected without a scheduler")
 
 
-def test_a_scheduler_without_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scheduler_without_workers_raises_pipeline_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 0.5)
     with running(workers=0) as cluster:
         address = cluster.scheduler_address
         with pytest.raises(PipelineError) as caught, connect(scheduler=address):
-            pytest.fail("there is nobody to work")
+            pytest.fail("connected without workers")
     assert str(caught.value) == (
         f"the scheduler at {address} has no workers; start some with `dask worker {address}`"
     )
 
 
-def test_a_scheduler_that_is_there_is_used_and_left_running() -> None:
+def test_existing_scheduler_is_used_and_left_running() -> None:
     with running(workers=2) as cluster, Client(cluster) as other:
         with connect(scheduler=cluster.scheduler_address) as client:
             assert client.scheduler_info()["id"] == other.scheduler_info()["id"]
@@ -115,17 +119,17 @@ def test_a_scheduler_that_is_there_is_used_and_left_running() -> None:
         assert len(other.scheduler_info()["workers"]) == 2
 
 
-def test_dasks_configuration_names_the_scheduler() -> None:
+def test_dask_configuration_can_name_the_scheduler() -> None:
     with running(workers=1) as cluster:
         address = cluster.scheduler_address
         with dask.config.set({"scheduler-address": address}):
             with connect() as client:
                 assert address_of(client) == address
-            with connect(workers=1) as client:  # asked for workers of its own
+            with connect(workers=1) as client:  # `workers` asks for a local cluster
                 assert address_of(client) != address
 
 
-def test_the_environment_names_the_scheduler() -> None:
+def test_environment_variable_can_name_the_scheduler() -> None:
     code = (
         "from pipeline.cluster.connect import connect\n"
         "with connect() as client: print(client.scheduler.address)"
@@ -143,7 +147,10 @@ def test_the_environment_names_the_scheduler() -> None:
 
 
 def listeners() -> dict[tuple[int, int], str]:
-    """Return the host of every socket that this process and its children listen at."""
+    """Return the host of each socket on which this process and its children listen.
+
+    The keys are process ids and ports.
+    """
     here = psutil.Process()
     return {
         (process.pid, connection.laddr.port): connection.laddr.ip
@@ -153,11 +160,11 @@ def listeners() -> dict[tuple[int, int], str]:
     }
 
 
-def test_a_local_cluster_is_bound_to_loopback_and_ends_with_its_context() -> None:
+def test_local_cluster_listens_on_loopback_and_ends_with_its_context() -> None:
     before = listeners()
     with connect(workers=2) as client:
         new = {where: host for where, host in listeners().items() if where not in before}
-        assert len(new) >= 5  # the scheduler, its dashboard, a port a worker and a nanny
+        assert len(new) >= 5  # the scheduler, its dashboard, one per worker and nanny
         assert set(new.values()) == {"127.0.0.1"}
         pids = process_ids(client).values()
         assert len(set(pids)) == 2
@@ -169,24 +176,24 @@ def test_a_local_cluster_is_bound_to_loopback_and_ends_with_its_context() -> Non
 
 
 @pytest.mark.slow
-def test_a_worker_that_keeps_dying_comes_back() -> None:
+def test_worker_that_dies_repeatedly_is_restarted() -> None:
     with connect(workers=2) as client:
         survivor, dying = process_ids(client)
         first = time.monotonic()
-        while time.monotonic() < first + 16:  # dead, too, when Dask looks after 15 s
+        while time.monotonic() < first + 16:  # the worker is also dead when Dask checks after 15 s
             [pid] = client.run(os.getpid, workers=[dying]).values()
             kill(pid)
             known = {survivor, dying}
-            [dying] = until(partial(newcomers, client, known))
+            [dying] = until(partial(new_workers, client, known))
         client.wait_for_workers(2, timeout=30)
         assert survivor in process_ids(client)
 
 
-def newcomers(client: Client, known: set[str]) -> set[str]:
+def new_workers(client: Client, known: set[str]) -> set[str]:
     return {worker.address for worker in workers_of(client)} - known
 
 
-def test_the_dashboard_takes_another_port_where_its_own_is_taken(
+def test_dashboard_uses_another_port_if_the_default_is_taken(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with port(listening=True) as taken, caplog.at_level(logging.WARNING):
@@ -198,7 +205,7 @@ def test_the_dashboard_takes_another_port_where_its_own_is_taken(
     assert not caplog.records
 
 
-def test_the_dashboard_takes_its_own_port_where_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dashboard_uses_the_default_port_if_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     with port(listening=False) as number:
         pass
     monkeypatch.setattr(clusters, "_DASHBOARD_PORT", number)
@@ -207,14 +214,14 @@ def test_the_dashboard_takes_its_own_port_where_it_is_free(monkeypatch: pytest.M
 
 
 @given(noun=st.sampled_from(["hinge-load", "hinge-evaluation", "hinge-map"]))
-def test_groups_are_shown_by_name_and_never_meet(noun: str) -> None:
+def test_task_groups_are_unique_and_shown_by_name(noun: str) -> None:
     groups = {task_group(noun) for _ in range(100)}
     assert len(groups) == 100
     assert {key_split((group, 7)) for group in groups} == {noun}
 
 
 @pytest.mark.slow
-def test_groups_of_processes_of_one_machine_do_not_meet() -> None:
+def test_task_groups_of_two_processes_differ() -> None:
     code = "from pipeline.cluster.connect import task_group; print(task_group('a'))"
     made = {
         subprocess.run(

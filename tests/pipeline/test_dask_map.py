@@ -1,4 +1,4 @@
-"""A map over the cluster gives what Python's `map` gives, and raises the function's errors."""
+"""`dask_map` returns the same results as Python's `map`, and raises the function's errors."""
 
 import os
 
@@ -23,11 +23,11 @@ def process_of(_item: int) -> int:
 
 def fails_at_seven(x: NDArray[np.float64]) -> float:
     if x[7] != 7:
-        raise ZeroDivisionError("no number there")
+        raise ZeroDivisionError("undefined here")
     return 0.0
 
 
-def test_results_come_in_order_from_all_workers(client: Client) -> None:
+def test_results_are_in_order_and_come_from_all_workers(client: Client) -> None:
     cluster_map = dask_map(client)
     assert list(cluster_map(abs, range(-20, 20))) == [abs(item) for item in range(-20, 20)]
     assert set(cluster_map(process_of, range(40))) == set(process_ids(client).values())
@@ -35,13 +35,13 @@ def test_results_come_in_order_from_all_workers(client: Client) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["centred", "forward"])
-def test_a_numerical_gradient_is_the_same_bits(client: Client, scheme: str) -> None:
+def test_numerical_gradient_is_bit_identical_to_a_local_one(client: Client, scheme: str) -> None:
     x = np.random.default_rng(0).normal(size=(9, 11))
     here = numerical_gradient(cubes, x, scheme=scheme)
     there = numerical_gradient(cubes, x, scheme=scheme, map=dask_map(client), block=7)
     assert bits(there) == bits(here)
 
 
-def test_a_functions_error_names_the_coordinate(client: Client) -> None:
-    with pytest.raises(EvaluationError, match=r"ZeroDivisionError at x\[7\].*no number there"):
+def test_error_of_the_function_names_the_coordinate(client: Client) -> None:
+    with pytest.raises(EvaluationError, match=r"ZeroDivisionError at x\[7\].*undefined here"):
         numerical_gradient(fails_at_seven, np.arange(10.0), map=dask_map(client))

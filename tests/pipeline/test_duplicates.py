@@ -1,4 +1,4 @@
-"""Copies of few images: their loss and gradient are those of the few, to the last bit."""
+"""Many copies of a few images have a loss and gradient bit-identical to those of the images."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,11 +25,11 @@ from pipeline.reproduce.duplicates import (
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
-from tests.pipeline.test_line import resident, streamed
+from tests.pipeline.test_line import resident_shards, streamed_shards
 
 Floats = NDArray[np.float64]
 COPIED = 7
-"""As many copies as no power of two: 1/N is another number then."""
+"""Copies per original. The number is not a power of two, so the significands of 1/N differ."""
 
 
 @pytest.fixture(scope="module", name="W")
@@ -46,13 +46,15 @@ def loss_and_bits(value: Evaluation) -> tuple[float, str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("reg", [0.0, 12.5])
-def test_copies_change_no_bit(store: Store, W: Floats, dtype: str, reg: float) -> None:
+def test_copies_and_originals_are_bit_identical(
+    store: Store, W: Floats, dtype: str, reg: float
+) -> None:
     dataset = store()
     found = [
         evaluate_copies(
             Objective(run_in_process(shards), dataset.mean, reg, dtype), W, 2000, 3, COPIED
         )
-        for shards in (resident(dataset), streamed(dataset))
+        for shards in (resident_shards(dataset), streamed_shards(dataset))
     ]
     for each in found:
         assert each.same_bits
@@ -65,8 +67,8 @@ def test_copies_change_no_bit(store: Store, W: Floats, dtype: str, reg: float) -
         assert min(each.seconds_originals, each.seconds_copies) > 0
 
 
-def in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[float, Floats]:
-    """The mean hinge loss and its gradient, a matrix product each."""
+def evaluate_in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[float, Floats]:
+    """Return the mean hinge loss and its gradient."""
     images, labels = (array[rows] for array in dataset.read("train", 0, 2000))
     X, own = np.column_stack([images - dataset.mean, np.ones(len(rows))]), np.eye(10)[labels]
     scores = X @ W.T
@@ -76,54 +78,56 @@ def in_numpy(dataset: Dataset, W: Floats, rows: NDArray[np.int64]) -> tuple[floa
     return float(np.maximum(margins, 0).sum() / len(rows)), counts.T @ X / len(rows)
 
 
-def test_the_copied_are_what_numpy_says_of_the_few(store: Store, W: Floats) -> None:
+def test_copies_match_the_originals_in_numpy(store: Store, W: Floats) -> None:
     dataset = store()
-    map_shards = Objective(run_in_process(resident(dataset)), dataset.mean, dtype="float64")
+    map_shards = Objective(run_in_process(resident_shards(dataset)), dataset.mean, dtype="float64")
     found = evaluate_copies(map_shards, W, 2000, 3, COPIED)
     sequence = np.random.SeedSequence(3, spawn_key=(6, 0))
     generator = np.random.Generator(np.random.Philox(sequence))
     few = generator.choice(2000, 1000, replace=False, shuffle=False)
-    loss, gradient = in_numpy(dataset, W, few)
+    loss, gradient = evaluate_in_numpy(dataset, W, few)
     assert found.copies.loss == pytest.approx(loss, rel=1e-12)
     np.testing.assert_allclose(found.copies.gradient, gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_a_set_of_fewer_is_copied_whole(store: Store, W: Floats) -> None:
+def test_fewer_rows_than_originals_are_all_copied(store: Store, W: Floats) -> None:
     dataset = store()
     found = evaluate_copies(
-        Objective(run_in_process(resident(dataset)), dataset.mean), W, 30, 3, COPIED
+        Objective(run_in_process(resident_shards(dataset)), dataset.mean), W, 30, 3, COPIED
     )
     assert (found.originals.rows, found.copies.rows, found.same_bits) == (30, 30 * COPIED, True)
     assert loss_and_bits(found.originals) == loss_and_bits(
-        Objective(run_in_process(resident(dataset)), dataset.mean)(W, _30)
+        Objective(run_in_process(resident_shards(dataset)), dataset.mean)(W, _30)
     )
 
 
 _30 = np.arange(30)
 
 
-def test_over_the_cluster_it_is_the_same(client: Client, store: Store, W: Floats) -> None:
+def test_results_on_the_cluster_are_bit_identical(client: Client, store: Store, W: Floats) -> None:
     dataset = store()
     map_shards = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
     found = evaluate_copies(Objective(map_shards, dataset.mean), W, 2000, 3, COPIED)
     alone = evaluate_copies(
-        Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, 1
+        Objective(run_in_process(resident_shards(dataset)), dataset.mean), W, 2000, 3, 1
     )
     assert found.same_bits
     assert loss_and_bits(found.copies) == loss_and_bits(alone.originals)
 
 
 @pytest.mark.slow
-def test_as_many_as_in_the_notes(store: Store, W: Floats) -> None:
+def test_as_many_copies_as_in_the_notes_are_bit_identical(store: Store, W: Floats) -> None:
     dataset = store()
-    found = evaluate_copies(Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 0)
+    found = evaluate_copies(
+        Objective(run_in_process(resident_shards(dataset)), dataset.mean), W, 2000, 0
+    )
     assert found.copies.rows == ORIGINALS * COPIES == 1_200_000
     assert found.same_bits
 
 
 @pytest.mark.slow
-def test_a_sum_beyond_32_bits_is_the_same(W: Floats) -> None:
-    """One white image, wrong in every class: 9 x 255 for each of a million copies."""
+def test_sums_beyond_32_bits_are_exact(W: Floats) -> None:
+    """One white image, with all nine margins active, adds 9 x 255 for each of a million copies."""
     white = ResidentShard(0, 1, np.full((1, 3072), 255, np.uint8), np.zeros(1, np.uint8))
     found = evaluate_copies(
         Objective(run_in_process([white]), np.zeros(3072)), np.zeros_like(W), 1, 0, 1_000_001
@@ -133,11 +137,11 @@ def test_a_sum_beyond_32_bits_is_the_same(W: Floats) -> None:
     assert (found.copies.gradient[0, :-1] == -9 * 255).all()
 
 
-# Faults.
+# Planted faults.
 
 
 class Faulty(Objective):
-    """With a mistake wherever there are many rows."""
+    """An objective with a fault in evaluations over many rows."""
 
     def __call__(self, W: Floats, rows: NDArray[np.int64] | None = None) -> Evaluation:
         assert rows is not None
@@ -160,7 +164,7 @@ class AnotherRow(Faulty):
 
 
 class FloatsAdded(Faulty):
-    """A running mean, as one keeps over batches."""
+    """A running mean over batches, in floating point."""
 
     def of_many(self, W: Floats, rows: NDArray[np.int64]) -> Evaluation:
         loss, seen = 0.0, 0
@@ -172,19 +176,19 @@ class FloatsAdded(Faulty):
 
 
 @pytest.mark.parametrize("faulty", [OneRowMissing, AnotherRow, FloatsAdded])
-def test_a_fault_fails(store: Store, W: Floats, faulty: type[Faulty]) -> None:
+def test_planted_faults_are_detected(store: Store, W: Floats, faulty: type[Faulty]) -> None:
     dataset = store()
     found = evaluate_copies(
-        faulty(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED
+        faulty(run_in_process(resident_shards(dataset)), dataset.mean), W, 2000, 3, COPIED
     )
-    assert found.copies.loss == pytest.approx(found.originals.loss, rel=0.01)  # by no great mistake
+    assert found.copies.loss == pytest.approx(found.originals.loss, rel=0.01)  # a small fault
     assert not found.same_bits
 
 
-def test_a_part_of_n_multiplied_fails(
+def test_multiplying_by_a_rounded_1_over_n_is_detected(
     store: Store, W: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """1/N rounded first, and then the product: the bits tell how many copies there are."""
+    """If 1/N is rounded before the product, the bits depend on the number of copies."""
 
     def finalized(total: Partial, W: Floats, mean: Floats, **_: Any) -> Evaluation:
         part = 1 / total.losses.rows
@@ -195,17 +199,17 @@ def test_a_part_of_n_multiplied_fails(
     monkeypatch.setattr(objective, "finalize", finalized)
     dataset = store()
     found = evaluate_copies(
-        Objective(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED
+        Objective(run_in_process(resident_shards(dataset)), dataset.mean), W, 2000, 3, COPIED
     )
     assert found.originals.loss == found.copies.loss
     np.testing.assert_allclose(found.copies.gradient, found.originals.gradient, atol=1e-9)
     assert not found.same_bits
 
 
-def test_copies_that_are_not_made_are_seen(
+def test_copies_are_evaluated_as_additional_rows(
     store: Store, W: Floats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the same bits would be those of the same rows."""
+    """If the copies were not evaluated, the results would be bit-identical in any case."""
     asked = list[int]()
 
     class Counting(Objective):
@@ -215,7 +219,9 @@ def test_copies_that_are_not_made_are_seen(
             return super().__call__(W, rows)
 
     dataset = store()
-    evaluate_copies(Counting(run_in_process(resident(dataset)), dataset.mean), W, 2000, 3, COPIED)
+    evaluate_copies(
+        Counting(run_in_process(resident_shards(dataset)), dataset.mean), W, 2000, 3, COPIED
+    )
     assert asked == [ORIGINALS, ORIGINALS, COPIED * ORIGINALS]
 
 
@@ -226,12 +232,14 @@ Change = Callable[[Evaluation], Evaluation]
     ("change", "same"),
     [
         (lambda value: value, True),
-        (lambda value: replace(value, rows=2000), True),  # by which the copies do differ
+        # the number of rows may differ: copies have more rows than originals
+        (lambda value: replace(value, rows=2000), True),
+        # the last bit of the loss, and of one element of the gradient
         (lambda value: replace(value, loss=float(np.nextafter(value.loss, 9))), False),
         (lambda value: replace(value, gradient=_moved(value.gradient)), False),
     ],
 )
-def test_a_last_bit_is_a_difference(change: Change, same: bool) -> None:
+def test_same_bits_compares_loss_and_gradient_exactly(change: Change, same: bool) -> None:
     value = Evaluation(1.5, np.full((10, 3073), 0.1), 0.5, 1000)
     assert OriginalsAndCopies(value, change(value), 0.0, 0.0).same_bits is same
 

@@ -1,4 +1,4 @@
-"""Which training images something is over: how it is asked for, and which they are."""
+"""The choice of training images: how the text is parsed, and which rows it selects."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,15 @@ from pipeline.inputs.random_streams import Purpose
         *("0", "-1", "+1", "1.5", "1e3", "1_000", "1,000", " 7", "²"),
         *("first", "first:", "first:0", "first:-2", "first:1.0", "first:all", "first:first:3"),
         *("sample:7", "last:7", ":7", "first :7", "7:first"),
-        "1000000000",  # ten digits: more than any data set's
+        "1000000000",  # more digits than the size of any data set
     ],
 )
-def test_what_is_no_choice_is_refused(text: str) -> None:
+def test_invalid_text_raises_pipeline_error(text: str) -> None:
     with pytest.raises(PipelineError) as caught:
         Examples.parse(text)
     assert str(caught.value) == (
-        f"examples are `all`, or how many to sample, or `first:N`, and at least 1, not {text!r}"
+        "examples must be `all`, a number of images to sample, or `first:N`, with numbers of at "
+        f"least 1, not {text!r}"
     )
 
 
@@ -36,16 +37,16 @@ def test_what_is_no_choice_is_refused(text: str) -> None:
         ("first:050", "first", 50),
     ],
 )
-def test_what_is_one_is_read(text: str, kind: str, number: int) -> None:
+def test_valid_text_is_parsed(text: str, kind: str, number: int) -> None:
     assert Examples.parse(text) == Examples(kind, number)
 
 
-def test_all_are_no_rows_in_particular() -> None:
+def test_all_examples_give_no_row_numbers() -> None:
     assert Examples.parse("all").rows(600, seed=3) is None
 
 
 @pytest.mark.parametrize("number", [1, 7, 600])
-def test_the_first_are_the_first(number: int) -> None:
+def test_first_n_are_the_first_rows_for_any_seed(number: int) -> None:
     for seed in (0, 1):
         rows = Examples.parse(f"first:{number}").rows(600, seed)
         np.testing.assert_array_equal(rows, np.arange(number))
@@ -53,7 +54,7 @@ def test_the_first_are_the_first(number: int) -> None:
 
 @pytest.mark.parametrize("number", [1, 7, 599, 600])
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
-def test_a_sample_is_what_numpy_draws_rising(number: int, seed: int) -> None:
+def test_sample_is_the_sorted_numpy_draw(number: int, seed: int) -> None:
     rows = Examples.parse(str(number)).rows(600, seed)
     sequence = np.random.SeedSequence(seed, spawn_key=(6, 0))
     generator = np.random.Generator(np.random.Philox(sequence))
@@ -62,7 +63,7 @@ def test_a_sample_is_what_numpy_draws_rising(number: int, seed: int) -> None:
     assert len(set(expected.tolist())) == number
 
 
-def test_samples_of_other_seeds_and_purposes_are_others() -> None:
+def test_samples_differ_by_seed_and_purpose() -> None:
     drawn = [
         sample_numbers(seed, purpose, 600, 50).tolist()
         for seed in (0, 1)
@@ -73,8 +74,8 @@ def test_samples_of_other_seeds_and_purposes_are_others() -> None:
 
 
 @pytest.mark.parametrize("text", ["601", "first:601", "first:999999999"])
-def test_more_than_there_are_are_refused(text: str) -> None:
+def test_more_examples_than_rows_raise_pipeline_error(text: str) -> None:
     number = int(text.removeprefix("first:"))
     with pytest.raises(PipelineError) as caught:
         Examples.parse(text).rows(600, 0)
-    assert str(caught.value) == f"{number:,} of 600 examples cannot be taken; take fewer"
+    assert str(caught.value) == f"cannot take {number:,} of 600 examples; take at most 600"

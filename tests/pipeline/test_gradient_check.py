@@ -1,4 +1,4 @@
-"""Gradient checks over shards: the same integers wherever they are taken, and no false alarm."""
+"""Structured gradient checks over shards: identical for all placements, without false alarms."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,14 +32,14 @@ from pipeline.inputs.errors import PipelineError
 from pipeline.objective import Objective
 from storage.dataset import Dataset
 from tests.pipeline.conftest import Store
-from tests.pipeline.test_line import in_the_store, resident, streamed, whole
+from tests.pipeline.test_line import place_streamed, resident_shards, single_shard, streamed_shards
 from tests.pipeline.workers import kill, process_ids, removals
 
 Floats = NDArray[np.float64]
 SOURCE = "synthetic:600"
 STEP = 1e-4
-PICKED = np.random.default_rng(8).integers(0, 600, 250)
-"""Rows in no order, some of them twice."""
+SAMPLED = np.random.default_rng(8).integers(0, 600, 250)
+"""Unordered rows with duplicates."""
 SCHEMES = pytest.mark.parametrize("scheme", list(Scheme))
 REGULARISERS = pytest.mark.parametrize(
     ("reg", "reg_bias"), [(0.0, False), (2e3, False), (2e3, True)]
@@ -47,7 +47,7 @@ REGULARISERS = pytest.mark.parametrize(
 
 
 def weights() -> Floats:
-    """Some at which a difference crosses kinks, with a bias that counts."""
+    """Return weights with a large bias, near which differences cross kinks."""
     W = np.random.default_rng(4).normal(0, 1e-3, (10, 3073))
     W[:, -1] *= 100
     return W
@@ -59,30 +59,30 @@ def dataset(store: Store) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def ways(cluster: Client, dataset: Dataset) -> Iterator[dict[str, MapShards]]:
-    """All there are to go over the same 600 rows."""
+def placements(cluster: Client, dataset: Dataset) -> Iterator[dict[str, MapShards]]:
+    """Yield all placements of the same 600 rows."""
     placed_dataset = PlacedDataset(cluster, dataset)
     with Actors(placed_dataset) as actors:
         yield {
-            "one shard here": run_in_process(whole(dataset)),
-            "shards here": run_in_process(resident(dataset)),
-            "streamed here": run_in_process(streamed(dataset)),
+            "one shard in process": run_in_process(single_shard(dataset)),
+            "shards in process": run_in_process(resident_shards(dataset)),
+            "streamed in process": run_in_process(streamed_shards(dataset)),
             "tasks": map_in_tasks(cluster, placed_dataset.shards("train")),
-            "tasks of streamed shards": map_in_tasks(cluster, in_the_store(cluster, dataset)),
+            "tasks of streamed shards": map_in_tasks(cluster, place_streamed(cluster, dataset)),
             "actors": actors,
         }
 
 
-def integers(sums: Differences) -> list[Any]:
-    """All that a sum holds."""
+def all_integers(sums: Differences) -> list[Any]:
+    """Return all integers of a sum."""
     arrays = sums.differences, sums.departures, sums.crossings, sums.undecided
     return [*(each.tolist() for each in arrays), list(sums.active), sums.rows]
 
 
-@pytest.mark.parametrize("rows", [None, PICKED], ids=["all", "picked"])
+@pytest.mark.parametrize("rows", [None, SAMPLED], ids=["all", "sampled"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_sums_are_the_same_integers_wherever_they_are_taken(
-    ways: dict[str, MapShards],
+def test_difference_sums_are_the_same_integers_for_all_placements(
+    placements: dict[str, MapShards],
     dataset: Dataset,
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,26 +91,26 @@ def test_the_sums_are_the_same_integers_wherever_they_are_taken(
 ) -> None:
     check = GradientCheck(step=STEP, dtype=dtype)
     request = DifferenceRequest(make_probe(weights(), dataset.mean, check), rows)
-    expected = difference_sums(ways["one shard here"], request)
-    assert expected.crossings.sum() > 1000  # there is something to agree on
+    expected = difference_sums(placements["one shard in process"], request)
+    assert expected.crossings.sum() > 1000  # the comparison is not vacuous
     assert (expected.undecided.sum() > 0) == (dtype == "float32")
     at_once = quotient(expected, request.probe)
-    others = {name: difference_sums(map_shards, request) for name, map_shards in ways.items()}
+    others = {name: difference_sums(map_shards, request) for name, map_shards in placements.items()}
     for size in (37, 599):
         others[f"shards of {size}"] = difference_sums(
-            run_in_process(resident(store(size, SOURCE))), request
+            run_in_process(resident_shards(store(size, SOURCE))), request
         )
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 23)
-    others["small blocks"] = difference_sums(run_in_process(streamed(dataset)), request)
+    others["small blocks"] = difference_sums(run_in_process(streamed_shards(dataset)), request)
     for name, sums in others.items():
-        assert integers(sums) == integers(expected), name
+        assert all_integers(sums) == all_integers(expected), name
         np.testing.assert_array_equal(quotient(sums, request.probe), at_once)
 
 
 def margins_in_numpy(W: Floats, X: Floats, y: NDArray[np.uint8]) -> Floats:
     scores = X @ W.T
     margins = scores - scores[np.arange(len(y)), y][:, None] + 1
-    margins[np.arange(len(y)), y] = -np.inf  # a row's own class has none
+    margins[np.arange(len(y)), y] = -np.inf  # no margin for the row's own class
     return np.asarray(margins)
 
 
@@ -121,14 +121,14 @@ def read(dataset: Dataset, rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.
 
 
 @SCHEMES
-def test_quotients_and_crossings_are_numpys(
-    ways: dict[str, MapShards], dataset: Dataset, scheme: Scheme
+def test_quotients_and_crossings_match_numpy(
+    placements: dict[str, MapShards], dataset: Dataset, scheme: Scheme
 ) -> None:
-    """In a few coordinates, by the loss at the moved weights and by counting signs."""
-    W, (X, y) = weights(), read(dataset, PICKED)
+    """In a few coordinates, evaluate the loss at the moved weights and count changed signs."""
+    W, (X, y) = weights(), read(dataset, SAMPLED)
     check = GradientCheck(step=STEP, scheme=scheme)
     probe = make_probe(W, dataset.mean, check)
-    sums = difference_sums(ways["tasks"], DifferenceRequest(probe, PICKED))
+    sums = difference_sums(placements["tasks"], DifferenceRequest(probe, SAMPLED))
     found = compare(W, np.zeros_like(W), probe, sums, check)
     crossed = 0
     for place in [(0, 0), (3, 1500), (9, 3071), (5, 3072), (7, 40)]:
@@ -145,10 +145,10 @@ def test_quotients_and_crossings_are_numpys(
     assert crossed > 0
 
 
-def compared(
+def compare_pipeline(
     map_shards: MapShards, dataset: Dataset, check: GradientCheck, rows: NDArray[np.int64] | None
 ) -> Comparison:
-    """The pipeline's own gradient beside its differences."""
+    """Compare the gradient that training uses with its finite differences."""
     W = weights()
     objective = Objective(map_shards, dataset.mean, check.reg, check.dtype, check.reg_bias)
     request = DifferenceRequest(make_probe(W, dataset.mean, check), rows)
@@ -160,8 +160,8 @@ def compared(
 @SCHEMES
 @REGULARISERS
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_pipelines_own_gradient_is_never_wrong(
-    ways: dict[str, MapShards],
+def test_correct_gradient_has_no_wrong_verdict(
+    placements: dict[str, MapShards],
     dataset: Dataset,
     scheme: Scheme,
     reg: float,
@@ -170,17 +170,17 @@ def test_the_pipelines_own_gradient_is_never_wrong(
 ) -> None:
     for step in (1e-2, STEP, 1e-7):
         check = GradientCheck(scheme=scheme, step=step, reg=reg, reg_bias=reg_bias, dtype=dtype)
-        found = compared(ways["one shard here"], dataset, check, PICKED)
+        found = compare_pipeline(placements["one shard in process"], dataset, check, SAMPLED)
         assert np.count_nonzero(found.verdicts == Verdict.WRONG) == 0
 
 
 @REGULARISERS
-def test_a_gradient_that_is_off_is_wrong_there_and_nowhere_else(
-    ways: dict[str, MapShards], dataset: Dataset, reg: float, reg_bias: bool
+def test_faulty_gradient_is_wrong_only_at_the_faulty_coordinates(
+    placements: dict[str, MapShards], dataset: Dataset, reg: float, reg_bias: bool
 ) -> None:
-    """By a thousandth, or by having the regulariser wrong in the bias."""
+    """The gradient is wrong by 0.1 %, or in the regulariser of the bias."""
     W, check = weights(), GradientCheck(step=STEP, reg=reg, reg_bias=reg_bias)
-    map_shards = ways["shards here"]
+    map_shards = placements["shards in process"]
     request = DifferenceRequest(make_probe(W, dataset.mean, check))
     sums = difference_sums(map_shards, request)
     gradient = Objective(map_shards, dataset.mean, reg, "float64", reg_bias)(W).gradient
@@ -197,10 +197,12 @@ def test_a_gradient_that_is_off_is_wrong_there_and_nowhere_else(
         assert not (verdicts == Verdict.WRONG)[:, :-1].any()
 
 
-def test_some_coordinates_alone_are_those_of_all(
-    ways: dict[str, MapShards], dataset: Dataset
+def test_selected_coordinates_match_the_full_comparison(
+    placements: dict[str, MapShards], dataset: Dataset
 ) -> None:
-    found = compared(ways["one shard here"], dataset, GradientCheck(step=STEP), PICKED)
+    found = compare_pipeline(
+        placements["one shard in process"], dataset, GradientCheck(step=STEP), SAMPLED
+    )
     places = np.array([0, 3072, 3073, 30729])
     some = select_coordinates(found, places)
     at = [(0, 0), (0, 3072), (1, 0), (9, 3072)]
@@ -210,20 +212,22 @@ def test_some_coordinates_alone_are_those_of_all(
     assert some.bound.shape == (4,)
 
 
-def test_a_killed_worker_changes_nothing(client: Client, store: Store) -> None:
+def test_difference_sums_are_the_same_after_a_worker_is_killed(
+    client: Client, store: Store
+) -> None:
     dataset = store(37, SOURCE)
     check = GradientCheck(step=STEP)
     request = DifferenceRequest(make_probe(weights(), dataset.mean, check))
-    expected = integers(sum_differences(whole(dataset)[0], request))
+    expected = all_integers(sum_differences(single_shard(dataset)[0], request))
     tasks = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
-    assert integers(difference_sums(tasks, request)) == expected
+    assert all_integers(difference_sums(tasks, request)) == expected
     (address, pid), *_ = process_ids(client).items()
-    kill(pid)  # and with it half of the shards
-    assert integers(difference_sums(tasks, request)) == expected
+    kill(pid)  # half of the shards are lost with the worker
+    assert all_integers(difference_sums(tasks, request)) == expected
     assert removals(client, address)
 
 
-def contents(found: PixelDifferences) -> list[Any]:
+def all_fields(found: PixelDifferences) -> list[Any]:
     findings = found.findings
     return [
         findings.verdicts.tolist(),
@@ -237,22 +241,28 @@ def contents(found: PixelDifferences) -> list[Any]:
     ]
 
 
-FEW = np.unique(PICKED)[::4]
+FEW = np.unique(SAMPLED)[::4]
 
 
 @pytest.fixture(scope="module", params=[pytest.param("all", marks=pytest.mark.slow), *Scheme])
 def pixels(
-    request: pytest.FixtureRequest, ways: dict[str, MapShards], dataset: Dataset, store: Store
+    request: pytest.FixtureRequest, placements: dict[str, MapShards], dataset: Dataset, store: Store
 ) -> dict[str, PixelDifferences]:
-    """What is found of the pixels of all rows, or of a few, over all kinds of shards."""
+    """Return the pixel differences of all rows, or of a few rows, for all placements."""
     everything = request.param == "all"
     scheme = Scheme.CENTRED if everything else request.param
     pixel_request = PixelDifferenceRequest(
         weights(), dataset.mean, 16.0, scheme, None if everything else FEW
     )
-    ways_to_map = {"one shard here": ways["one shard here"], "tasks": ways["tasks"]}
+    ways_to_map = {
+        "one shard in process": placements["one shard in process"],
+        "tasks": placements["tasks"],
+    }
     if not everything:
-        ways_to_map |= {**ways, "shards of 37": run_in_process(resident(store(37, SOURCE)))}
+        ways_to_map |= {
+            **placements,
+            "shards of 37": run_in_process(resident_shards(store(37, SOURCE))),
+        }
     found = {
         name: sum_over_shards(map_shards, compare_pixels, pixel_request)
         for name, map_shards in ways_to_map.items()
@@ -261,17 +271,17 @@ def pixels(
         patch.setattr("pipeline.cluster.shards.STREAM_ROWS", 41)
         patch.setattr("pipeline.check.structured.DATA_ROWS", 7)
         found["small blocks"] = sum_over_shards(
-            run_in_process(streamed(dataset)), compare_pixels, pixel_request
+            run_in_process(streamed_shards(dataset)), compare_pixels, pixel_request
         )
     assert {each.rows for each in found.values()} == {600 if everything else len(FEW)}
     return found
 
 
 @pytest.mark.slow
-def test_the_counts_of_pixels_are_the_same_over_any_shards(
+def test_pixel_counts_are_the_same_for_all_placements(
     pixels: dict[str, PixelDifferences],
 ) -> None:
-    expected = pixels["one shard here"]
+    expected = pixels["one shard in process"]
     assert expected.findings.verdicts.sum() == expected.rows * 3072
     assert expected.findings.wrong == 0
     assert expected.findings.crossings == expected.crossings.sum() > 0
@@ -280,23 +290,26 @@ def test_the_counts_of_pixels_are_the_same_over_any_shards(
         assert found.crossings.tolist() == expected.crossings.tolist(), name
 
 
-def test_what_is_found_of_pixels_is_the_same_over_any_shards(
+def test_pixel_findings_are_the_same_for_all_placements(
     pixels: dict[str, PixelDifferences],
 ) -> None:
     for name, found in pixels.items():
-        assert contents(found) == contents(pixels["one shard here"]), name
+        assert all_fields(found) == all_fields(pixels["one shard in process"]), name
 
 
-@pytest.mark.parametrize("way", ["streamed here", "tasks", "one shard here"])
-def test_rows_are_named_by_their_numbers_in_the_split(
-    ways: dict[str, MapShards], dataset: Dataset, monkeypatch: pytest.MonkeyPatch, way: str
+@pytest.mark.parametrize("placement", ["streamed in process", "tasks", "one shard in process"])
+def test_findings_name_rows_by_their_numbers_in_the_split(
+    placements: dict[str, MapShards],
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    placement: str,
 ) -> None:
-    """The gradient that is named with a row and a pixel is NumPy's of just that row."""
+    """The analytic gradient reported for a row and pixel must match NumPy's for that row."""
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 41)
     monkeypatch.setattr("pipeline.check.structured.DATA_ROWS", 2)  # a shard has several batches
     rows, W = np.array([3, 150, 151, 152, 310, 467, 599]), weights()
     pixel_request = PixelDifferenceRequest(W, dataset.mean, 1e-2, Scheme.CENTRED, rows)
-    worst = sum_over_shards(ways[way], compare_pixels, pixel_request).findings.worst
+    worst = sum_over_shards(placements[placement], compare_pixels, pixel_request).findings.worst
     assert len(worst) == 10
     X, y = read(dataset, np.arange(600))
     for row, pixel in (each.place for each in worst):
@@ -307,20 +320,21 @@ def test_rows_are_named_by_their_numbers_in_the_split(
         assert analytic == pytest.approx(expected, rel=1e-12)
 
 
-def test_weights_out_of_all_range_are_refused(dataset: Dataset) -> None:
+def test_weights_out_of_range_raise_pipeline_error(dataset: Dataset) -> None:
     W, check = np.full((10, 3073), 1e300), GradientCheck()
     W[0] *= -1
-    with pytest.raises(PipelineError, match="no finite number; take smaller ones"):
+    with pytest.raises(PipelineError, match="is not finite; use smaller weights"):
         difference_sums(
-            run_in_process(whole(dataset)), DifferenceRequest(make_probe(W, dataset.mean, check))
+            run_in_process(single_shard(dataset)),
+            DifferenceRequest(make_probe(W, dataset.mean, check)),
         )
 
 
-def test_a_step_that_the_regulariser_loses_is_refused(dataset: Dataset) -> None:
+def test_step_too_small_for_the_regulariser_raises_pipeline_error(dataset: Dataset) -> None:
     W, check = weights(), GradientCheck(step=1e-30, reg=1.0)
     request = DifferenceRequest(make_probe(W, dataset.mean, check))
-    sums = difference_sums(run_in_process(whole(dataset)), request)
-    with pytest.raises(PipelineError, match=r"a step of 1e-30 is lost .* take a larger one"):
+    sums = difference_sums(run_in_process(single_shard(dataset)), request)
+    with pytest.raises(PipelineError, match=r"a step of 1e-30 is lost .* take a larger step"):
         compare(W, np.zeros_like(W), request.probe, sums, check)
 
 
@@ -332,14 +346,14 @@ def test_a_step_that_the_regulariser_loses_is_refused(dataset: Dataset) -> None:
         ({"step": np.nan}, r"step must be a positive number \(1e-100 to 1e\+100\), not nan"),
         ({"step": np.inf}, r"step must be a positive number \(1e-100 to 1e\+100\), not inf"),
         ({"coordinates": 0}, "coordinates must be `all`, or at least 1, not 0"),
-        ({"reg": -1.0}, "regulariser must be a number that is not negative, not -1.0"),
-        ({"reg": np.nan}, "regulariser must be a number that is not negative, not nan"),
+        ({"reg": -1.0}, "regulariser must be a non-negative number, not -1.0"),
+        ({"reg": np.nan}, "regulariser must be a non-negative number, not nan"),
         ({"seed": -1}, r"seed must be from 0 to 2\^64 - 1, not -1"),
         ({"seed": 2**64}, r"seed must be from 0 to 2\^64 - 1, not 1844"),
         ({"dtype": "float16"}, "dtype must be float32 or float64, not float16"),
         ({"examples": "0"}, "at least 1, not '0'"),
         ({"examples": "first:0"}, "at least 1, not 'first:0'"),
-        ({"examples": "last:5"}, "`all`, or how many to sample, or `first:N`.*'last:5'"),
+        ({"examples": "last:5"}, "`all`, a number of images to sample, or `first:N`.*'last:5'"),
         ({"examples": "sample:5"}, "not 'sample:5'"),
         ({"examples": "first:"}, "not 'first:'"),
         ({"examples": "-5"}, "not '-5'"),
@@ -347,27 +361,27 @@ def test_a_step_that_the_regulariser_loses_is_refused(dataset: Dataset) -> None:
         ({"examples": ""}, "not ''"),
         ({"gradient": Gradient.MINIBATCH, "examples": "5"}, "give --batch-size instead"),
         ({"gradient": Gradient.DATA, "method": CheckMethod.BLACK_BOX}, "structured method only"),
-        ({"gradient": Gradient.DATA, "reg_bias": True}, "no gradient in the data"),
+        ({"gradient": Gradient.DATA, "reg_bias": True}, "no gradient with respect to the data"),
         (
             {"gradient": Gradient.DATA, "reg": 1.0},
-            "no gradient in the data; leave --reg and --reg-bias out",
+            "no gradient with respect to the data; leave out --reg and --reg-bias",
         ),
         ({"gradient": Gradient.DATA, "dtype": "float32"}, "in float64 only"),
         ({"gradient": Gradient.DATA, "coordinates": 5}, "all pixels are checked"),
     ],
 )
-def test_bad_parameters(given: dict[str, Any], message: str) -> None:
+def test_invalid_parameters_raise_pipeline_error(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         GradientCheck(**given)
 
 
 def philox(seed: int, purpose: int) -> np.random.Generator:
-    """The stream as NumPy documents it."""
+    """Return the random stream as documented by NumPy."""
     sequence = np.random.SeedSequence(seed, spawn_key=(purpose, 0))
     return np.random.Generator(np.random.Philox(sequence))
 
 
-def test_which_examples_are_taken_is_decided_by_the_seed() -> None:
+def test_examples_are_sampled_by_seed() -> None:
     assert GradientCheck().rows(600) is None
     np.testing.assert_array_equal(GradientCheck(examples="first:7").rows(600), np.arange(7))
     drawn = [GradientCheck(examples="50", seed=seed).rows(600) for seed in (0, 1, 0)]
@@ -379,14 +393,14 @@ def test_which_examples_are_taken_is_decided_by_the_seed() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_mini_batch_is_the_first_that_training_takes(seed: int) -> None:
+def test_mini_batch_is_the_first_batch_of_training(seed: int) -> None:
     check = GradientCheck(gradient=Gradient.MINIBATCH, batch_size=64, seed=seed)
     rows = check.rows(600)
     np.testing.assert_array_equal(rows, UniformSamples(600, 64, seed)(0))
     np.testing.assert_array_equal(rows, philox(seed, 2).choice(600, 64, False, shuffle=False))
 
 
-def test_which_coordinates_are_checked_is_decided_by_the_seed() -> None:
+def test_coordinates_are_sampled_by_seed() -> None:
     np.testing.assert_array_equal(GradientCheck().coordinate_indices(10), np.arange(30730))
     for seed in (0, 1):
         expected = philox(seed, 7).choice(30730, 40, replace=False, shuffle=False)
@@ -397,17 +411,23 @@ def test_which_coordinates_are_checked_is_decided_by_the_seed() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"examples": "601"}, "601 of 600 examples cannot be taken"),
+        ({"examples": "601"}, "cannot take 601 of 600 examples"),
         ({"examples": "first:9999999"}, "9,999,999 of 600"),
-        ({"gradient": Gradient.MINIBATCH, "batch_size": 601}, "batch of 601 of 600"),
-        ({"gradient": Gradient.MINIBATCH, "batch_size": 0}, "batch of 0 of 600"),
+        (
+            {"gradient": Gradient.MINIBATCH, "batch_size": 601},
+            "batch size must be from 1 to 600, .*, not 601",
+        ),
+        (
+            {"gradient": Gradient.MINIBATCH, "batch_size": 0},
+            "batch size must be at least 1, not 0",
+        ),
     ],
 )
-def test_more_examples_than_there_are(given: dict[str, Any], message: str) -> None:
+def test_too_many_examples_raise_pipeline_error(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         GradientCheck(**given).rows(600)
 
 
-def test_more_coordinates_than_there_are() -> None:
-    with pytest.raises(PipelineError, match="there are 30,730 coordinates, not 30,731"):
+def test_too_many_coordinates_raise_pipeline_error() -> None:
+    with pytest.raises(PipelineError, match="only 30,730 coordinates, so 30,731 cannot"):
         GradientCheck(coordinates=30731).coordinate_indices(10)

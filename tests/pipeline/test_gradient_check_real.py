@@ -1,4 +1,4 @@
-"""The gradient check of everything on CIFAR-10 itself: what it finds, and that it is the same."""
+"""The full gradient check on the real CIFAR-10: its verdicts and its reproducibility."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,15 +35,15 @@ def sums(client: Client, dataset: Dataset, rows: Rows | None = None) -> Differen
     return difference_sums(map_shards, DifferenceRequest(make_probe(W, dataset.mean, CHECK), rows))
 
 
-def compared(client: Client, dataset: Dataset) -> Comparison:
+def compare_pipeline(client: Client, dataset: Dataset) -> Comparison:
     map_shards = map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
     gradient = Objective(map_shards, dataset.mean, 0.0, CHECK.dtype)(W).gradient
     probe = make_probe(W, dataset.mean, CHECK)
     return compare(W, gradient, probe, sums(client, dataset), CHECK)
 
 
-def integers(differences: Differences) -> str:
-    """Digest all the numbers that verdicts are made of."""
+def digest(differences: Differences) -> str:
+    """Return a digest of all numbers that determine the verdicts."""
     return bits(
         differences.differences,
         differences.departures,
@@ -52,29 +52,29 @@ def integers(differences: Differences) -> str:
     )
 
 
-def test_everything_is_right_once_kinks_are_accounted_for(
+def test_gradient_passes_once_kinks_are_accounted_for(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
-    findings = Findings.of(compared(client, store(7001, real_cifar10)))
+    findings = Findings.of(compare_pipeline(client, store(7001, real_cifar10)))
     assert findings.verdicts.sum() == 30_730
     assert findings.wrong == 0
     assert findings.verdicts[Verdict.ROUNDOFF] == 0
     assert findings.largest.error_after_kinks <= 1e-9
-    assert 1e-3 < findings.largest.error < 1e-1  # there is something to account for
+    assert 1e-3 < findings.largest.error < 1e-1  # kinks have an effect
     assert 5e4 < findings.crossings < 5e5
 
 
 def quotients(
     client: Client, dataset: Dataset, coordinates: NDArray[np.int64], rows: Rows | None = None
 ) -> NDArray[np.float64]:
-    """The black box's."""
+    """Return the quotients of the black-box check."""
     inputs = black_box.BlackBoxInputs(W, dataset.mean, CHECK.step, CHECK.scheme, rows)
     blocks = black_box.plan_blocks(coordinates)
     placed = PlacedDataset(client, dataset).shards("train")
     return np.concatenate([*black_box.difference_quotients(client, placed, inputs, blocks)])
 
 
-def test_the_black_box_agrees_on_a_sample_over_all_images(
+def test_black_box_matches_structured_on_some_coordinates_of_all_images(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
@@ -83,7 +83,7 @@ def test_the_black_box_agrees_on_a_sample_over_all_images(
     assert np.abs(quotients(client, dataset, sample) - structured).max() <= 1e-8
 
 
-def test_the_black_box_agrees_on_everything_over_few_images(
+def test_black_box_matches_structured_on_all_coordinates_of_some_images(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, rows = store(7001, real_cifar10), np.arange(200)
@@ -92,16 +92,16 @@ def test_the_black_box_agrees_on_everything_over_few_images(
     assert np.abs(everything - structured).max() <= 1e-8
 
 
-def test_the_same_bits_with_any_workers_though_one_is_killed(
+def test_sums_do_not_depend_on_workers_or_on_a_killed_worker(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
-    expected = integers(sums(client, dataset))
+    expected = digest(sums(client, dataset))
     for workers in (1, 4):
         with connect(workers=workers) as other:
-            assert integers(sums(other, dataset)) == expected
+            assert digest(sums(other, dataset)) == expected
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(sums, client, dataset)
         [address, *_] = until(lambda: busy_with(client, "hinge-differences"))
         kill(process_ids(client)[address])
-        assert integers(under_way.result()) == expected
+        assert digest(under_way.result()) == expected

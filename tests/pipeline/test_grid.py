@@ -1,4 +1,4 @@
-"""A grid of trials: each is the run of its own, and none is left behind."""
+"""A grid of trials: each equals a single run, and no trial is left running."""
 
 import signal
 import subprocess
@@ -35,20 +35,20 @@ from storage.errors import DataError
 from storage.schema import SPLITS, Split
 from tests.conftest import ROOT
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import Trained, as_written_down, on_the_cluster
+from tests.pipeline.runs import Trained, reference_run, run_on_cluster
 from tests.pipeline.workers import (
     address_of,
     busy_with,
-    held,
+    held_keys,
     kill,
-    let_go,
     process_ids,
     removals,
     until,
+    wait_until_released,
 )
 
 GRID = TrainingGrid(
-    step_sizes=(1e-8, 1e-7, 1e-2),  # the last diverges
+    step_sizes=(1e-8, 1e-7, 1e-2),  # trials with the last step size diverge
     batch_sizes=(64, "all"),
     regs=(0.0, 1e3),
     steps=40,
@@ -57,7 +57,7 @@ GRID = TrainingGrid(
 LONG = TrainingGrid(step_sizes=(1e-2, 1e-9, 1e-8, 1e-7), batch_sizes=(64,), steps=1_000_000)
 
 
-def nothing(_number: int, _step: int, _loss: float) -> None:
+def ignore_progress(_number: int, _step: int, _loss: float) -> None:
     pass
 
 
@@ -65,9 +65,9 @@ def outcomes(
     client: Client,
     dataset: Dataset,
     grid: TrainingGrid = GRID,
-    report: Callable[[int, int, float], None] = nothing,
+    report: Callable[[int, int, float], None] = ignore_progress,
 ) -> list[TrialOutcome]:
-    """All, in the order of their numbers."""
+    """Return the outcomes of all trials, in the order of their numbers."""
     placed = PlacedDataset(client, dataset)
     return sorted(run_trials(placed, grid.trials(), range(grid.size), report))
 
@@ -77,16 +77,16 @@ def trained(outcome: TrialOutcome) -> Trained:
 
 
 def same(some: Iterable[TrialOutcome], others: Iterable[TrialOutcome]) -> bool:
-    """Whether trials came to the same, whatever their numbers are."""
+    """Return whether the outcomes are equal, except for the trials' numbers."""
     return [(trained(a), a[5:]) for a in some] == [(trained(b), b[5:]) for b in others]
 
 
 @pytest.fixture(scope="module")
-def taken(cluster: Client, store: Store) -> list[TrialOutcome]:
+def grid_outcomes(cluster: Client, store: Store) -> list[TrialOutcome]:
     return outcomes(cluster, store())
 
 
-def test_the_trials_of_a_grid() -> None:
+def test_grid_combines_all_step_sizes_batch_sizes_and_regularisers() -> None:
     trials = GRID.trials()
     assert len(trials) == GRID.size == 12
     assert GRID.groups() == [(64, 0.0), (64, 1e3), ("all", 0.0), ("all", 1e3)]
@@ -107,25 +107,27 @@ def test_the_trials_of_a_grid() -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_is_the_run_of_its_parameters_to_the_bit(
-    cluster: Client, store: Store, taken: list[TrialOutcome]
+def test_trial_is_bit_identical_to_a_run_with_its_parameters(
+    cluster: Client, store: Store, grid_outcomes: list[TrialOutcome]
 ) -> None:
-    for trial, outcome in zip(GRID.trials(), taken, strict=True):
-        run = on_the_cluster(cluster, store(), trial, StepPlacement.ALL_WORKERS)
+    for trial, outcome in zip(GRID.trials(), grid_outcomes, strict=True):
+        run = run_on_cluster(cluster, store(), trial, StepPlacement.ALL_WORKERS)
         assert trained(outcome) == run
 
 
-def test_it_is_what_the_notes_write(store: Store, taken: list[TrialOutcome]) -> None:
+def test_trial_is_bit_identical_to_the_reference_run(
+    store: Store, grid_outcomes: list[TrialOutcome]
+) -> None:
     checked = 0
-    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+    for trial, outcome in zip(GRID.trials(), grid_outcomes, strict=True):
         if outcome.status is Status.DONE:
-            assert trained(outcome) == as_written_down(store(), trial)
+            assert trained(outcome) == reference_run(store(), trial)
             checked += 1
     assert checked == 8
 
 
-def test_what_diverges_is_known_as_such(taken: list[TrialOutcome]) -> None:
-    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+def test_trials_with_the_largest_step_size_diverge(grid_outcomes: list[TrialOutcome]) -> None:
+    for trial, outcome in zip(GRID.trials(), grid_outcomes, strict=True):
         assert outcome.diverged is (trial.step_size == 1e-2)
         if outcome.diverged:
             assert outcome.steps == len(outcome.losses) - 1 < 40
@@ -134,11 +136,11 @@ def test_what_diverges_is_known_as_such(taken: list[TrialOutcome]) -> None:
             assert outcome.steps == len(outcome.losses) == 40
 
 
-def test_a_trial_is_evaluated_on_all_images_of_both_splits(
-    store: Store, taken: list[TrialOutcome]
+def test_trial_is_evaluated_on_all_images_of_both_splits(
+    store: Store, grid_outcomes: list[TrialOutcome]
 ) -> None:
     dataset = store()
-    for trial, outcome in zip(GRID.trials(), taken, strict=True):
+    for trial, outcome in zip(GRID.trials(), grid_outcomes, strict=True):
         on_train, on_test = (
             Objective(
                 run_in_process([load_shard(dataset, split, 0, dataset.rows(split))]),
@@ -153,40 +155,40 @@ def test_a_trial_is_evaluated_on_all_images_of_both_splits(
 
 
 @pytest.mark.slow
-def test_other_shards_of_the_store_and_rows_that_are_streamed_change_nothing(
-    client: Client, store: Store, taken: list[TrialOutcome], monkeypatch: pytest.MonkeyPatch
+def test_store_shards_and_streaming_do_not_change_outcomes(
+    client: Client, store: Store, grid_outcomes: list[TrialOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert same(outcomes(client, store(300)), taken)
-    assignments = noted_homes(monkeypatch)
+    assert same(outcomes(client, store(300)), grid_outcomes)
+    assignments = record_assignments(monkeypatch)
     monkeypatch.setattr(placement, "RESIDENT_FRACTION", 1e-6)
     few = replace(GRID, step_sizes=GRID.step_sizes[:1])
     streamed = outcomes(client, store(), few)
     assert {assignment.resident for assignment in assignments} == {False}
-    assert same(streamed, taken[:: len(GRID.step_sizes)])
+    assert same(streamed, grid_outcomes[:: len(GRID.step_sizes)])
 
 
-def noted_homes(monkeypatch: pytest.MonkeyPatch) -> list[ShardAssignment]:
-    """Where grids have their rows placed from now on."""
+def record_assignments(monkeypatch: pytest.MonkeyPatch) -> list[ShardAssignment]:
+    """Return a list that collects the shard assignments of all grids from now on."""
     assignments: list[ShardAssignment] = []
 
-    def noting(
+    def record(
         client: Client, dataset: Dataset, split: Split, wanted: list[ShardAssignment]
     ) -> list[PlacedShard]:
         assignments.extend(wanted)
         return place_shards(client, dataset, split, wanted)
 
-    monkeypatch.setattr("pipeline.training.grid.place_shards", noting)
+    monkeypatch.setattr("pipeline.cluster.placement.place_shards", record)
     return assignments
 
 
 @pytest.mark.slow
-def test_every_worker_holds_all_rows_once_and_takes_trials(
+def test_every_worker_loads_all_rows_once_and_runs_trials(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignments, who = noted_homes(monkeypatch), set[str]()
-    many = replace(LONG, steps=2000)  # long enough to be seen at it
+    assignments, who = record_assignments(monkeypatch), set[str]()
+    many = replace(LONG, steps=2000)  # long enough to be observed
     placed = PlacedDataset(client, store())
-    for _ in run_trials(placed, many.trials(), range(many.size), nothing):
+    for _ in run_trials(placed, many.trials(), range(many.size), ignore_progress):
         who |= set(busy_with(client, "hinge-grid-run"))
     assert who == set(process_ids(client))
     assert sorted(assignments, key=str) == sorted(
@@ -194,15 +196,15 @@ def test_every_worker_holds_all_rows_once_and_takes_trials(
     )
 
 
-def test_few_trials_load_no_more_than_they_need(
+def test_few_trials_load_rows_only_where_they_run(
     client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignments = noted_homes(monkeypatch)
+    assignments = record_assignments(monkeypatch)
     placed = PlacedDataset(client, store())
-    [outcome] = run_trials(placed, GRID.trials(), [4], nothing)
+    [outcome] = run_trials(placed, GRID.trials(), [4], ignore_progress)
     assert outcome.number == 4
     assert len(assignments) == len(SPLITS)
-    assert list(run_trials(placed, GRID.trials(), [], nothing)) == []
+    assert list(run_trials(placed, GRID.trials(), [], ignore_progress)) == []
     assert len(assignments) == len(SPLITS)
 
 
@@ -214,7 +216,9 @@ WORKERS = st.lists(
 
 
 @given(workers=WORKERS, trials=st.integers(0, 25))
-def test_every_plan(workers: list[Worker], trials: int) -> None:
+def test_slots_are_spread_evenly_over_workers_that_fit_all_rows(
+    workers: list[Worker], trials: int
+) -> None:
     places, resident = choose_slots(10, workers, trials)
     holding = [worker for worker in workers if worker.memory in {0, 2 * 3073 * 11}]
     assert resident is bool(holding)
@@ -222,11 +226,11 @@ def test_every_plan(workers: list[Worker], trials: int) -> None:
     assert len(places) == min(trials, sum(threads.values()))
     for address in places:
         assert places.count(address) <= threads[address]
-    for address, most in threads.items():  # nobody has two while another that could has none
+    for address, most in threads.items():  # evenly, up to each worker's threads
         assert places.count(address) >= min(most, max(map(places.count, threads)) - 1)
 
 
-def test_reports_name_the_trial_and_reach_its_last_step(client: Client, store: Store) -> None:
+def test_progress_reports_match_the_losses_of_their_trial(client: Client, store: Store) -> None:
     told: list[tuple[int, int, float]] = []
     grid = replace(GRID, batch_sizes=(64,), step_sizes=(1e-8, 1e-7))
     finished = outcomes(client, store(), grid, lambda *event: told.append(event))
@@ -236,7 +240,7 @@ def test_reports_name_the_trial_and_reach_its_last_step(client: Client, store: S
 
 
 @pytest.mark.slow
-def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
+def test_killed_worker_does_not_change_outcomes(client: Client, store: Store) -> None:
     dataset, grid = store(), replace(LONG, steps=600)
     expected = outcomes(client, dataset, grid)
     (address, pid), *_ = process_ids(client).items()
@@ -252,7 +256,7 @@ def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_a_trial_that_loses_every_worker_is_given_up(client: Client, store: Store) -> None:
+def test_trial_that_loses_every_worker_raises_pipeline_error(client: Client, store: Store) -> None:
     def allow(failures: int) -> int:
         def set_on(dask_scheduler: Any) -> int:
             before = int(dask_scheduler.allowed_failures)
@@ -270,14 +274,14 @@ def test_a_trial_that_loses_every_worker_is_given_up(client: Client, store: Stor
     endless = replace(LONG, step_sizes=(1e-9,))
     allowed = allow(0)
     try:
-        with pytest.raises(PipelineError, match="lost again and again in one trial"):
+        with pytest.raises(PipelineError, match="one trial lost its worker several times"):
             outcomes(client, store(), endless, report)
     finally:
         allow(allowed)
 
 
 def running(client: Client) -> list[str]:
-    """The keys of the trials that workers' threads are at, wanted or not."""
+    """Return the keys of the trials that workers' threads are running, cancelled or not."""
 
     def keys(dask_worker: Any) -> list[str]:
         return [str(key) for key in dask_worker.active_threads.values()]
@@ -286,42 +290,40 @@ def running(client: Client) -> list[str]:
 
 
 @pytest.mark.slow
-def test_closed_early_it_leaves_nothing_running_and_nothing_behind(
-    client: Client, store: Store
-) -> None:
-    before = held(client)
+def test_closing_the_generator_stops_trials_and_releases_data(client: Client, store: Store) -> None:
+    before = held_keys(client)
     placed = PlacedDataset(client, store())
-    finished = run_trials(placed, LONG.trials(), range(LONG.size), nothing)
+    finished = run_trials(placed, LONG.trials(), range(LONG.size), ignore_progress)
     assert next(finished).diverged
     assert len(until(lambda: len(keys := running(client)) == 2 and keys)) == 2
     finished.close()
     until(lambda: not running(client))
-    let_go(client, before, seconds=0)
+    wait_until_released(client, before, seconds=0)
 
 
 @pytest.fixture
-def keyboard() -> Iterator[None]:
-    """Have the keyboard interrupt, as Python has it, even where the tests run in the background."""
+def keyboard_interrupt() -> Iterator[None]:
+    """Make SIGINT raise KeyboardInterrupt, even if the tests run in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("keyboard")
-def test_the_keyboard_stops_it_too(client: Client, store: Store) -> None:
-    before, interrupted = held(client), threading.Event()
+@pytest.mark.usefixtures("keyboard_interrupt")
+def test_keyboard_interrupt_stops_trials_and_releases_data(client: Client, store: Store) -> None:
+    before, interrupted = held_keys(client), threading.Event()
 
     def report(_number: int, step: int, _loss: float) -> None:
         if step > 100 and not interrupted.is_set():
             interrupted.set()
-            # what the keyboard sends: it wakes a thread that waits, as `interrupt_main` does not
+            # like Ctrl-C, this wakes a waiting thread; `interrupt_main` does not
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     endless = replace(LONG, step_sizes=LONG.step_sizes[1:])
     with pytest.raises(KeyboardInterrupt):
         outcomes(client, store(), endless, report)
     until(lambda: not running(client))
-    let_go(client, before, seconds=0)
+    wait_until_released(client, before, seconds=0)
 
 
 DRIVER = """
@@ -342,48 +344,52 @@ with connect(scheduler=address) as client:
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_leaves_nothing_running(client: Client, store: Store) -> None:
-    before, given = held(client), [address_of(client), store().url]
+def test_killed_driver_leaves_no_trial_running(client: Client, store: Store) -> None:
+    before, given = held_keys(client), [address_of(client), store().url]
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as driver:
-        assert driver.stdout
-        assert driver.stdout.readline() == "0\n"
-        assert running(client)
-        driver.kill()
+        try:
+            assert driver.stdout
+            assert driver.stdout.readline() == "0\n"
+            until(lambda: running(client))
+        finally:
+            driver.kill()
     until(lambda: not running(client))
-    let_go(client, before)
+    wait_until_released(client, before)
 
 
-def test_a_damaged_store_is_told_of(client: Client, store: Store) -> None:
+def test_missing_store_raises_data_error(client: Client, store: Store) -> None:
     gone = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
     with pytest.raises(DataError, match="cannot open train/images"):
         outcomes(client, gone)
 
 
-def test_outcomes_come_back_from_the_journal(tmp_path: Path, taken: list[TrialOutcome]) -> None:
+def test_journal_returns_the_outcomes_added_to_it(
+    tmp_path: Path, grid_outcomes: list[TrialOutcome]
+) -> None:
     path = tmp_path / "journal"
     with grid_journal(path, GRID.trials()) as journal:
         assert journal.remaining == list(range(GRID.size))
-        for outcome in taken[:1:-1]:
+        for outcome in grid_outcomes[:1:-1]:
             journal.add(outcome)
         assert journal.remaining == [0, 1]
     with grid_journal(path, GRID.trials()) as journal:
         assert journal.remaining == [0, 1]
         back = [journal.outcomes[number] for number in range(2, GRID.size)]
-    assert same(back, taken[2:])
+    assert same(back, grid_outcomes[2:])
     assert [outcome.number for outcome in back] == list(range(2, GRID.size))
-    assert [type(value) for value in back[0]] == [type(value) for value in taken[2]]
+    assert [type(value) for value in back[0]] == [type(value) for value in grid_outcomes[2]]
 
 
 @pytest.mark.parametrize(
     "other", [replace(GRID, seed=4), replace(GRID, steps=41), replace(GRID, regs=(1e3, 0.0))]
 )
-def test_the_journal_of_another_grid_is_refused(
-    tmp_path: Path, taken: list[TrialOutcome], other: TrainingGrid
+def test_journal_of_another_grid_raises_pipeline_error(
+    tmp_path: Path, grid_outcomes: list[TrialOutcome], other: TrainingGrid
 ) -> None:
     with grid_journal(tmp_path / "journal", other.trials()) as journal:
-        journal.add(taken[0])
+        journal.add(grid_outcomes[0])
     with (
         pytest.raises(PipelineError, match="another grid's trials"),
         grid_journal(tmp_path / "journal", GRID.trials()),
@@ -394,10 +400,13 @@ def test_the_journal_of_another_grid_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step_sizes": ()}, "step sizes must be one or more that differ, not \\[\\]"),
-        ({"step_sizes": (1e-7, 1e-8, 0.0000001)}, "step sizes must be one or more that differ"),
-        ({"batch_sizes": (64, 64)}, "batch sizes must be one or more that differ"),
-        ({"regs": ()}, "regularisers must be one or more that differ"),
+        ({"step_sizes": ()}, "step sizes must be one or more different values, not \\[\\]"),
+        (
+            {"step_sizes": (1e-7, 1e-8, 0.0000001)},
+            "step sizes must be one or more different values",
+        ),
+        ({"batch_sizes": (64, 64)}, "batch sizes must be one or more different values"),
+        ({"regs": ()}, "regularisers must be one or more different values"),
         ({"step_sizes": (1e-7, -1e-8)}, "step size must be .*, not -1e-08"),
         ({"step_sizes": (float("nan"),)}, "step size must be .*, not nan"),
         ({"batch_sizes": (0,)}, "batch size must be at least 1, not 0"),
@@ -405,9 +414,9 @@ def test_the_journal_of_another_grid_is_refused(
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"init": "ones"}, "ones"),
         ({"seed": -1}, "seed must be .*, not -1"),
-        ({"regs": tuple(range(201))}, "grid of 1,005 trials is too large; take 1,000"),
+        ({"regs": tuple(range(201))}, "grid of 1,005 trials is too large; take at most 1,000"),
     ],
 )
-def test_bad_grids(changes: dict[str, Any], message: str) -> None:
+def test_invalid_grid_raises_pipeline_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         TrainingGrid(**changes)

@@ -1,4 +1,4 @@
-"""Ingest on the cluster: whole, once, whatever happens to its workers; or nothing at all."""
+"""Ingest on the cluster: it writes a complete store or nothing, even if workers die."""
 
 import time
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ LAYOUT = Layout(shard_rows=100, chunk_rows=50)
 
 @pytest.fixture(scope="module")
 def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return that of the source, stored in this process in shards of another size."""
+    """Return the source's fingerprint, from a store that this process writes in larger shards."""
     from storage.ingest import finish, prepare, read_back, write_shard
 
     plan = plan_ingest(SOURCE, str(tmp_path_factory.mktemp("plain") / "a.zarr"), Layout(701))
@@ -34,7 +34,9 @@ def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return finish(plan, summaries, [read_back(plan, shard) for shard in plan.shards]).fingerprint
 
 
-def test_what_is_stored_is_the_source(client: Client, tmp_path: Path, fingerprint: str) -> None:
+def test_store_contains_the_rows_of_the_source(
+    client: Client, tmp_path: Path, fingerprint: str
+) -> None:
     told: list[ShardSummary] = []
     plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
     dataset = ingest(client, plan, told.append)
@@ -50,7 +52,7 @@ def test_what_is_stored_is_the_source(client: Client, tmp_path: Path, fingerprin
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zarr"]
 
 
-def test_a_second_ingest_finds_it_done(client: Client, tmp_path: Path) -> None:
+def test_second_ingest_writes_nothing(client: Client, tmp_path: Path) -> None:
     url = str(tmp_path / "a.zarr")
     made_before = plan_ingest(SOURCE, url, LAYOUT)
     first = ingest(client, plan_ingest(SOURCE, url, LAYOUT))
@@ -60,7 +62,7 @@ def test_a_second_ingest_finds_it_done(client: Client, tmp_path: Path) -> None:
     assert told == []
 
 
-def test_a_store_that_another_ingest_writes_is_refused(client: Client, tmp_path: Path) -> None:
+def test_store_claimed_by_another_ingest_raises_data_error(client: Client, tmp_path: Path) -> None:
     place = tmp_path / "store"
     plan = plan_ingest(SOURCE, str(place / "a.zarr"), LAYOUT)
     with claim_store(plan.location):
@@ -72,7 +74,7 @@ def test_a_store_that_another_ingest_writes_is_refused(client: Client, tmp_path:
     assert [path.name for path in place.iterdir()] == ["a.zarr"]
 
 
-def test_an_ingest_that_lost_its_claim_does_not_publish(client: Client, tmp_path: Path) -> None:
+def test_ingest_that_lost_its_claim_does_not_publish(client: Client, tmp_path: Path) -> None:
     plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
     with pytest.raises(DataError, match="has lost its claim"):
         ingest(client, plan, lambda _: plan.location.claim.remove())
@@ -81,11 +83,11 @@ def test_an_ingest_that_lost_its_claim_does_not_publish(client: Client, tmp_path
 
 @dataclass(frozen=True)
 class Slow:
-    """A source that waits, for a file to be there or for a time, before each shard it reads."""
+    """A source that waits before it reads a shard, until a file exists or for some time."""
 
     signs: Path
     damaged: int | None = None
-    """Number of the first row of the shard that is not what it should be."""
+    """The number of the first row of the damaged shard."""
     waits: bool = False
     base: Synthetic = field(default=SOURCE)
 
@@ -106,19 +108,19 @@ class Slow:
     def read(self, split: Split, start: int, stop: int) -> Any:
         (self.signs / f"{split}-{start}").touch()
         if start == self.damaged:
-            # the other worker is by now in the middle of a shard, and has more before it
+            # by then the other worker is in the middle of a shard, with more shards to follow
             until(lambda: len(list(self.signs.iterdir())) > 1)
             raise DataError("record 7: label 10, wanted 0 to 9")
         if self.waits:
             until((self.signs / "go").exists)
         if self.damaged is not None:
-            time.sleep(0.1)  # as long as a shard takes that is still written when one fails
+            time.sleep(0.1)  # so that a shard is still being written when another one fails
         return self.base.read(split, start, stop)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [0, 900, 1900])
-def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged: int) -> None:
+def test_damaged_source_leaves_no_files(client: Client, tmp_path: Path, damaged: int) -> None:
     place, signs = tmp_path / "store", tmp_path / "signs"
     signs.mkdir()
     place.mkdir()
@@ -127,14 +129,16 @@ def test_a_damaged_source_leaves_nothing(client: Client, tmp_path: Path, damaged
     with pytest.raises(DataError, match=r"^record 7: label 10, wanted 0 to 9$"):
         ingest(client, plan)
     assert list(place.iterdir()) == []
-    # what was under way has ended, so that nothing comes back
+    # all running tasks have ended, so no file is written later
     assert busy_with(client, "hinge-ingest") == []
     client.run(time.sleep, 0.2)
     assert list(place.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_mid_ingest(client: Client, tmp_path: Path, fingerprint: str) -> None:
+def test_ingest_completes_although_a_worker_is_killed(
+    client: Client, tmp_path: Path, fingerprint: str
+) -> None:
     from threading import Thread
 
     signs = tmp_path / "signs"
@@ -144,7 +148,7 @@ def test_a_worker_killed_in_mid_ingest(client: Client, tmp_path: Path, fingerpri
     driver = Thread(target=lambda: found.append(ingest(client, plan).fingerprint))
     driver.start()
     pids = process_ids(client)
-    until(lambda: len(list(signs.iterdir())) >= 2)  # both are in the middle of a shard
+    until(lambda: len(list(signs.iterdir())) >= 2)  # both workers are in the middle of a shard
     address = busy_with(client, "hinge-ingest")[0]
     kill(pids[address])
     [removal] = until(lambda: removals(client, address))
@@ -155,7 +159,7 @@ def test_a_worker_killed_in_mid_ingest(client: Client, tmp_path: Path, fingerpri
     assert open_dataset(str(tmp_path / "a.zarr")).fingerprint == fingerprint
 
 
-def test_an_ingest_that_is_broken_off_is_gone_on_with(
+def test_interrupted_ingest_resumes_with_its_written_shards(
     client: Client, tmp_path: Path, fingerprint: str
 ) -> None:
     plan = plan_ingest(SOURCE, str(tmp_path / "a.zarr"), LAYOUT)
@@ -174,7 +178,7 @@ def test_an_ingest_that_is_broken_off_is_gone_on_with(
 
 
 @pytest.mark.slow
-def test_a_second_try_after_an_error_is_a_new_one(client: Client, tmp_path: Path) -> None:
+def test_ingest_after_a_failed_one_starts_from_scratch(client: Client, tmp_path: Path) -> None:
     signs = tmp_path / "signs"
     signs.mkdir()
     url = str(tmp_path / "a.zarr")

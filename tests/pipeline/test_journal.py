@@ -1,4 +1,4 @@
-"""The journal: entries are there whole or not at all, and a killed writer loses none."""
+"""The journal: entries are stored completely or not at all, and a killed writer loses none."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ with Journal(Path(sys.argv[1])) as journal:
 """
 
 
-def test_entries_come_back_in_order(tmp_path: Path) -> None:
+def test_entries_are_read_in_the_order_of_appending(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal") as journal:
         journal.append(a=np.arange(3), b=1.5)
         journal.append(c=np.zeros((2, 2)))
@@ -37,7 +37,7 @@ def test_entries_come_back_in_order(tmp_path: Path) -> None:
         assert len(list(journal)) == 3
 
 
-def test_what_was_appended_outlives_a_kill(tmp_path: Path) -> None:
+def test_appended_entries_survive_a_killed_writer(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
@@ -54,23 +54,23 @@ def test_what_was_appended_outlives_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 100])
-def test_what_is_no_journal_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_journal_raises_pipeline_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "journal").write_bytes(content)
-    with pytest.raises(PipelineError, match="is no journal of this run"):
+    with pytest.raises(PipelineError, match="is not a journal of this run"):
         Journal(tmp_path / "journal")
 
 
-def test_a_damaged_entry_is_told_of(tmp_path: Path) -> None:
+def test_truncated_journal_raises_pipeline_error(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path) as journal:
         journal.append(a=np.arange(20_000))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(PipelineError, match="is no journal"), Journal(path) as journal:
+    with pytest.raises(PipelineError, match="is not a journal"), Journal(path) as journal:
         list(journal)
 
 
-def test_one_flipped_bit_is_told_of(tmp_path: Path) -> None:
+def test_flipped_bit_raises_pipeline_error(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     values = np.arange(100.0)
     with Journal(path) as journal:
@@ -82,7 +82,7 @@ def test_one_flipped_bit_is_told_of(tmp_path: Path) -> None:
         list(journal)
 
 
-def test_what_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:
+def test_failed_append_raises_os_error(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal(path) as journal:
         with sqlite3.connect(path) as other:

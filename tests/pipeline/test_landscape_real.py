@@ -1,4 +1,4 @@
-"""Slices of the loss over CIFAR-10 itself: their points, their breakpoints, and their bits."""
+"""Slices of the loss over the real CIFAR-10: points, breakpoints and reproducibility."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +31,14 @@ W = InitialWeights.parse(AROUND).weights(10, 0)
 POINTS = 21
 
 
-def over_all(client: Client, dataset: Dataset) -> MapShards:
+def map_all_shards(client: Client, dataset: Dataset) -> MapShards:
     return map_in_tasks(client, PlacedDataset(client, dataset).shards("train"))
 
 
 @contextmanager
 def tasks(dataset: Dataset, workers: int) -> Iterator[MapShards]:
     with connect(workers=workers) as client:
-        yield over_all(client, dataset)
+        yield map_all_shards(client, dataset)
 
 
 @pytest.fixture(name="dataset")
@@ -49,14 +49,14 @@ def all_images(store: Store, real_cifar10: Path) -> Dataset:
 
 
 def axes(objective: Objective) -> tuple[Axis, Axis]:
-    """Those of `hinge landscape --directions gradient`."""
+    """Return the axes of `hinge landscape --directions gradient`."""
     return (
         gradient_axis(objective, W, None, None, POINTS),
         random_axis(W, 0, 1, None, POINTS),
     )
 
 
-def alone(
+def separate_loss(
     map_shards: MapShards, dataset: Dataset, at: Floats, dtype: str, reg: float = 0.0
 ) -> float:
     value = Objective(map_shards, dataset.mean, reg, dtype)(at)
@@ -65,10 +65,10 @@ def alone(
 
 
 @pytest.mark.parametrize("reg", [0.0, 1e3])
-def test_points_of_a_plane_are_evaluations_of_their_own(
+def test_plane_losses_match_separate_evaluations(
     client: Client, dataset: Dataset, reg: float
 ) -> None:
-    map_shards = over_all(client, dataset)
+    map_shards = map_all_shards(client, dataset)
     objective = Objective(map_shards, dataset.mean, reg, "float64")
     first, second = axes(objective)
     losses = LossOverPlane(objective, W, first.direction, second.direction)(
@@ -81,15 +81,15 @@ def test_points_of_a_plane_are_evaluations_of_their_own(
         k, j = divmod(place, POINTS)
         at = W + first.steps[j] * first.direction + second.steps[k] * second.direction
         double, single = (
-            alone(map_shards, dataset, at, each, reg) for each in ("float64", "float32")
+            separate_loss(map_shards, dataset, at, each, reg) for each in ("float64", "float32")
         )
         assert losses[k, j] == pytest.approx(double, rel=1e-12, abs=0)
         assert losses[k, j] == pytest.approx(single, rel=1e-5, abs=0)
-    assert losses[POINTS // 2].argmin() == 15  # where a is 1: it goes to the lowest loss
+    assert losses[POINTS // 2].argmin() == 15  # a = 1, the lowest loss along the gradient
 
 
-def test_the_function_along_the_gradient_is_the_loss(client: Client, dataset: Dataset) -> None:
-    map_shards = over_all(client, dataset)
+def test_function_along_the_gradient_matches_the_loss(client: Client, dataset: Dataset) -> None:
+    map_shards = map_all_shards(client, dataset)
     objective = Objective(map_shards, dataset.mean, 0.0, "float64")
     axis, _ = axes(objective)
     line = LossAlongLine(objective, W, axis.direction)
@@ -102,14 +102,16 @@ def test_the_function_along_the_gradient_is_the_loss(client: Client, dataset: Da
     np.testing.assert_allclose(values, line(places), rtol=1e-12)
     for place, value in zip(places[:12].tolist(), values[:12].tolist(), strict=True):
         at = W + place * axis.direction
-        assert value == pytest.approx(alone(map_shards, dataset, at, "float64"), rel=1e-12, abs=0)
+        assert value == pytest.approx(
+            separate_loss(map_shards, dataset, at, "float64"), rel=1e-12, abs=0
+        )
     at, lowest = function.minimum
     assert at == line.minimum().step_size == pytest.approx(1.0, rel=1e-12)
-    assert lowest == pytest.approx(min(line(axis.steps)), rel=1e-12, abs=0)  # 1 is one of them
+    assert lowest == pytest.approx(min(line(axis.steps)), rel=1e-12, abs=0)  # 1 is one of the steps
 
 
 def integers(map_shards: MapShards, dataset: Dataset) -> dict[str, Any]:
-    """All that slices are made of, before anything is rounded; the function as its bits."""
+    """Return the integer sums of a line and a plane, and a digest of the exact function."""
     objective = Objective(map_shards, dataset.mean, 0.0, "float64")
     first, second = axes(objective)
     plane = LossOverPlane(objective, W, first.direction, second.direction)
@@ -127,8 +129,10 @@ def integers(map_shards: MapShards, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def test_the_same_integers_with_any_workers(client: Client, dataset: Dataset) -> None:
-    expected = integers(over_all(client, dataset), dataset)
+def test_integer_sums_do_not_depend_on_the_number_of_workers(
+    client: Client, dataset: Dataset
+) -> None:
+    expected = integers(map_all_shards(client, dataset), dataset)
     assert expected["rows"] == 50_000
     for workers in (1, 4):
         with tasks(dataset, workers) as map_shards:

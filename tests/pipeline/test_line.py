@@ -1,4 +1,4 @@
-"""The loss along a line over shards: each point is its own evaluation, however it is asked for."""
+"""The loss along a line: every loss matches a separate evaluation, for all placements of shards."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -35,20 +35,20 @@ REGULARISERS = pytest.mark.parametrize(
 )
 
 
-def whole(dataset: Dataset) -> list[Shard]:
+def single_shard(dataset: Dataset) -> list[Shard]:
     return [load_shard(dataset, "train", 0, dataset.rows("train"))]
 
 
-def resident(dataset: Dataset) -> list[Shard]:
+def resident_shards(dataset: Dataset) -> list[Shard]:
     return [load_shard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
 
 
-def streamed(dataset: Dataset) -> list[Shard]:
+def streamed_shards(dataset: Dataset) -> list[Shard]:
     return [StreamedShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
 
 
 def descending(objective: Objective, seed: int = 4) -> LossAlongLine:
-    """The line of steepest descent from some weights, with a bias that counts."""
+    """Return the line of steepest descent from random weights with a large bias."""
     W = np.random.default_rng(seed).normal(0, 1e-3, (10, 3073))
     W[:, -1] *= 100
     return LossAlongLine(objective, W, -replace(objective, dtype="float64")(W).gradient)
@@ -59,53 +59,53 @@ def line_over(map_shards: MapShards, dataset: Dataset, **regulariser: Any) -> Lo
 
 
 @pytest.fixture(scope="module")
-def ways(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
-    """All there are to go over the same 2,000 rows."""
+def placements(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
+    """Yield all placements of the same 2,000 rows."""
     dataset = store()
     placed_dataset = PlacedDataset(cluster, dataset)
     with Actors(placed_dataset) as actors:
         yield {
-            "one shard here": run_in_process(whole(dataset)),
-            "shards here": run_in_process(resident(dataset)),
-            "streamed here": run_in_process(streamed(dataset)),
+            "one shard in process": run_in_process(single_shard(dataset)),
+            "shards in process": run_in_process(resident_shards(dataset)),
+            "streamed in process": run_in_process(streamed_shards(dataset)),
             "tasks": map_in_tasks(cluster, placed_dataset.shards("train")),
-            "tasks of streamed shards": map_in_tasks(cluster, in_the_store(cluster, dataset)),
+            "tasks of streamed shards": map_in_tasks(cluster, place_streamed(cluster, dataset)),
             "actors": actors,
         }
 
 
-def in_the_store(client: Client, dataset: Dataset) -> Any:
+def place_streamed(client: Client, dataset: Dataset) -> Any:
     homes = assign_shards(dataset.rows("train"), workers_of(client))
     return place_shards(client, dataset, "train", [replace(home, resident=False) for home in homes])
 
 
-WAYS = pytest.mark.parametrize(
-    "way",
+PLACEMENTS = pytest.mark.parametrize(
+    "placement",
     [
-        *("one shard here", "shards here", "streamed here"),
+        *("one shard in process", "shards in process", "streamed in process"),
         *("tasks", "tasks of streamed shards", "actors"),
     ],
 )
 
 
-@WAYS
+@PLACEMENTS
 @REGULARISERS
-def test_a_point_of_the_line_is_an_evaluation_of_its_own(
-    ways: dict[str, MapShards], store: Store, way: str, reg: float, reg_bias: bool
+def test_losses_along_the_line_match_separate_evaluations(
+    placements: dict[str, MapShards], store: Store, placement: str, reg: float, reg_bias: bool
 ) -> None:
     dataset = store()
-    line = line_over(ways[way], dataset, reg=reg, reg_bias=reg_bias)
-    alone = Objective(run_in_process(whole(dataset)), dataset.mean, reg, "float64", reg_bias)
+    line = line_over(placements[placement], dataset, reg=reg, reg_bias=reg_bias)
+    alone = Objective(run_in_process(single_shard(dataset)), dataset.mean, reg, "float64", reg_bias)
     expected = [alone(line.W + a * line.V).loss for a in STEPS.tolist()]
     assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
     assert line(STEPS)[0] == expected[0]
-    assert expected[0] > expected[2] < expected[-2]  # it has a valley
+    assert expected[0] > expected[2] < expected[-2]  # the loss falls, then rises
 
 
 @pytest.mark.slow
 @REGULARISERS
-def test_the_ways_differ_in_no_bit(
-    ways: dict[str, MapShards],
+def test_results_are_bit_identical_for_all_placements(
+    placements: dict[str, MapShards],
     store: Store,
     monkeypatch: pytest.MonkeyPatch,
     reg: float,
@@ -115,26 +115,28 @@ def test_the_ways_differ_in_no_bit(
         line = line_over(map_shards, dataset, reg=reg, reg_bias=reg_bias)
         return line(STEPS), line.minimum()
 
-    values = {name: found(map_shards, store()) for name, map_shards in ways.items()}
+    values = {name: found(map_shards, store()) for name, map_shards in placements.items()}
     for rows in (100, 1999):
-        values[f"shards of {rows}"] = found(run_in_process(resident(store(rows))), store(rows))
+        values[f"shards of {rows}"] = found(
+            run_in_process(resident_shards(store(rows))), store(rows)
+        )
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
-    values["small blocks"] = found(run_in_process(streamed(store())), store())
-    assert {str(value) for value in values.values()} == {str(values["one shard here"])}
+    values["small blocks"] = found(run_in_process(streamed_shards(store())), store())
+    assert {str(value) for value in values.values()} == {str(values["one shard in process"])}
 
 
 def slope_at(margins: Floats, gains: Floats, penalty: tuple[float, float], a: float) -> float:
-    """The derivative by the definition, away from a breakpoint."""
+    """Return the derivative at a step size that is not a breakpoint."""
     linear, quadratic = penalty
     return float(gains[margins + a * gains > 0].sum()) / 2000 + linear + 2 * quadratic * a
 
 
 @REGULARISERS
-def test_the_minimum_is_where_numpys_slope_changes_its_sign(
-    ways: dict[str, MapShards], store: Store, reg: float, reg_bias: bool
+def test_slope_in_numpy_changes_sign_at_the_minimum(
+    placements: dict[str, MapShards], store: Store, reg: float, reg_bias: bool
 ) -> None:
     dataset = store()
-    line = line_over(ways["actors"], dataset, reg=reg, reg_bias=reg_bias)
+    line = line_over(placements["actors"], dataset, reg=reg, reg_bias=reg_bias)
     images, labels = dataset.read("train", 0, 2000)
     X = np.column_stack([images - dataset.mean, np.ones(2000)])
     wrong = np.arange(10) != labels[:, None]
@@ -152,19 +154,19 @@ def test_the_minimum_is_where_numpys_slope_changes_its_sign(
     assert lowest <= min(others)
 
 
-def test_without_the_bias_or_with_it_the_minimum_is_another(
-    ways: dict[str, MapShards], store: Store
+def test_regulariser_and_reg_bias_change_the_minimum(
+    placements: dict[str, MapShards], store: Store
 ) -> None:
-    """Or the test above would not tell the two apart."""
+    """The tests of the minimum would not detect a wrong regulariser if the minima were equal."""
     found = {
-        line_over(ways["actors"], store(), reg=reg, reg_bias=bias).minimum().step_size
+        line_over(placements["actors"], store(), reg=reg, reg_bias=bias).minimum().step_size
         for reg, bias in [(0.0, False), (2e4, False), (2e4, True)]
     }
     assert len(found) == 3
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many passes over images the lines of this process take."""
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the passes over images for lines in this process; return the count as `[n]`."""
     passes = [0]
 
     def counting(*given: Any) -> Any:
@@ -175,67 +177,67 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passes
 
 
-def test_a_line_is_taken_once_however_often_it_is_asked(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes = counted(monkeypatch)
-    line = line_over(run_in_process(whole(store())), store())
+def test_repeated_requests_take_one_pass(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = count_passes(monkeypatch)
+    line = line_over(run_in_process(single_shard(store())), store())
     line(STEPS)
     line(STEPS * 2)
     line.minimum()
-    line_over(line.objective.map_shards, store())(STEPS)  # the same weights again
+    line_over(line.objective.map_shards, store())(STEPS)  # equal weights
     assert passes == [1]
 
 
-def test_what_a_shard_remembers_is_not_taken_for_another_lines(
+def test_shard_memory_is_not_reused_for_another_line(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, passes = store(), counted(monkeypatch)
-    objective = Objective(run_in_process(resident(dataset)), dataset.mean)
+    dataset, passes = store(), count_passes(monkeypatch)
+    objective = Objective(run_in_process(resident_shards(dataset)), dataset.mean)
     first, second = descending(objective, 1), descending(objective, 2)
     lines = {
         "first": first,
         "second": second,
-        "other way": replace(first, V=second.V),
-        "back": replace(first, V=-first.V),
+        "other direction": replace(first, V=second.V),
+        "opposite direction": replace(first, V=-first.V),
         "other start": replace(first, W=second.W),
         "other mean": replace(first, objective=replace(objective, mean=dataset.mean + 1)),
     }
-    fresh = {name: _afresh(line, resident(dataset))(STEPS) for name, line in lines.items()}
+    fresh = {
+        name: with_new_shards(line, resident_shards(dataset))(STEPS) for name, line in lines.items()
+    }
     assert len({str(losses) for losses in fresh.values()}) == len(lines)
     passes[0] = 0
     for _ in range(2):
         for name, line in lines.items():
             assert line(STEPS) == fresh[name], name
-    shards = len(resident(dataset))
-    assert passes == [2 * len(lines) * shards]  # each a line of its own, and none kept
+    shards = len(resident_shards(dataset))
+    assert passes == [2 * len(lines) * shards]  # every request takes a new pass
 
 
-def _afresh(line: LossAlongLine, shards: Sequence[Shard]) -> LossAlongLine:
+def with_new_shards(line: LossAlongLine, shards: Sequence[Shard]) -> LossAlongLine:
     return replace(line, objective=replace(line.objective, map_shards=run_in_process(shards)))
 
 
-def test_weights_changed_in_place_are_other_weights(store: Store) -> None:
+def test_weights_changed_in_place_are_evaluated_again(store: Store) -> None:
     dataset = store()
-    line = line_over(run_in_process(whole(dataset)), dataset)
+    line = line_over(run_in_process(single_shard(dataset)), dataset)
     before = line(STEPS)
     moved = replace(line, W=line.W)  # the same array
     line.W[3, 5] += 0.01
     after = moved(STEPS)
     assert after != before
-    assert after == _afresh(moved, whole(dataset))(STEPS)
+    assert after == with_new_shards(moved, single_shard(dataset))(STEPS)
 
 
 @pytest.mark.slow
-def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
+def test_results_are_the_same_after_workers_are_killed(client: Client, store: Store) -> None:
     dataset = store(100)
-    expected = line_over(run_in_process(whole(dataset)), dataset, reg=2e4)
+    expected = line_over(run_in_process(single_shard(dataset)), dataset, reg=2e4)
     placed_dataset = PlacedDataset(client, dataset)
     with Actors(placed_dataset) as actors:
         line = line_over(actors, dataset, reg=2e4)
         assert line(STEPS) == expected(STEPS)
         (address, pid), *_ = process_ids(client).items()
-        kill(pid)  # and with it the margins that it remembered
+        kill(pid)  # the worker's margins are lost with it
         assert line.minimum() == expected.minimum()
         assert removals(client, address)
         assert line(STEPS) == expected(STEPS)
@@ -246,51 +248,53 @@ def test_killed_workers_change_nothing(client: Client, store: Store) -> None:
     assert removals(client, address)
 
 
-def test_the_line_search_of_an_update_rule_goes_down_along_its_step(
-    ways: dict[str, MapShards], store: Store
+def test_line_search_finds_the_minimum_along_the_negative_step(
+    placements: dict[str, MapShards], store: Store
 ) -> None:
-    objective = Objective(ways["actors"], store().mean, 2e4)
+    objective = Objective(placements["actors"], store().mean, 2e4)
     line = descending(objective)
     assert line_search(objective)(line.W, -line.V) == line.minimum().step_size > 0
-    assert line_search(objective)(line.W, line.V) == 0.0  # up: nothing is lower than to stay
+    assert line_search(objective)(line.W, line.V) == 0.0  # uphill, a step size of 0 is the best
 
 
-def test_weights_that_are_no_numbers_are_refused(store: Store) -> None:
-    line = line_over(run_in_process(whole(store())), store())
+def test_non_finite_direction_raises_value_error(store: Store) -> None:
+    line = line_over(run_in_process(single_shard(store())), store())
     line.V[0, 0] = np.inf
     with pytest.raises(ValueError, match="not finite"):
         line.minimum()
 
 
 @pytest.mark.parametrize(("scale", "words"), [(1e153, "out of range"), (1e300, "must be finite")])
-def test_a_regulariser_out_of_all_range_is_refused(store: Store, scale: float, words: str) -> None:
-    line = line_over(run_in_process(whole(store())), store(), reg=1.0)
+def test_regulariser_out_of_range_raises_value_error(
+    store: Store, scale: float, words: str
+) -> None:
+    line = line_over(run_in_process(single_shard(store())), store(), reg=1.0)
     line.V[:] = scale
     with pytest.raises(ValueError, match=words):
         line.minimum()
     assert line(np.array([1e100])) == [np.inf]
 
 
-# Over some of the rows, and whole.
+# Lines over some of the rows, and the loss as a function of the step size.
 
 ROWS = {
-    "some": np.random.default_rng(8).integers(0, 2000, 250),  # in no order, and some of them twice
+    "some": np.random.default_rng(8).integers(0, 2000, 250),  # unordered, with duplicates
     "of one shard": np.arange(800, 900),
     "one": np.array([1402]),
 }
-EACH = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+EACH_ROWS = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 LOW, HIGH = -1e-6, 1e-5
 
 
 @pytest.mark.slow
-@WAYS
-@EACH
-def test_over_some_rows_a_point_is_an_evaluation_over_them(
-    ways: dict[str, MapShards], store: Store, way: str, rows: Rows
+@PLACEMENTS
+@EACH_ROWS
+def test_losses_over_some_rows_match_separate_evaluations(
+    placements: dict[str, MapShards], store: Store, placement: str, rows: Rows
 ) -> None:
     dataset = store()
-    line = replace(line_over(ways[way], dataset, reg=2e4), rows=rows)
-    alone = Objective(run_in_process(whole(dataset)), dataset.mean, 2e4, "float64")
+    line = replace(line_over(placements[placement], dataset, reg=2e4), rows=rows)
+    alone = Objective(run_in_process(single_shard(dataset)), dataset.mean, 2e4, "float64")
     expected = [alone(line.W + a * line.V, rows).loss for a in STEPS.tolist()]
     assert line(STEPS) == pytest.approx(expected, rel=1e-12, abs=0)
     assert line(STEPS)[0] == expected[0]
@@ -300,7 +304,7 @@ def test_over_some_rows_a_point_is_an_evaluation_over_them(
 
 
 def in_numpy(line: LossAlongLine, dataset: Dataset) -> tuple[Floats, Floats]:
-    """The margins of the wrong classes, and what they gain."""
+    """Return the margins of the wrong classes, and the gain of each margin per unit step."""
     rows = np.arange(2000) if line.rows is None else line.rows
     images, labels = (array[rows] for array in dataset.read("train", 0, 2000))
     X = np.column_stack([images - dataset.mean, np.ones(len(rows))])
@@ -311,8 +315,10 @@ def in_numpy(line: LossAlongLine, dataset: Dataset) -> tuple[Floats, Floats]:
     return margins + 1, gains
 
 
-def assert_whole(function: PiecewiseLinear, line: LossAlongLine, dataset: Dataset) -> None:
-    """Hold it to the losses, and its breakpoints and slopes to NumPy's."""
+def assert_function_matches(
+    function: PiecewiseLinear, line: LossAlongLine, dataset: Dataset
+) -> None:
+    """Compare the values with the losses of `line`, and breakpoints and slopes with NumPy."""
     margins, gains = in_numpy(line, dataset)
     places = np.sort(-margins / gains)
     places = places[(places > LOW) & (places <= HIGH)]
@@ -327,14 +333,15 @@ def assert_whole(function: PiecewiseLinear, line: LossAlongLine, dataset: Datase
 
 
 @pytest.mark.parametrize("rows", [None, *ROWS.values()], ids=["all", *ROWS])
-def test_the_function_is_the_loss_at_every_breakpoint(store: Store, rows: Rows | None) -> None:
+def test_function_matches_the_loss_at_every_breakpoint(store: Store, rows: Rows | None) -> None:
     dataset = store()
-    line = replace(line_over(run_in_process(resident(dataset)), dataset), rows=rows)
+    line = replace(line_over(run_in_process(resident_shards(dataset)), dataset), rows=rows)
     function = line.function(LOW, HIGH)
-    assert_whole(function, line, dataset)
+    assert_function_matches(function, line, dataset)
     regularised = replace(line, objective=replace(line.objective, reg=2e4))
     without = regularised.function(LOW, HIGH)
-    assert function_bits(without) == function_bits(function)  # it has no regulariser
+    # the function excludes the regulariser
+    assert function_bits(without) == function_bits(function)
 
 
 def function_bits(function: PiecewiseLinear) -> str:
@@ -343,49 +350,52 @@ def function_bits(function: PiecewiseLinear) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [None, ROWS["some"], ROWS["one"]], ids=["all", "some", "one"])
-def test_the_function_is_the_same_bits_whichever_way(
-    ways: dict[str, MapShards], store: Store, monkeypatch: pytest.MonkeyPatch, rows: Rows | None
+def test_function_is_bit_identical_for_all_placements(
+    placements: dict[str, MapShards],
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    rows: Rows | None,
 ) -> None:
     def found(map_shards: MapShards) -> str:
         return function_bits(replace(line_over(map_shards, store()), rows=rows).function(LOW, HIGH))
 
-    functions = {name: found(map_shards) for name, map_shards in ways.items()}
-    functions["shards of 1999"] = found(run_in_process(resident(store(1999))))
+    functions = {name: found(map_shards) for name, map_shards in placements.items()}
+    functions["shards of 1999"] = found(run_in_process(resident_shards(store(1999))))
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 137)
-    functions["small blocks"] = found(run_in_process(streamed(store())))
-    assert functions == dict.fromkeys(functions, functions["one shard here"])
+    functions["small blocks"] = found(run_in_process(streamed_shards(store())))
+    assert functions == dict.fromkeys(functions, functions["one shard in process"])
 
 
-def test_the_function_is_the_same_bits_where_breakpoints_meet(
-    ways: dict[str, MapShards], store: Store
+def test_function_is_bit_identical_where_breakpoints_coincide(
+    placements: dict[str, MapShards], store: Store
 ) -> None:
-    """All margins of a class are 0 at once, but gain otherwise."""
+    """At these weights all margins of the images of class 0 are 0, with different gains."""
     functions = {}
-    for way in ("one shard here", "shards here"):
-        line = line_over(ways[way], store())
+    for placement in ("one shard in process", "shards in process"):
+        line = line_over(placements[placement], store())
         line.W[:] = 0.0
         line.W[0, -1] = 1.0
-        functions[way] = function_bits(line.function(LOW, HIGH))
-    assert functions["shards here"] == functions["one shard here"]
+        functions[placement] = function_bits(line.function(LOW, HIGH))
+    assert functions["shards in process"] == functions["one shard in process"]
 
 
 FAULTS: dict[str, tuple[str, Any]] = {
-    "rows forgotten": (
+    "row selection ignored": (
         "pipeline.cluster.shards.Block.chosen",
         property(lambda block: (block.images, block.labels)),
     ),
-    "breakpoints of the first shard alone": (
+    "breakpoints of the first shard only": (
         "pipeline.slices.line.Breakpoints.combine",
         lambda first, _second: first,
     ),
-    "jumps apart from their positions": (
+    "jumps not in the order of their positions": (
         "pipeline.slices.line.Breakpoints.combine",
         lambda first, second: Breakpoints(
             np.concatenate([first.positions, second.positions]),
             np.concatenate([second.jumps, first.jumps]),
         ),
     ),
-    "the loss at another place": (
+    "loss at another step size": (
         "pipeline.slices.line.line_losses",
         lambda shard, asked: line_losses(shard, asked._replace(steps=asked.steps * 1.5 + 1e-7)),
     ),
@@ -393,25 +403,27 @@ FAULTS: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_of_the_function_fails(
+def test_planted_fault_in_the_function_is_detected(
     store: Store, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     dataset = store()
-    line = replace(line_over(run_in_process(resident(dataset)), dataset), rows=ROWS["some"])
+    line = replace(line_over(run_in_process(resident_shards(dataset)), dataset), rows=ROWS["some"])
     with monkeypatch.context() as patch:
         patch.setattr(*FAULTS[fault])
         function = line.function(LOW, HIGH)
-    fresh = _afresh(line, resident(dataset))
-    assert_whole(fresh.function(LOW, HIGH), fresh, dataset)
+    fresh = with_new_shards(line, resident_shards(dataset))
+    assert_function_matches(fresh.function(LOW, HIGH), fresh, dataset)
     with pytest.raises(AssertionError):
-        assert_whole(function, fresh, dataset)
+        assert_function_matches(function, fresh, dataset)
 
 
-def test_a_line_over_other_rows_is_another(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, passes = store(), counted(monkeypatch)
-    line = line_over(run_in_process(whole(dataset)), dataset)
+def test_shard_memory_is_not_reused_for_other_rows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, passes = store(), count_passes(monkeypatch)
+    line = line_over(run_in_process(single_shard(dataset)), dataset)
     lines = [line, *(replace(line, rows=rows) for rows in (*ROWS.values(), np.arange(801, 901)))]
-    fresh = [_afresh(each, whole(dataset))(STEPS) for each in lines]
+    fresh = [with_new_shards(each, single_shard(dataset))(STEPS) for each in lines]
     assert len({str(losses) for losses in fresh}) == len(lines)
     passes[0] = 0
     assert [each(STEPS) for each in lines] == fresh
@@ -419,23 +431,23 @@ def test_a_line_over_other_rows_is_another(store: Store, monkeypatch: pytest.Mon
     assert passes == [len(lines)]
 
 
-def test_rows_changed_in_place_are_other_rows(store: Store) -> None:
+def test_rows_changed_in_place_are_evaluated_again(store: Store) -> None:
     dataset, rows = store(), np.arange(7)
-    line = replace(line_over(run_in_process(whole(dataset)), dataset), rows=rows)
+    line = replace(line_over(run_in_process(single_shard(dataset)), dataset), rows=rows)
     line(STEPS)
     rows += 20
-    assert line(STEPS) == _afresh(line, whole(dataset))(STEPS)
+    assert line(STEPS) == with_new_shards(line, single_shard(dataset))(STEPS)
 
 
-def test_a_function_goes_from_a_lower_to_a_higher_end(store: Store) -> None:
-    with pytest.raises(ValueError, match=r"from a lower step size to a higher one, not from 1\.0"):
-        line_over(run_in_process(whole(store())), store()).function(1.0, 0.0)
+def test_function_with_reversed_ends_raises_value_error(store: Store) -> None:
+    with pytest.raises(ValueError, match=r"must be at most the last, not 1\.0 and 0\.0"):
+        line_over(run_in_process(single_shard(store())), store()).function(1.0, 0.0)
 
 
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_notes_sweep_on_the_real_images(
+def test_notes_sweep_on_real_images_is_lowest_at_1e_6(
     client: Client, store: Store, real_cifar10: Path, seed: int
 ) -> None:
     dataset = store(7001, real_cifar10)

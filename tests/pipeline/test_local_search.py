@@ -1,4 +1,4 @@
-"""Random local search: the decisions and the weights of the plain loop, to the last bit."""
+"""Random local search: its decisions, losses and weights equal those of the plain loop."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ class Searched(NamedTuple):
 
 
 def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
-    """The notes' loop: one whole evaluation per trial."""
+    """Search with the notes' loop, which evaluates the loss once per trial."""
     rows = dataset.rows("train")
     objective = Objective(
         run_in_process([load_shard(dataset, "train", 0, rows)]), dataset.mean, 0, "float64"
@@ -45,10 +45,10 @@ def plain_loop(dataset: Dataset, wanted: LocalSearch) -> Searched:
     losses, accepted = [], []
     for number in range(wanted.trials):
         step = draw_weights(wanted.seed, Purpose.PERTURBATION, [number], wanted.step_scale, 10)
-        tried = W + step.weights[0]
-        losses.append(objective(tried).loss)
+        candidate = W + step.weights[0]
+        losses.append(objective(candidate).loss)
         if losses[-1] < best:
-            W, best = tried, losses[-1]
+            W, best = candidate, losses[-1]
             accepted.append(number)
     return Searched(bits(W), losses, accepted)
 
@@ -60,27 +60,29 @@ def searched(map_shards: MapShards, dataset: Dataset, wanted: LocalSearch) -> Se
     return Searched.of(state)
 
 
-def test_decisions_are_those_of_the_plain_loop(cluster: Client, store: Store) -> None:
+def test_search_is_bit_identical_to_the_plain_loop(cluster: Client, store: Store) -> None:
     dataset = store()
     expected = plain_loop(dataset, PARAMETERS)
     assert len(expected.accepted) >= 8
     with Actors(PlacedDataset(cluster, dataset)) as actors:
         assert searched(actors, dataset, PARAMETERS) == expected
-        # the actors remember; another search must not take it for its own
+        # the actors keep scores, which another search must not use
         other = replace(PARAMETERS, seed=3)
         assert searched(actors, dataset, other) == plain_loop(dataset, other)
         assert searched(actors, dataset, PARAMETERS) == expected
 
 
 @pytest.mark.slow
-def test_shards_that_are_streamed_or_many(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_over_streamed_shards_matches_the_plain_loop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = store()
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 170)
     shards = [StreamedShard(dataset, "train", start, start + 400) for start in range(0, 2000, 400)]
     assert searched(run_in_process(shards), dataset, PARAMETERS) == plain_loop(dataset, PARAMETERS)
 
 
-def test_a_search_resumes_from_any_group(store: Store) -> None:
+def test_search_resumes_from_any_group(store: Store) -> None:
     dataset = store()
     map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
     states = list(
@@ -92,7 +94,7 @@ def test_a_search_resumes_from_any_group(store: Store) -> None:
         assert Searched.of(last) == Searched.of(states[-1])
 
 
-def test_the_losses_alone_give_the_state_of_a_search(store: Store) -> None:
+def test_state_is_restored_from_the_losses(store: Store) -> None:
     dataset = store()
     map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
     for state in local_search(
@@ -103,7 +105,9 @@ def test_the_losses_alone_give_the_state_of_a_search(store: Store) -> None:
 
 
 @pytest.mark.parametrize("trials", [10, GROUP_SIZE + 3])
-def test_a_search_taken_again_where_it_is_remembered(store: Store, trials: int) -> None:
+def test_search_repeated_on_the_same_shards_gives_the_same_result(
+    store: Store, trials: int
+) -> None:
     dataset, wanted = store(), replace(PARAMETERS, trials=trials)
     map_shards = run_in_process([load_shard(dataset, "train", 0, 2000)])
     first = searched(map_shards, dataset, wanted)
@@ -111,7 +115,7 @@ def test_a_search_taken_again_where_it_is_remembered(store: Store, trials: int) 
 
 
 @pytest.mark.slow
-def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
+def test_search_is_the_same_after_a_worker_is_killed(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))
     with Actors(PlacedDataset(client, dataset)) as actors:
@@ -123,10 +127,10 @@ def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store
     assert Searched.of(state) == plain_loop(dataset, PARAMETERS)
 
 
-def test_forgetting_what_was_accepted_would_be_found(
+def test_forgetting_accepted_steps_is_detected(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check is checked: losses are computed from the weights before the last acceptance."""
+    """Planted fault: the scores of accepted steps are never added to the scores kept on a shard."""
     monkeypatch.setattr(
         "pipeline.search.local_search._add_accepted",
         lambda group_scores, accepted: group_scores._replace(accepted=accepted),
@@ -137,7 +141,7 @@ def test_forgetting_what_was_accepted_would_be_found(
 
 
 @pytest.mark.slow
-def test_on_the_real_images_with_many_acceptances(
+def test_search_on_real_images_matches_the_plain_loop(
     cluster: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
@@ -152,14 +156,14 @@ def test_on_the_real_images_with_many_acceptances(
     ("changes", "message"),
     [
         ({"trials": 0}, "the number of trials must be at least 1, not 0"),
-        ({"init_scale": 0.0}, "first weights must be a positive number from .*, not 0.0"),
+        ({"init_scale": 0.0}, "initial weights must be a positive number from .*, not 0.0"),
         ({"step_scale": -1.0}, "step must be a positive number from .*, not -1.0"),
         (
             {"init_scale": 1.0, "step_scale": 1e-9},
-            "are lost beside weights of scale 1.0; take steps of at least 1e-05",
+            "too small for weights of scale 1.0; use a step scale of at least 1e-05",
         ),
     ],
 )
-def test_bad_parameters(changes: dict[str, float], message: str) -> None:
+def test_invalid_parameters_raise_pipeline_error(changes: dict[str, float], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         LocalSearch(**({"trials": 3} | changes))  # type: ignore[arg-type]

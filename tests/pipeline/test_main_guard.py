@@ -1,7 +1,7 @@
-"""A script is refused if, and only if, a spawned process would run the same place again.
+"""The main guard: it refuses exactly the scripts that spawned processes would run again.
 
-The oracle is Python itself: the script starts a spawned process, and says each time that it
-runs the place.
+The oracle is Python itself: the script starts a spawned process, and prints a line each time that
+`probe` runs.
 """
 
 import os
@@ -40,11 +40,11 @@ SCRIPTS = {
     ),
     "an import": "import calls_when_imported\n",
     "guarded": 'from probe import probe\nif __name__ == "__main__":\n    probe()\n',
-    "guarded, a function": (
+    "guarded call of a function": (
         "from probe import probe\ndef main():\n    probe()\n"
         'if "__main__" == __name__:\n    main()\n'
     ),
-    "guarded by leaving": (
+    "guarded by an exit": (
         'from probe import probe\nif __name__ != "__main__":\n    raise SystemExit\nprobe()\n'
     ),
 }
@@ -52,7 +52,7 @@ REFUSED = {*list(SCRIPTS)[:4]}
 
 
 def run(directory: Path, *arguments: str) -> tuple[int, bool]:
-    """Run Python; return how often the place ran, and whether it was refused."""
+    """Run Python. Return how many times `probe` ran, and whether the script was refused."""
     (directory / "probe.py").write_text(PROBE)
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -66,7 +66,7 @@ def run(directory: Path, *arguments: str) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_a_script_is_refused_if_a_worker_would_run_it_again(kind: str, tmp_path: Path) -> None:
+def test_script_is_refused_only_if_a_worker_would_run_it_again(kind: str, tmp_path: Path) -> None:
     (tmp_path / "calls_when_imported.py").write_text(SCRIPTS["top level"])
     (tmp_path / "script.py").write_text(SCRIPTS[kind])
     times, refused = run(tmp_path, "script.py")
@@ -74,16 +74,16 @@ def test_a_script_is_refused_if_a_worker_would_run_it_again(kind: str, tmp_path:
     assert refused == (kind in REFUSED)
 
 
-def test_a_module_that_runs_as_a_script_is_refused_too(tmp_path: Path) -> None:
+def test_module_run_as_a_script_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPTS["top level"])
     assert run(tmp_path, "-m", "script") == (2, True)
 
 
 @pytest.mark.parametrize("arguments", [("-c", SCRIPTS["top level"]), ("-m", "package"), (".",)])
-def test_what_a_worker_does_not_run_needs_no_guard(
+def test_code_that_workers_do_not_run_needs_no_guard(
     arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A command of `-c`, and the `__main__.py` of a package or of a directory."""
+    """Run the code of `-c`, and the `__main__.py` of a package and of a directory."""
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__main__.py").write_text(SCRIPTS["top level"])
     (tmp_path / "__main__.py").write_text(SCRIPTS["top level"])

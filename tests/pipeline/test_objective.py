@@ -1,4 +1,4 @@
-"""The objective: the same bits as the kernels' formula, wherever its rows are summed."""
+"""The objective is bit-identical to the kernel's result, wherever its rows are summed."""
 
 from collections.abc import Iterator
 
@@ -28,11 +28,11 @@ ROWS = {
     "all": None,
     "one": np.array([1999]),
     "across shards": np.array([700, 701, 702, 1401, 1402, 1403]),
-    "of one shard": np.arange(800, 900),
+    "within one shard": np.arange(800, 900),
     "backwards": np.arange(1999, -1, -3),
-    "again and again": np.array([5, 5, 5, 1500, 5, 1500, 0]),
+    "repeated": np.array([5, 5, 5, 1500, 5, 1500, 0]),
 }
-EACH = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+EACH_ROWS = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
 BOTH_TYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -45,7 +45,7 @@ def loss_and_bits(evaluation: Evaluation) -> tuple[float, str]:
     return evaluation.loss, bits(evaluation.gradient)
 
 
-def formula(
+def kernel_result(
     dataset: Dataset, W: NDArray[np.float64], rows: NDArray[np.int64] | None, dtype: str
 ) -> tuple[float, str]:
     images, labels = dataset.read("train", 0, dataset.rows("train"))
@@ -60,26 +60,26 @@ def resident(dataset: Dataset, split: Split = "train") -> list[Shard]:
     return [load_shard(dataset, split, run.start, run.stop) for run in dataset.shards(split)]
 
 
-def stored(dataset: Dataset) -> list[Shard]:
+def streamed(dataset: Dataset) -> list[Shard]:
     return [StreamedShard(dataset, "train", run.start, run.stop) for run in dataset.shards("train")]
 
 
-@pytest.mark.parametrize("shards", [resident, stored])
+@pytest.mark.parametrize("shards", [resident, streamed])
 @BOTH_TYPES
-@EACH
-def test_summed_here(
+@EACH_ROWS
+def test_objective_in_one_process_matches_the_kernel(
     store: Store, W: NDArray[np.float64], rows: NDArray[np.int64] | None, dtype: str, shards: object
 ) -> None:
     dataset = store()
-    held = resident(dataset) if shards is resident else stored(dataset)
+    held = resident(dataset) if shards is resident else streamed(dataset)
     objective = Objective(run_in_process(held), dataset.mean, REG, dtype)
     value = objective(W, rows)
-    assert loss_and_bits(value) == formula(dataset, W, rows, dtype)
+    assert loss_and_bits(value) == kernel_result(dataset, W, rows, dtype)
     assert value.rows == (2000 if rows is None else len(rows))
 
 
 @pytest.fixture(scope="module")
-def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
+def cluster_maps(cluster: Client, store: Store) -> Iterator[dict[str, MapShards]]:
     dataset = store()
     homes = assign_shards(dataset.rows("train"), workers_of(cluster))
     placed = place_shards(cluster, dataset, "train", homes)
@@ -87,20 +87,20 @@ def over_the_cluster(cluster: Client, store: Store) -> Iterator[dict[str, MapSha
         yield {"tasks": map_in_tasks(cluster, placed), "actors": actors}
 
 
-@pytest.mark.parametrize("way", ["tasks", "actors"])
+@pytest.mark.parametrize("kind", ["tasks", "actors"])
 @BOTH_TYPES
-@EACH
-def test_summed_over_the_cluster(
-    over_the_cluster: dict[str, MapShards],
+@EACH_ROWS
+def test_objective_on_the_cluster_matches_the_kernel(
+    cluster_maps: dict[str, MapShards],
     store: Store,
     W: NDArray[np.float64],
     rows: NDArray[np.int64] | None,
     dtype: str,
-    way: str,
+    kind: str,
 ) -> None:
     dataset = store()
-    objective = Objective(over_the_cluster[way], dataset.mean, REG, dtype)
-    assert loss_and_bits(objective(W, rows)) == formula(dataset, W, rows, dtype)
+    objective = Objective(cluster_maps[kind], dataset.mean, REG, dtype)
+    assert loss_and_bits(objective(W, rows)) == kernel_result(dataset, W, rows, dtype)
 
 
 @settings(
@@ -108,24 +108,26 @@ def test_summed_over_the_cluster(
     suppress_health_check=[*settings().suppress_health_check, HealthCheck.function_scoped_fixture],
 )
 @given(rows=st.lists(st.integers(0, 1999), min_size=1, max_size=40))
-def test_any_rows_in_any_order(store: Store, W: NDArray[np.float64], rows: list[int]) -> None:
+def test_any_rows_in_any_order_match_the_kernel(
+    store: Store, W: NDArray[np.float64], rows: list[int]
+) -> None:
     dataset, picked = store(), np.array(rows)
-    for held in (resident(dataset), stored(dataset)):
+    for held in (resident(dataset), streamed(dataset)):
         value = Objective(run_in_process(held), dataset.mean, REG)(W, picked)
-        assert loss_and_bits(value) == formula(dataset, W, picked, "float32")
+        assert loss_and_bits(value) == kernel_result(dataset, W, picked, "float32")
 
 
-def test_streaming_in_blocks_changes_nothing(
+def test_block_size_of_streaming_does_not_change_the_result(
     store: Store, W: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = store()
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 37)
     for rows in ROWS.values():
-        value = Objective(run_in_process(stored(dataset)), dataset.mean, REG)(W, rows)
-        assert loss_and_bits(value) == formula(dataset, W, rows, "float32")
+        value = Objective(run_in_process(streamed(dataset)), dataset.mean, REG)(W, rows)
+        assert loss_and_bits(value) == kernel_result(dataset, W, rows, "float32")
 
 
-def test_accuracy_is_the_part_of_rows_with_their_highest_score_at_their_label(
+def test_accuracy_is_the_fraction_of_rows_whose_label_scores_highest(
     store: Store, W: NDArray[np.float64]
 ) -> None:
     dataset = store()
@@ -136,7 +138,7 @@ def test_accuracy_is_the_part_of_rows_with_their_highest_score_at_their_label(
     assert value.rows == dataset.rows("test") == 400
 
 
-def test_a_worker_killed_between_loading_and_summing_changes_nothing(
+def test_worker_killed_after_loading_does_not_change_the_result(
     client: Client, store: Store, W: NDArray[np.float64]
 ) -> None:
     dataset = store(100)
@@ -146,5 +148,5 @@ def test_a_worker_killed_between_loading_and_summing_changes_nothing(
     (address, pid), *_ = process_ids(client).items()
     kill(pid)
     value = Objective(map_in_tasks(client, placed), dataset.mean, REG)(W)
-    assert loss_and_bits(value) == formula(dataset, W, None, "float32")
+    assert loss_and_bits(value) == kernel_result(dataset, W, None, "float32")
     assert removals(client, address)

@@ -1,15 +1,23 @@
-"""What a run may be asked for, and where its weights start."""
+"""The parameters of training runs, their initial weights and their schedules."""
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.check.parameters import GradientCheck
+from pipeline.check.step_study import StepStudy
 from pipeline.inputs.errors import PipelineError
+from pipeline.inputs.examples import Examples
 from pipeline.inputs.weights import InitialWeights
+from pipeline.sweep.parameters import Sweep
 from pipeline.training.parameters import (
     LBFGS,
     METHODS,
@@ -23,13 +31,13 @@ from pipeline.training.schedules import parse_schedule
 from tests.bits import bits
 
 # fmt: off
-BAD = [
+INVALID = [
     (GradientDescent, {"steps": None}, "give either a number of steps or a number of epochs"),
     (GradientDescent, {"steps": 1, "epochs": 1},
      "give either a number of steps or a number of epochs"),
-    (GradientDescent, {"steps": 0}, "the steps must be at least 1, not 0"),
-    (GradientDescent, {"steps": -3}, "the steps must be at least 1, not -3"),
-    (GradientDescent, {"epochs": 0}, "the epochs must be at least 1, not 0"),
+    (GradientDescent, {"steps": 0}, "the number of steps must be at least 1, not 0"),
+    (GradientDescent, {"steps": -3}, "the number of steps must be at least 1, not -3"),
+    (GradientDescent, {"epochs": 0}, "the number of epochs must be at least 1, not 0"),
     (MiniBatches, {"batch_size": 0}, "the batch size must be at least 1, not 0"),
     (GradientDescent, {"step_size": 0.0}, "the step size must be a positive number or `exact`, "
      "not 0.0"),
@@ -39,10 +47,9 @@ BAD = [
      "`exact`, not inf"),
     (GradientDescent, {"step_size": math.nan}, "the step size must be a positive number or "
      "`exact`, not nan"),
-    (GradientDescent, {"reg": -0.5}, "the regulariser must be a number that is not negative, "
-     "not -0.5"),
-    (MiniBatches, {"epochs": 1, "reg": math.nan}, "the regulariser must be a number that is not "
-     "negative, not nan"),
+    (GradientDescent, {"reg": -0.5}, "the regulariser must be a non-negative number, not -0.5"),
+    (MiniBatches, {"epochs": 1, "reg": math.nan},
+     "the regulariser must be a non-negative number, not nan"),
     (LBFGS, {"seed": -1}, "the seed must be from 0 to 2^64 - 1, not -1"),
     (SmoothedHinge, {"seed": 2**64}, "the seed must be from 0 to 2^64 - 1, not "
      "18446744073709551616"),
@@ -50,27 +57,29 @@ BAD = [
     (LBFGS, {"tolerance": 1.0}, "the tolerance must be from 0 to below 1, not 1.0"),
     (MiniBatches, {"tolerance": math.nan}, "the tolerance must be from 0 to below 1, not nan"),
     (GradientDescent, {"momentum": 1.0}, "the momentum must be from 0 to below 1, not 1.0"),
-    (GradientDescent, {"schedule": "linear"}, "no schedule is 'linear'; write constant, "
+    (GradientDescent, {"schedule": "linear"}, "the schedule cannot be 'linear'; write constant, "
      "cosine:STEPS, inverse:STEPS or staircase:FACTOR:STEPS, such as cosine:3000"),
     (MiniBatches, {"step_size": "exact"}, "the step size must be a positive number (only gd takes "
      "`exact`), not exact"),
     (GradientDescent, {"step_size": "exact", "momentum": 0.5},
-     "the exact step size takes no momentum and no schedule"),
+     "the exact step size cannot be combined with momentum or a schedule"),
     (GradientDescent, {"step_size": "exact", "schedule": "cosine:5"},
-     "the exact step size takes no momentum and no schedule"),
+     "the exact step size cannot be combined with momentum or a schedule"),
     (SmoothedHinge, {"reg": 1.0, "reg_bias": False}, "a lower bound needs a regulariser that "
      "includes the bias; give --reg above 0 and --reg-bias"),
     (SmoothedHinge, {"reg": 0.0}, "a lower bound needs a regulariser that includes the bias; give "
      "--reg above 0 and --reg-bias"),
     (SmoothedHinge, {"gap": 0.0}, "the gap must be above 0 and below 1, not 0.0"),
-    (LBFGS, {"steps": 0}, "the steps must be at least 1, not 0"),
+    (LBFGS, {"steps": 0}, "the number of steps must be at least 1, not 0"),
     (LBFGS, {"dtype": "float16"}, "the dtype must be float32 or float64, not float16"),
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(("kind", "given", "message"), BAD)
-def test_bad_parameters(kind: Any, given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("kind", "given", "message"), INVALID)
+def test_invalid_parameters_raise_pipeline_error(
+    kind: Any, given: dict[str, Any], message: str
+) -> None:
     with pytest.raises(PipelineError) as caught:
         kind(**given)
     assert str(caught.value) == message
@@ -84,12 +93,12 @@ def test_bad_parameters(kind: Any, given: dict[str, Any], message: str) -> None:
         GradientDescent(steps=10**9, step_size=5e-324, seed=2**64 - 1, tolerance=0.999),
     ],
 )
-def test_parameters_at_their_limits(parameters: GradientDescent | MiniBatches) -> None:
+def test_parameters_at_their_limits_are_accepted(parameters: GradientDescent | MiniBatches) -> None:
     assert parameters.total_steps(1) >= 1
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_parameters_are_told_apart_by_their_method_in_json(method: str) -> None:
+def test_json_round_trip_keeps_the_class_and_the_values(method: str) -> None:
     parameters = METHODS[method]()
     assert parameters.method == method
     union = TypeAdapter[Any](TrainingParameters)
@@ -98,8 +107,8 @@ def test_parameters_are_told_apart_by_their_method_in_json(method: str) -> None:
 
 
 # fmt: off
-TAKEN_BY = {
-    # what only some methods take; all others take every method's
+METHODS_WITH = {
+    # parameters that only some methods have; all methods have every other parameter
     "epochs": {"gd", "minibatch"},
     "batch_size": {"minibatch"},
     "step_size": {"gd", "minibatch"},
@@ -113,10 +122,10 @@ TAKEN_BY = {
 # fmt: on
 
 
-def test_a_method_takes_what_is_its_own() -> None:
+def test_methods_with_returns_the_methods_that_have_a_parameter() -> None:
     names = {field.name for kind in METHODS.values() for field in fields(kind)}
     for name in names:
-        assert set(methods_with(name)) == TAKEN_BY.get(name, set(METHODS)), name
+        assert set(methods_with(name)) == METHODS_WITH.get(name, set(METHODS)), name
     assert methods_with("workers") == []
 
 
@@ -126,16 +135,16 @@ def test_a_method_takes_what_is_its_own() -> None:
         {"method": "gd", "batch_size": 256},
         {"method": "lbfgs", "placement": "auto"},
         {"method": "smoothed", "tolerance": 0.0},
-        {"method": "adam"},
+        {"method": "adam"},  # no such method
     ],
 )
-def test_json_with_what_a_method_does_not_take_is_refused(given: dict[str, Any]) -> None:
+def test_parameter_that_a_method_lacks_raises_validation_error(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter[Any](TrainingParameters).validate_python(given)
 
 
-def test_an_identity_names_everything_that_decides_a_run() -> None:
-    """It was written down once: a journal must be found again by a later version."""
+def test_identity_is_the_recorded_json_and_differs_between_runs() -> None:
+    """The JSON must not change: later versions must recognise the journals of earlier ones."""
     assert MiniBatches(epochs=2, reg=1e3, init="normal:1e-3").identity == (
         '{"batch_size": 256, "dtype": "float32", "epochs": 2, "init": "normal:1e-3", '
         '"method": "minibatch", "momentum": 0.0, "nesterov": false, "placement": "auto", '
@@ -150,23 +159,23 @@ def test_an_identity_names_everything_that_decides_a_run() -> None:
     assert len(set(every)) == len(every)
 
 
-def test_epochs_take_the_place_of_the_default_steps() -> None:
-    """A form fills in the default number of steps; whoever adds epochs wants epochs."""
+def test_epochs_replace_the_default_number_of_steps() -> None:
+    """Prefect's form fills in the default number of steps. A user who adds epochs wants epochs."""
     assert MiniBatches(epochs=2) == MiniBatches(steps=3000, epochs=2)
     assert MiniBatches(epochs=2).steps is None
     assert (GradientDescent().steps, MiniBatches().steps) == (200, 3000)
 
 
-BAD_STARTS = [
+INVALID_INITIAL_WEIGHTS = [
     "", "one", "zeros:", "zeros:1", "normal", "normal:", "normal:x", "normal:0", "normal:-1",
     "normal:inf", "normal:nan", "Normal:1", "uniform", "uniform:-1", "normal:1:2",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", BAD_STARTS)
-def test_bad_starts(text: str) -> None:
+@pytest.mark.parametrize("text", INVALID_INITIAL_WEIGHTS)
+def test_invalid_initial_weights_raise_pipeline_error(text: str) -> None:
     message = (
-        f"weights cannot start from {text!r}; write `zeros`, or `normal:SCALE` or "
+        f"the initial weights cannot be {text!r}; write `zeros`, or `normal:SCALE` or "
         "`uniform:SCALE` with a positive number, such as `normal:1e-3`"
     )
     with pytest.raises(PipelineError) as caught:
@@ -176,7 +185,7 @@ def test_bad_starts(text: str) -> None:
         GradientDescent(init=text)
 
 
-def test_starts() -> None:
+def test_initial_weights_have_the_requested_distribution() -> None:
     zeros = InitialWeights.parse("zeros").weights(10, seed=3)
     assert zeros.dtype == np.float64
     np.testing.assert_array_equal(zeros, np.zeros((10, 3073)))
@@ -194,33 +203,35 @@ def test_starts() -> None:
 
 
 # fmt: off
-STEPS = [
+TOTAL_STEPS = [
     # parameters, steps over 1,000 rows
     (GradientDescent(steps=7), 7),
-    (GradientDescent(epochs=7), 7),                      # of all rows: one step each
+    (GradientDescent(epochs=7), 7),                      # an epoch over all rows is one step
     (MiniBatches(steps=7), 7),
     (MiniBatches(epochs=2, batch_size=100), 20),
-    (MiniBatches(epochs=2, batch_size=300), 8),          # the fourth batch has 100
+    (MiniBatches(epochs=2, batch_size=300), 8),          # the fourth batch has 100 rows
     (MiniBatches(epochs=1, batch_size=1), 1000),
     (MiniBatches(epochs=3, batch_size=1000), 3),
 ]
 # fmt: on
 
 
-@pytest.mark.parametrize(("parameters", "steps"), STEPS)
-def test_the_number_of_steps(parameters: GradientDescent | MiniBatches, steps: int) -> None:
+@pytest.mark.parametrize(("parameters", "steps"), TOTAL_STEPS)
+def test_total_steps_are_computed_from_steps_or_epochs(
+    parameters: GradientDescent | MiniBatches, steps: int
+) -> None:
     assert parameters.total_steps(1000) == steps
 
 
 @pytest.mark.parametrize(
     "parameters", [MiniBatches(steps=5, batch_size=1001), MiniBatches(epochs=5, batch_size=1001)]
 )
-def test_a_batch_larger_than_the_set_is_refused(parameters: MiniBatches) -> None:
-    with pytest.raises(PipelineError, match="a batch of 1001 of 1000 images is not possible"):
+def test_batch_larger_than_the_data_set_raises_pipeline_error(parameters: MiniBatches) -> None:
+    with pytest.raises(PipelineError, match=r"batch size must be from 1 to 1000, .*, not 1001$"):
         parameters.recipe(1000)
 
 
-def test_a_recipe_has_the_batches_of_its_method() -> None:
+def test_recipe_has_the_batches_of_its_method() -> None:
     assert GradientDescent(steps=5).recipe(10).batches(3) is None
     sampled = MiniBatches(steps=5, batch_size=4).recipe(10)
     shuffled = MiniBatches(epochs=5, batch_size=4).recipe(10)
@@ -234,6 +245,39 @@ def test_a_recipe_has_the_batches_of_its_method() -> None:
     ["", "cosine", "cosine:0", "cosine:1.5", "cosine:x", "constant:1", "inverse:-3", "inverse:inf",
      "staircase:0.1", "staircase:0:5", "staircase:0.1:5:6", "staircase:nan:5", "cosine:nan"],
 )  # fmt: skip
-def test_bad_schedules(text: str) -> None:
-    with pytest.raises(PipelineError, match="no schedule is"):
+def test_invalid_schedule_raises_pipeline_error(text: str) -> None:
+    with pytest.raises(PipelineError, match="the schedule cannot be"):
         parse_schedule(text, 1.0)
+
+
+TEXTS: dict[str, tuple[Any, str, list[str], Callable[[str], Any]]] = {
+    # a class, its field that is a text, the words it may begin with, and what raises if it is wrong
+    "initial weights": (
+        GradientDescent, "init", ["zeros", "normal", "uniform"], InitialWeights.parse
+    ),
+    "schedule": (
+        GradientDescent, "schedule", ["constant", "cosine", "inverse", "staircase"],
+        lambda text: parse_schedule(text, 1.0),
+    ),
+    "examples": (GradientCheck, "examples", ["", "all", "first"], Examples.parse),
+    "exponents": (Sweep, "exponents", [""], lambda text: Sweep(exponents=text)),
+    "steps": (StepStudy, "steps", [""], lambda text: StepStudy(steps=text)),
+}  # fmt: skip
+NUMBERS = ["-10", "+3", "1", "7", "0.1", "1e-3", "1E+2", ".5", "5.", " 8 ", "1_0", "inf", "nan"]
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+@given(data=st.data(), numbers=st.lists(st.sampled_from(NUMBERS), max_size=2))
+def test_schema_accepts_every_text_that_its_parser_accepts(
+    kind: str, data: st.DataObject, numbers: list[str]
+) -> None:
+    """The schema is what a Prefect server checks. It may be less strict than the parser."""
+    parameters, field, words, parse = TEXTS[kind]
+    pattern = TypeAdapter(parameters).json_schema()["properties"][field]["pattern"]
+    word = data.draw(st.sampled_from(words))
+    text = ":".join([word, *numbers] if word else numbers)
+    try:
+        parse(text)
+    except PipelineError:
+        return
+    assert re.search(pattern, text), text

@@ -1,4 +1,4 @@
-"""L-BFGS on the hinge and on the smoothed hinge: the same bits anywhere, and a true certificate."""
+"""L-BFGS on the hinge and the smoothed hinge: bit-identical results and a true certificate."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ BOTH = pytest.mark.parametrize("wanted", [PLAIN, SMOOTHED], ids=["lbfgs", "smoot
 
 @dataclass(frozen=True)
 class Result:
-    """What two runs are compared by."""
+    """The result of a run. Two results are equal if they are bit-identical."""
 
     W: str
     losses: str
@@ -64,7 +64,7 @@ class Result:
 
 
 def resident(dataset: Dataset, *cuts: int) -> list[Shard]:
-    """The training rows in memory, in shards that end at `cuts` and at the last row."""
+    """Return the training rows in memory, in shards that end at `cuts` and at the last row."""
     ends = [0, *cuts, dataset.rows("train")]
     return [
         ResidentShard(start, stop, *dataset.read("train", start, stop))
@@ -92,13 +92,13 @@ def dataset(store: Store) -> Dataset:
 
 @pytest.fixture
 def expected(dataset: Dataset, tmp_path: Path) -> Callable[[PassParameters], Result]:
-    """The result of an undisturbed run in this process, over one shard."""
+    """Return a function that gives the result of an undisturbed run over one local shard."""
     return lambda wanted: Result.of(run(dataset, wanted, tmp_path / "undisturbed"))
 
 
 @pytest.mark.slow
 @BOTH
-def test_shards_tasks_and_actors_change_no_bit(
+def test_shards_tasks_and_actors_give_bit_identical_results(
     client: Client,
     dataset: Dataset,
     expected: Callable[[PassParameters], Result],
@@ -119,12 +119,12 @@ def test_shards_tasks_and_actors_change_no_bit(
         found = {way: Result.of(run(dataset, wanted, tmp_path / way, map_shards))
                  for way, map_shards in ways.items()}  # fmt: skip
     assert found == dict.fromkeys(ways, expected(wanted))
-    assert len({found["actors"].W, bytes(10 * 3073 * 8)}) == 2  # it did not stay at zeros
+    assert bits(np.zeros((10, 3073))) != found["actors"].W  # the run took a step
 
 
 @pytest.mark.slow
 @BOTH
-def test_a_worker_killed_on_the_way_changes_no_bit(
+def test_worker_killed_during_a_run_does_not_change_the_result(
     client: Client,
     dataset: Dataset,
     expected: Callable[[PassParameters], Result],
@@ -149,7 +149,7 @@ def test_a_worker_killed_on_the_way_changes_no_bit(
 
 
 class Counted:
-    """Goes over shards, and counts how often."""
+    """A `MapShards` in this process that counts its passes."""
 
     def __init__(self, shards: list[Shard]) -> None:
         self.passes = 0
@@ -164,7 +164,7 @@ class _KilledError(Exception):
     pass
 
 
-def stopped_at(passes: int) -> Callable[[Evaluations], None]:
+def stop_after(passes: int) -> Callable[[Evaluations], None]:
     def report(evaluations: Evaluations) -> None:
         if evaluations.passes == passes:
             raise _KilledError
@@ -174,7 +174,7 @@ def stopped_at(passes: int) -> Callable[[Evaluations], None]:
 
 @pytest.mark.slow
 @BOTH
-def test_a_run_resumes_from_its_journal_and_repeats_no_pass(
+def test_run_resumes_from_its_journal_without_repeating_a_pass(
     dataset: Dataset, wanted: PassParameters, tmp_path: Path
 ) -> None:
     rows = resident(dataset)
@@ -186,7 +186,7 @@ def test_a_run_resumes_from_its_journal_and_repeats_no_pass(
         for passes in killed:
             part = Counted(rows)
             with pytest.raises(_KilledError):
-                run(dataset, wanted, journal, part, stopped_at(passes))
+                run(dataset, wanted, journal, part, stop_after(passes))
             taken += part.passes
         rest = Counted(rows)
         resumed = run(dataset, wanted, journal, rest)
@@ -200,8 +200,8 @@ def recorded(journal: Path, dataset: Dataset, wanted: PassParameters) -> list[En
         return list(entries(opened, identity(dataset, wanted)))
 
 
-def rounded_differently(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have SciPy ask for points that differ in a last bit, but for zeros."""
+def round_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make SciPy ask for points whose coordinates, except zeros, differ in the last bit."""
 
     def minimize(function: Callable[[Any], Any], start: Any, **options: Any) -> Any:
         def elsewhere(x: Any) -> Any:
@@ -214,7 +214,7 @@ def rounded_differently(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @BOTH
-def test_where_numbers_round_differently_a_run_resumes_from_its_best_weights(
+def test_run_resumes_from_its_best_weights_if_rounding_differs(
     dataset: Dataset,
     wanted: PassParameters,
     tmp_path: Path,
@@ -223,19 +223,19 @@ def test_where_numbers_round_differently_a_run_resumes_from_its_best_weights(
 ) -> None:
     expected, journal = run(dataset, wanted, tmp_path / "whole"), tmp_path / "moved"
     with pytest.raises(_KilledError):
-        run(dataset, wanted, journal, report=stopped_at(6))
+        run(dataset, wanted, journal, report=stop_after(6))
     copied = Path(shutil.copy(journal, tmp_path / "copied"))
     with monkeypatch.context() as elsewhere:
-        rounded_differently(elsewhere)
+        round_differently(elsewhere)
         with (
             caplog.at_level(logging.WARNING, "pipeline.training.replay"),
             pytest.raises(_KilledError),
         ):
-            run(dataset, wanted, journal, report=stopped_at(9))
+            run(dataset, wanted, journal, report=stop_after(9))
         assert "rounds differently" in caplog.text
         live = Counted(resident(dataset))
         there = run(dataset, wanted, journal, live)
-        assert there.replayed == 9  # the new path is gone over again as the old one would be
+        assert there.replayed == 9  # the new path is replayed like the old one
         assert live.passes == len(there.state.losses) - 9
         assert Result.of(there) == Result.of(run(dataset, wanted, copied))
     first, second = (
@@ -245,7 +245,8 @@ def test_where_numbers_round_differently_a_run_resumes_from_its_best_weights(
     assert len(first) == 6
     best = min(first, key=lambda entry: entry.value.hinge_loss)
     np.testing.assert_allclose(second[0].V, best.V, rtol=1e-15)
-    back = run(dataset, wanted, tmp_path / "moved")  # which is not where the rest was evaluated
+    # resume with the original rounding, which did not evaluate the points of the new path
+    back = run(dataset, wanted, tmp_path / "moved")
     for found in (there, back):
         np.testing.assert_array_equal(found.state.losses[:6], expected.state.losses[:6])
         assert found.state.losses.min() <= expected.state.losses[:6].min()
@@ -254,7 +255,7 @@ def test_where_numbers_round_differently_a_run_resumes_from_its_best_weights(
         assert found.state.step <= wanted.steps
 
 
-def test_the_best_of_all_evaluations_is_kept(tmp_path: Path) -> None:
+def test_evaluations_keep_the_best_point_and_the_best_bound(tmp_path: Path) -> None:
     hinge_losses, bounds = iter([5.0, 3.0, 4.0, 3.0]), iter([-9.0, 1.0, 2.0, 0.5])
 
     def evaluate(V: NDArray[np.float64], _mu: float) -> Value:
@@ -271,15 +272,18 @@ def test_the_best_of_all_evaluations_is_kept(tmp_path: Path) -> None:
     assert evaluations.lower_bounds == [-9.0, 1.0, 2.0, 2.0]
 
 
-# The oracle of the certificate: the dual, which knows nothing of widths or frequencies.
+# The oracle for the certificate is the dual problem, which uses neither widths nor frequencies.
 
 
 @cache
 def _optimum(directory: str, reg: float) -> tuple[float, float]:
-    """A lower and an upper bound on the least loss of a store of few rows, bias regularised.
+    """Return a lower and an upper bound on the least loss of a small store.
 
-    Alphas in [0, 1] maximise sum(alpha) / N - ||G||^2 / (4 reg), and with M_a the matrix that a
-    margin a = (i, j) contributes, (e_j - e_y) (outer) x_i, <M_a, M_b> needs inner products only.
+    The regulariser includes the bias.
+
+    The dual variables alpha in [0, 1] maximise sum(alpha) / N - ||G||^2 / (4 reg). A margin
+    a = (i, j) contributes the matrix M_a = (e_j - e_y) (outer) x_i to G, and the products
+    <M_a, M_b> need only inner products of rows.
     """
     from storage.dataset import open_dataset
 
@@ -316,10 +320,12 @@ FEW = "synthetic:40"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("reg", "gap"), [(1e4, 0.02), (2e5, 1e-3)])
-def test_the_certificate_is_true(store: Store, reg: float, gap: float, tmp_path: Path) -> None:
+def test_loss_and_lower_bound_enclose_the_optimum(
+    store: Store, reg: float, gap: float, tmp_path: Path
+) -> None:
     few = store(40, FEW)
     below, above = _optimum(few.url, reg)
-    assert 0.01 < below <= above < below * (1 + 1e-6)  # the reference knows the optimum
+    assert 0.01 < below <= above < below * (1 + 1e-6)  # the oracle is accurate
     wanted = SmoothedHinge(steps=200, reg=reg, gap=gap, dtype="float64")
     found = run(few, wanted, tmp_path / "journal")
     least, bound = found.state.losses.min(), found.lower_bounds[-1]
@@ -332,7 +338,7 @@ def test_the_certificate_is_true(store: Store, reg: float, gap: float, tmp_path:
     assert _loss(few, found.state.W, reg) == pytest.approx(least, rel=1e-9)
 
 
-def test_the_smoothing_part_is_that_of_the_width(dataset: Dataset, tmp_path: Path) -> None:
+def test_smoothing_part_matches_its_formula(dataset: Dataset, tmp_path: Path) -> None:
     wanted = replace(SMOOTHED, dtype="float64")
     run(dataset, wanted, tmp_path / "journal")
     images, labels = dataset.read("train", 0, 600)
@@ -350,7 +356,7 @@ def test_the_smoothing_part_is_that_of_the_width(dataset: Dataset, tmp_path: Pat
 
 
 def _loss(dataset: Dataset, W: NDArray[np.float64], reg: float) -> float:
-    """The loss, bias regularised, by the notes' loops."""
+    """Return the reference implementation's loss, with a regulariser that includes the bias."""
     images, labels = dataset.read("train", 0, dataset.rows("train"))
     X = np.column_stack([images - dataset.mean, np.ones(len(labels))])
     hinge = reference.loss(W.tolist(), X.tolist(), labels.tolist(), reg=0.0)
@@ -367,7 +373,7 @@ def _loss(dataset: Dataset, W: NDArray[np.float64], reg: float) -> float:
         ("one width", "the gap stays open"),
     ],
 )
-def test_a_fault_fails(
+def test_certificate_test_detects_a_planted_fault(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, symptom: str
 ) -> None:
     monkeypatch.setattr(quasi_newton, "Value", _faulty(fault))
@@ -377,7 +383,7 @@ def test_a_fault_fails(
         monkeypatch.setattr(GapRule, "first_width", 0.5)
         monkeypatch.setattr(GapRule, "next_width", lambda _rule, mu, *_: mu)
     with pytest.raises(AssertionError, match=symptom):
-        test_the_certificate_is_true(store, 2e5, 1e-3, tmp_path)
+        test_loss_and_lower_bound_enclose_the_optimum(store, 2e5, 1e-3, tmp_path)
 
 
 def _faulty(fault: str) -> Callable[..., Value]:
@@ -391,8 +397,11 @@ def _faulty(fault: str) -> Callable[..., Value]:
     return value
 
 
-def test_the_hinge_itself_is_minimised_to_its_optimum(store: Store, tmp_path: Path) -> None:
-    """Of few rows it has few kinks, and L-BFGS comes only near; the best it saw is kept."""
+def test_lbfgs_comes_within_a_thousandth_of_the_optimum(store: Store, tmp_path: Path) -> None:
+    """With few rows the kinks are few and large, so L-BFGS only comes close to the optimum.
+
+    The run returns the best weights that it evaluated.
+    """
     few, reg = store(40, FEW), 1e6
     below, _ = _optimum(few.url, reg)
     wanted = LBFGS(steps=500, reg=reg, reg_bias=True)
@@ -403,23 +412,25 @@ def test_the_hinge_itself_is_minimised_to_its_optimum(store: Store, tmp_path: Pa
     assert np.all(found.lower_bounds == -np.inf)
 
 
-def test_iterations_are_at_most_the_steps(dataset: Dataset, tmp_path: Path) -> None:
+def test_lbfgs_takes_at_most_the_given_iterations(dataset: Dataset, tmp_path: Path) -> None:
     found = run(dataset, PLAIN, tmp_path / "journal")
     assert (found.state.step, found.state.status) == (12, Status.DONE)
-    assert len(found.state.losses) >= 13  # one at the start, and one or more an iteration
+    assert len(found.state.losses) >= 13  # one at the start, and at least one per iteration
     assert found.state.losses[0] == 9.0
     assert found.state.losses.min() < 5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_passes_are_at_most_the_steps(dataset: Dataset, tmp_path: Path, steps: int) -> None:
+def test_smoothed_takes_at_most_the_given_passes(
+    dataset: Dataset, tmp_path: Path, steps: int
+) -> None:
     wanted = SmoothedHinge(steps=steps, reg=1.0, gap=1e-6)
     found = run(dataset, wanted, tmp_path / "journal")
     assert (found.state.step, len(found.state.losses)) == (steps, steps)
     assert (found.state.status, found.gap_reached) == (Status.DONE, False)
 
 
-def test_a_tolerance_ends_it_early(dataset: Dataset, tmp_path: Path) -> None:
+def test_lbfgs_stops_early_with_a_tolerance(dataset: Dataset, tmp_path: Path) -> None:
     wanted = LBFGS(steps=100, reg=2e3, tolerance=0.01)
     found = run(dataset, wanted, tmp_path / "journal")
     assert found.state.status is Status.CONVERGED
@@ -427,7 +438,7 @@ def test_a_tolerance_ends_it_early(dataset: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [LBFGS, SmoothedHinge])
-def test_a_start_off_every_scale_diverges(
+def test_run_with_huge_initial_weights_diverges(
     dataset: Dataset, tmp_path: Path, method: type[PassParameters]
 ) -> None:
     wanted = method(steps=5, reg=1.0, reg_bias=True, init="normal:1e200")
@@ -436,7 +447,7 @@ def test_a_start_off_every_scale_diverges(
     assert found.state.losses.tolist() == [np.inf]
 
 
-def test_it_starts_where_it_is_told(dataset: Dataset, tmp_path: Path) -> None:
+def test_first_loss_is_that_of_the_initial_weights(dataset: Dataset, tmp_path: Path) -> None:
     wanted = LBFGS(steps=1, init="normal:1e-3", seed=4)
     found = run(dataset, wanted, tmp_path / "journal")
     images, labels = dataset.read("train", 0, 600)

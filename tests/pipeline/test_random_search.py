@@ -1,4 +1,4 @@
-"""Random search: each trial's loss is its own evaluation's, whatever it is taken with."""
+"""Random search: every loss equals a separate evaluation, for all blocks and placements."""
 
 import threading
 import time
@@ -38,37 +38,37 @@ def losses_by_trial(blocks: Sequence[TrialLosses]) -> list[float]:
     return [found[trial] for trial in sorted(found)]
 
 
-def one_after_another(dataset: Dataset) -> list[float]:
+def separate_losses(dataset: Dataset) -> list[float]:
     objective = Objective(
         run_in_process([load_shard(dataset, "train", 0, 2000)]), dataset.mean, 0, "float64"
     )
     return [objective(PARAMETERS.weights(trial, 10)).loss for trial in range(37)]
 
 
-def test_a_trials_loss_is_its_own_evaluations(cluster: Client, store: Store) -> None:
+def test_trial_losses_are_equal_to_separate_evaluations(cluster: Client, store: Store) -> None:
     dataset = store()
     blocks = searched(cluster, dataset, plan_blocks(37, 32))
     assert [block.trials for block in blocks] == [tuple(range(32)), tuple(range(32, 37))]
-    assert losses_by_trial(blocks) == one_after_another(dataset)
+    assert losses_by_trial(blocks) == separate_losses(dataset)
 
 
 @pytest.mark.parametrize(
     "size",
     [pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(16, marks=pytest.mark.slow), 100],
 )
-def test_blocks_change_nothing(cluster: Client, store: Store, size: int) -> None:
+def test_losses_do_not_depend_on_the_block_size(cluster: Client, store: Store, size: int) -> None:
     got = searched(cluster, store(300), plan_blocks(37, size))
-    assert losses_by_trial(got) == one_after_another(store())
+    assert losses_by_trial(got) == separate_losses(store())
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_nothing(store: Store) -> None:
+def test_losses_do_not_depend_on_the_number_of_workers(store: Store) -> None:
     with connect(workers=1) as one:
         got = searched(one, store(), plan_blocks(37, 20))
-    assert losses_by_trial(got) == one_after_another(store())
+    assert losses_by_trial(got) == separate_losses(store())
 
 
-def test_streamed_shards_change_nothing(
+def test_losses_are_the_same_over_streamed_shards(
     cluster: Client, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def streamed(client: Client, dataset: Dataset, split: str, homes: object) -> object:
@@ -77,16 +77,16 @@ def test_streamed_shards_change_nothing(
     monkeypatch.setattr("pipeline.cluster.placement.place_shards", streamed)
     monkeypatch.setattr("pipeline.cluster.shards.STREAM_ROWS", 170)
     got = searched(cluster, store(), plan_blocks(37, 20))
-    assert losses_by_trial(got) == one_after_another(store())
+    assert losses_by_trial(got) == separate_losses(store())
 
 
-def test_trials_that_are_done_are_in_no_block() -> None:
+def test_blocks_leave_out_finished_trials() -> None:
     assert plan_blocks(6, 2, done=[0, 1, 3]) == [(2, 4), (5,)]
     assert plan_blocks(3, 2, done=[0, 1, 2]) == []
 
 
 @pytest.mark.slow
-def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store) -> None:
+def test_losses_are_the_same_after_a_worker_is_killed(client: Client, store: Store) -> None:
     dataset = store()
     _, pid = next(iter(process_ids(client).items()))
 
@@ -98,10 +98,10 @@ def test_a_worker_killed_on_the_way_changes_nothing(client: Client, store: Store
     killer.start()
     got = searched(client, dataset, plan_blocks(37, 1))
     killer.join()
-    assert losses_by_trial(got) == one_after_another(dataset)
+    assert losses_by_trial(got) == separate_losses(dataset)
 
 
-def test_other_seeds_and_trials_are_other_weights() -> None:
+def test_weights_differ_by_seed_and_trial() -> None:
     drawn = [RandomSearch(9, 1e-3, seed).weights(t, 10) for seed in (0, 1) for t in (0, 1)]
     assert len({bits(W) for W in drawn}) == 4
     assert np.std(drawn[0]) == pytest.approx(1e-3, rel=0.02)
@@ -119,6 +119,6 @@ def test_other_seeds_and_trials_are_other_weights() -> None:
         ({"seed": -1}, "from 0 to 2\\^64 - 1, not -1"),
     ],
 )
-def test_bad_parameters(changes: dict[str, float], message: str) -> None:
+def test_invalid_parameters_raise_pipeline_error(changes: dict[str, float], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         RandomSearch(**({"trials": 3} | changes))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The same laws, and the notes' numbers, on CIFAR-10 itself."""
+"""Bit-identical runs, and the results of the notes, on the real CIFAR-10 images."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pipeline.training.parameters import GradientDescent, MiniBatches, StepPlace
 from storage.dataset import Dataset
 from storage.schema import Split
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import Trained, as_written_down, on_the_cluster, parameters
+from tests.pipeline.runs import Trained, parameters, reference_run, run_on_cluster
 from tests.pipeline.workers import kill, process_ids, removals
 
 pytestmark = pytest.mark.real
@@ -26,7 +26,7 @@ PLACEMENTS = [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER]
 
 def runs(client: Client, dataset: Dataset) -> dict[tuple[str, StepPlacement], Trained]:
     return {
-        (kind, placement): on_the_cluster(client, dataset, parameters(kind, **few), placement)
+        (kind, placement): run_on_cluster(client, dataset, parameters(kind, **few), placement)
         for kind, few in FEW.items()
         for placement in PLACEMENTS
     }
@@ -36,12 +36,14 @@ FEW = {"gd": {"steps": 2}, "samples": {"steps": 20, "batch_size": 256}}
 
 
 def expected(dataset: Dataset) -> dict[tuple[str, StepPlacement], Trained]:
-    written = {kind: as_written_down(dataset, parameters(kind, **few)) for kind, few in FEW.items()}
+    written = {kind: reference_run(dataset, parameters(kind, **few)) for kind, few in FEW.items()}
     return {(kind, placement): written[kind] for kind in FEW for placement in PLACEMENTS}
 
 
 @pytest.mark.slow
-def test_two_workers(client: Client, store: Store, real_cifar10: Path) -> None:
+def test_runs_on_two_workers_match_the_reference_run(
+    client: Client, store: Store, real_cifar10: Path
+) -> None:
     dataset = store(7001, real_cifar10)
     assert (dataset.name, dataset.rows("train")) == ("cifar10", 50_000)
     assert runs(client, dataset) == expected(dataset)
@@ -49,21 +51,25 @@ def test_two_workers(client: Client, store: Store, real_cifar10: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard_rows", [500, 50_000])
-def test_other_shards(client: Client, store: Store, real_cifar10: Path, shard_rows: int) -> None:
+def test_shard_size_does_not_change_the_runs(
+    client: Client, store: Store, real_cifar10: Path, shard_rows: int
+) -> None:
     dataset = store(shard_rows, real_cifar10)
     assert runs(client, dataset) == expected(store(7001, real_cifar10))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
-def test_other_clusters(store: Store, real_cifar10: Path, workers: int) -> None:
+def test_number_of_workers_does_not_change_the_runs(
+    store: Store, real_cifar10: Path, workers: int
+) -> None:
     dataset = store(7001, real_cifar10)
     with connect(workers=workers) as client:
         assert runs(client, dataset) == expected(dataset)
 
 
 @pytest.mark.slow
-def test_the_notes_numbers_though_a_worker_is_killed(
+def test_gradient_descent_with_a_killed_worker_reaches_the_notes_results(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
@@ -74,19 +80,19 @@ def test_the_notes_numbers_though_a_worker_is_killed(
             kill(pid)
 
     wanted = GradientDescent(steps=200, step_size=1e-7)
-    run = on_the_cluster(client, dataset, wanted, StepPlacement.ALL_WORKERS, report)
+    run = run_on_cluster(client, dataset, wanted, StepPlacement.ALL_WORKERS, report)
     assert removals(client, address)
     assert evaluate(client, dataset, "train", run.W)[0] == pytest.approx(4.69, abs=0.05)
     assert evaluate(client, dataset, "test", run.W)[1] == pytest.approx(0.37, abs=0.01)
 
 
 @pytest.mark.slow
-def test_mini_batches_reach_what_they_should(
+def test_mini_batches_reach_36_percent_test_accuracy(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset = store(7001, real_cifar10)
     wanted = MiniBatches(steps=3000, step_size=1e-7, reg=2.5e4, init="normal:1e-3")
-    run = on_the_cluster(client, dataset, wanted, StepPlacement.ONE_WORKER)
+    run = run_on_cluster(client, dataset, wanted, StepPlacement.ONE_WORKER)
     assert evaluate(client, dataset, "test", run.W)[1] >= 0.36
 
 
@@ -98,7 +104,7 @@ def evaluate(client: Client, dataset: Dataset, split: Split, W: object) -> tuple
 
 
 @pytest.mark.slow
-def test_a_trials_loss_is_that_of_its_own_evaluation(
+def test_random_search_losses_match_single_evaluations(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, wanted = store(7001, real_cifar10), RandomSearch(trials=70)
@@ -113,7 +119,7 @@ def test_a_trials_loss_is_that_of_its_own_evaluation(
 
 
 @pytest.mark.slow
-def test_a_local_search_reaches_what_the_notes_do(
+def test_local_search_reaches_the_accuracy_of_the_notes(
     client: Client, store: Store, real_cifar10: Path
 ) -> None:
     dataset, wanted = store(7001, real_cifar10), LocalSearch(trials=1000)

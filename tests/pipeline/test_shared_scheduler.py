@@ -1,4 +1,4 @@
-"""A scheduler that others use too: what they see, what they keep, and that nobody's data mix."""
+"""A scheduler that several clients share: its dashboard, its memory, and separate data."""
 
 import gc
 import os
@@ -22,13 +22,13 @@ from storage.ingest import plan_ingest
 from storage.schema import Layout
 from storage.synthetic import Synthetic
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
-from tests.pipeline.workers import address_of, held, let_go, prefixes
+from tests.pipeline.runs import parameters, reference_run, run_on_cluster
+from tests.pipeline.workers import address_of, held_keys, prefixes, wait_until_released
 
 BOTH = pytest.mark.parametrize("placement", [StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER])
 
 
-def test_the_dashboard_groups_work_by_what_it_is(
+def test_dashboard_groups_tasks_by_kind_of_work(
     client: Client, store: Store, tmp_path: Path
 ) -> None:
     before = prefixes(client)
@@ -40,7 +40,7 @@ def test_the_dashboard_groups_work_by_what_it_is(
     )
     Objective(map_in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
     for placement in StepPlacement.ALL_WORKERS, StepPlacement.ONE_WORKER:
-        on_the_cluster(client, dataset, parameters("samples"), placement)
+        run_on_cluster(client, dataset, parameters("samples"), placement)
     nouns = ("ingest", "load", "evaluation", "inputs", "minibatch", "actor")
     rows = {f"hinge-{noun}" for noun in nouns}
     assert rows <= prefixes(client).keys()
@@ -49,7 +49,10 @@ def test_the_dashboard_groups_work_by_what_it_is(
 
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    """Have nothing let go of by the garbage collector, which may not come for minutes."""
+    """Disable the garbage collector.
+
+    It may not run for minutes, so data must be released without it.
+    """
     gc.collect()
     gc.disable()
     yield
@@ -59,51 +62,49 @@ def no_collection() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_collection")
 @BOTH
-def test_nothing_is_left_on_the_workers(
+def test_run_leaves_nothing_on_the_workers(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    before = held(client)
-    on_the_cluster(client, store(), parameters("samples"), placement)
-    let_go(client, before)
+    before = held_keys(client)
+    run_on_cluster(client, store(), parameters("samples"), placement)
+    wait_until_released(client, before)
 
 
-def test_an_error_leaves_nothing_on_the_workers(client: Client, store: Store) -> None:
+def test_failed_run_leaves_nothing_on_the_workers(client: Client, store: Store) -> None:
     class ReportError(Exception):
         pass
 
     def report(_step: int, _loss: float) -> None:
         raise ReportError
 
-    before = held(client)
+    before = held_keys(client)
     with pytest.raises(ReportError):
-        on_the_cluster(client, store(), parameters("gd"), StepPlacement.ALL_WORKERS, report)
-    gc.collect()  # the error's traceback and its frames hold each other
-    let_go(client, before)
+        run_on_cluster(client, store(), parameters("gd"), StepPlacement.ALL_WORKERS, report)
+    gc.collect()  # the error's traceback and its frames form a cycle
+    wait_until_released(client, before)
 
 
-def test_a_run_that_ends_in_an_error_lets_go_of_its_one_workers_rows(
-    client: Client, store: Store
-) -> None:
-    before, wanted = held(client), parameters("gd", placement=StepPlacement.ONE_WORKER)
+def test_failed_run_on_one_worker_releases_its_rows(client: Client, store: Store) -> None:
+    before, wanted = held_keys(client), parameters("gd", placement=StepPlacement.ONE_WORKER)
 
     def run() -> None:
         with prepare_steps(PlacedDataset(client, store()), wanted, lambda *_: None) as take_steps:
             take_steps(wanted.start(10), 2)
-            assert held(client) - before
+            assert held_keys(client) - before
             raise InterruptedError
 
     with pytest.raises(InterruptedError) as caught:
         run()
-    let_go(client, before)
-    assert caught.traceback  # which holds the run's frames, but not its rows
+    wait_until_released(client, before)
+    assert caught.traceback  # it refers to the run's frames, not to its rows
 
 
 @BOTH
-def test_reports_come_in_order_and_up_to_the_last_step(
+def test_progress_reports_are_in_order_and_match_the_losses(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
     told: list[tuple[int, float]] = []
-    run = on_the_cluster(
+    run = run_on_cluster(
         client,
         store(),
         parameters("samples"),
@@ -118,33 +119,33 @@ def test_reports_come_in_order_and_up_to_the_last_step(
         assert steps == list(range(1, 13))
 
 
-TRAINS = """
+TRAINING_SCRIPT = """
 import sys
 from pipeline.cluster.connect import connect
 from pipeline.training.parameters import StepPlacement
 from storage.dataset import open_dataset
-from tests.pipeline.runs import as_written_down, on_the_cluster, parameters
+from tests.pipeline.runs import reference_run, run_on_cluster, parameters
 
 _, address, url, placement = sys.argv
 dataset, wanted = open_dataset(url), parameters("samples", steps=60)
-expected = as_written_down(dataset, wanted)
+expected = reference_run(dataset, wanted)
 with connect(scheduler=address) as client:
     for _ in range(3):
-        print(on_the_cluster(client, dataset, wanted, StepPlacement(placement)) == expected)
+        print(run_on_cluster(client, dataset, wanted, StepPlacement(placement)) == expected)
 """
 
 
 @pytest.mark.slow
 @BOTH
-def test_two_drivers_do_not_get_each_others_data(
+def test_two_drivers_do_not_mix_their_data(
     client: Client, store: Store, placement: StepPlacement
 ) -> None:
-    """Two processes of one machine, which start alike, train on two stores at once."""
+    """Two processes with the same script train on two stores on one machine at the same time."""
     stores = [store(), store(701, "synthetic:1500")]
     assert stores[0].fingerprint != stores[1].fingerprint
     drivers = [
         subprocess.Popen(
-            [sys.executable, "-c", TRAINS, address_of(client), dataset.url, placement],
+            [sys.executable, "-c", TRAINING_SCRIPT, address_of(client), dataset.url, placement],
             env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -157,15 +158,15 @@ def test_two_drivers_do_not_get_each_others_data(
 
 @pytest.fixture
 def newer_client() -> Iterator[Client]:
-    """A client of another cluster, which Dask now takes for the process's own."""
+    """Yield a client of another cluster, which is now Dask's default client."""
     with connect(workers=1) as client:
         yield client
 
 
 @BOTH
-def test_a_run_on_the_older_of_two_clusters(
+def test_run_uses_its_own_client_instead_of_the_default(
     client: Client, store: Store, newer_client: Client, placement: StepPlacement
 ) -> None:
     dataset, wanted = store(), parameters("gd")
-    assert on_the_cluster(client, dataset, wanted, placement) == as_written_down(dataset, wanted)
+    assert run_on_cluster(client, dataset, wanted, placement) == reference_run(dataset, wanted)
     assert prefixes(newer_client) == {}

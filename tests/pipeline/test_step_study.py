@@ -1,4 +1,4 @@
-"""The steps of a study, and that theory's line is what margins near their kinks do."""
+"""Step study: its steps, and the predicted errors compared with simulations."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ SCHEMES = pytest.mark.parametrize("scheme", list(Scheme))
         ("2e-3:1e-3", 10, [0.002 * 2 ** (-i / 3) for i in range(4)]),
     ],
 )
-def test_steps_fall_evenly_from_the_largest_to_the_smallest(
+def test_steps_fall_evenly_on_a_logarithmic_scale(
     steps: str, points: int, expected: list[float]
 ) -> None:
     found = StepStudy(steps=steps, points_per_decade=points).step_sizes
@@ -35,7 +35,7 @@ def test_steps_fall_evenly_from_the_largest_to_the_smallest(
     assert (found[0], found[-1]) == (expected[0], expected[-1])
 
 
-REFUSED: list[Any] = [
+INVALID: list[Any] = [
     *(
         ({"steps": steps}, "LARGEST:SMALLEST, .* such as 1e-3:1e-11, not ")
         for steps in (
@@ -47,29 +47,29 @@ REFUSED: list[Any] = [
     ({"points_per_decade": -3}, "points per decade must be at least 1, not -3"),
     ({"points_per_decade": 25}, "201 steps are too many; take at most 200"),
     ({"steps": "1e99:1e-100", "points_per_decade": 2}, "399 steps are too many"),
-    # so many that there is no room to count them one by one
+    # too many to be stored in a list
     ({"points_per_decade": 10**15}, "too many"),
-    ({"steps": "1e308:1e-308"}, "two positive numbers that fall"),
+    ({"steps": "1e308:1e-308"}, "two positive numbers in falling order"),  # out of bounds
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), REFUSED)
-def test_steps_that_are_none(given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("given", "message"), INVALID)
+def test_invalid_steps_raise_pipeline_error(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         StepStudy(**given)
 
 
-def test_as_many_steps_as_may_be() -> None:
+def test_number_of_steps_below_the_limit_is_allowed() -> None:
     assert len(StepStudy(steps="1e-3:1e-11", points_per_decade=24).step_sizes) == 193
 
 
 ROWS, SLOPE, COORDINATES, REACH = 2_000, 30.0, 3_000, 1.0
 
 
-def compared(
+def make_sums(
     errors: Floats, crossings: NDArray[np.int64], active: LossSum
 ) -> tuple[Comparison, Differences]:
-    """What a pass would have of coordinates that are off by `errors`."""
+    """Return the comparison and sums of coordinates with these errors."""
     none = np.zeros(0, np.int64)
     sums = Differences(none, none, none, none, Sums([active]), ROWS)
     zeros = np.zeros_like(errors)
@@ -77,9 +77,10 @@ def compared(
 
 
 def simulated(scheme: Scheme, step: float) -> tuple[StepErrors, float]:
-    """Theory's error, and that of hinges whose margins are uniform about 0, all with one pixel.
+    """Return the predicted errors, and the error of simulated hinges.
 
-    In each coordinate 2,000 rows have a margin within 1 of 0, and move by 30 times the step.
+    Margins are uniform around 0, and all pixels have the same size. In each coordinate, 2,000 rows
+    have a margin within 1 of 0, which moves by 30 times the step.
     """
     random = np.random.default_rng(0)
     errors, crossings = np.empty(COORDINATES), np.empty(COORDINATES, np.int64)
@@ -92,9 +93,9 @@ def simulated(scheme: Scheme, step: float) -> tuple[StepErrors, float]:
         errors[i] = (quotient - x[i] * (m > 0)).sum() / ROWS
         crossings[i] = np.count_nonzero((ahead > 0) != (behind > 0))
     squares, crossed = float((errors**2).mean()), int(crossings.sum())
-    # how many cross in a unit of centred steps, of ROWS over a length of 2 REACH
+    # crossings per unit of a centred step: ROWS margins are spread over a length of 2 REACH
     kappa = ROWS / (2 * REACH) * 2 * SLOPE
-    comparison, sums = compared(errors, crossings, LossSum(0, 0, 1))
+    comparison, sums = make_sums(errors, crossings, LossSum(0, 0, 1))
     found = step_errors(step, scheme, comparison, sums, kappa, PixelMeans(SLOPE, SLOPE**2))
     assert found.crossings == crossed
     return found, float(np.sqrt(squares))
@@ -102,14 +103,14 @@ def simulated(scheme: Scheme, step: float) -> tuple[StepErrors, float]:
 
 @SCHEMES
 @pytest.mark.parametrize("step", [1e-5, 1e-4, 1e-3, 1e-2])
-def test_what_theory_expects_of_kinks_is_what_a_simulation_has(scheme: Scheme, step: float) -> None:
+def test_predicted_truncation_matches_a_simulation(scheme: Scheme, step: float) -> None:
     found, simulated_error = simulated(scheme, step)
     assert found.truncation == pytest.approx(simulated_error, rel=0.2)
     assert found.error == pytest.approx(simulated_error, rel=1e-12)
 
 
-def test_centred_errors_grow_as_the_root_and_forward_ones_as_the_step() -> None:
-    comparison, sums = compared(np.zeros(3), np.zeros(3, np.int64), LossSum(0, 0, 1))
+def test_truncation_grows_as_sqrt_h_if_centred_and_as_h_if_forward() -> None:
+    comparison, sums = make_sums(np.zeros(3), np.zeros(3, np.int64), LossSum(0, 0, 1))
     growth = {}
     for scheme in Scheme:
         small, large = (
@@ -121,8 +122,8 @@ def test_centred_errors_grow_as_the_root_and_forward_ones_as_the_step() -> None:
     assert growth[Scheme.FORWARD] == pytest.approx(100, rel=0.01)
 
 
-def test_means_over_crossings_are_those_of_pixels_drawn_by_their_size() -> None:
-    """A larger pixel crosses more kinks: drawn so, the means are plain ones."""
+def test_pixel_means_match_pixels_drawn_by_their_size() -> None:
+    """Pixels cross kinks in proportion to their size, so they are drawn in that proportion here."""
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (40, 3072)).astype(np.uint8)
     mean = random.uniform(0, 255, 3072)
@@ -133,26 +134,29 @@ def test_means_over_crossings_are_those_of_pixels_drawn_by_their_size() -> None:
     assert found.x2 == pytest.approx((drawn**2).mean(), rel=0.01)
 
 
-def test_root_mean_squares_and_the_rounding_of_margins() -> None:
-    """Rounding: 100 margins of size 2.5, each rounded up and down by a unit, at random.
+def test_errors_are_root_mean_squares_and_rounding_is_predicted() -> None:
+    """There are 100 margins of size 2.5, each with a rounding error of up to one unit roundoff.
 
-    A uniform error of a float64's last place has a variance of a third of the unit's square; the
-    mean over a binade's margins halves it.
+    A uniform rounding error has a variance of a third of the squared unit roundoff. The mean over
+    the margins of a binade halves it.
     """
-    comparison, sums = compared(
+    comparison, sums = make_sums(
         np.array([3.0, -4.0, 0.0]), np.array([2, 0, 5]), LossSum(250 << LOSS_UNIT_BITS, 0, 100)
     )
     found = step_errors(1e-6, Scheme.CENTRED, comparison, sums, 0.0, PixelMeans(1.0, 1.0))
     assert (found.step, found.scheme, found.crossings) == (1e-6, "centred", 7)
     assert found.error == pytest.approx(np.sqrt(25 / 3))
-    assert found.error_after_kinks == pytest.approx(np.sqrt(25 / 3) / 2)  # kinks explain half
+    assert found.error_after_kinks == pytest.approx(np.sqrt(25 / 3) / 2)  # kinks account for half
     assert (found.max_error, found.truncation) == (4.0, 0.0)
     assert found.rounding_bound == pytest.approx(1e-9)
     assert found.rounding == pytest.approx(simulated_rounding(2.5, 100, 1e-6), rel=0.5)
 
 
 def simulated_rounding(size: float, margins: int, step: float) -> float:
-    """The root mean square of a centred quotient whose moved margins are rounded, over ROWS."""
+    """Return the simulated error of a centred quotient over ROWS rows.
+
+    The error is caused by rounding of the moved margins.
+    """
     random = np.random.default_rng(2)
     m = random.uniform(size * 0.8, size * 1.2, (4_000, margins))
     x = random.uniform(-100, 100, m.shape)

@@ -1,4 +1,4 @@
-"""A run's path: it goes through the run's own weights; and the plane that is seen of it."""
+"""The path of a run, whose snapshots are the run's own weights, and the plane of a path."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ from pipeline.training.trajectory import SNAPSHOTS, PathPlane, Trajectory, path_
 from storage.dataset import Dataset
 from tests.bits import bits
 from tests.pipeline.conftest import Store
-from tests.pipeline.runs import StepRun, as_written_down, parameters
+from tests.pipeline.runs import StepRun, parameters, reference_run
 from tests.pipeline.test_quasi_newton import PLAIN, SMOOTHED, run
 
 Floats = NDArray[np.float64]
@@ -47,8 +47,8 @@ def placed_dataset(cluster: Client, dataset: Dataset) -> Iterator[PlacedDataset]
     placed.close()
 
 
-def taken(placed_dataset: PlacedDataset, wanted: StepRun | PassParameters) -> Trajectory:
-    """Repeat a run, and compare its reports with its snapshots."""
+def repeat_run(placed_dataset: PlacedDataset, wanted: StepRun | PassParameters) -> Trajectory:
+    """Repeat a run, and check its snapshots against its reports."""
     reported = list[int]()
     path = trajectory(placed_dataset, wanted, reported.append)
     assert path.steps.tolist() == [0, *reported]
@@ -57,24 +57,24 @@ def taken(placed_dataset: PlacedDataset, wanted: StepRun | PassParameters) -> Tr
     return path
 
 
-def fewer(wanted: StepRun, steps: int) -> StepRun:
-    """The same run, but for its end."""
+def with_steps(wanted: StepRun, steps: int) -> StepRun:
+    """Return the same run with another number of steps."""
     return replace(wanted, epochs=None, steps=steps)
 
 
-# A run of steps.
+# Gradient descent and mini-batches.
 
 
 def shorter_runs(dataset: Dataset, wanted: StepRun, path: Trajectory) -> list[str]:
-    """The weights of runs that end at the snapshots, computed as the notes do."""
+    """Return the weights of reference runs that end at the snapshots."""
     if wanted.epochs is None:
-        ends = [fewer(wanted, step) for step in path.steps[1:].tolist()]
-    else:  # an epoch's batches are no uniform samples: only whole epochs are runs
+        ends = [with_steps(wanted, step) for step in path.steps[1:].tolist()]
+    else:  # a run with `steps` draws uniform samples, so only whole epochs can be compared
         ends = [replace(wanted, epochs=epochs + 1) for epochs in range(wanted.epochs)]
-    return [bits(as_written_down(dataset, end).W) for end in ends]
+    return [bits(reference_run(dataset, end).W) for end in ends]
 
 
-def assert_through(path: Trajectory, wanted: StepRun, dataset: Dataset) -> None:
+def assert_path_of_shorter_runs(path: Trajectory, wanted: StepRun, dataset: Dataset) -> None:
     found = [bits(W) for W in path.weights[1:]]
     assert found == shorter_runs(dataset, wanted, path)
     assert len(set(found)) == len(found)
@@ -85,13 +85,13 @@ def assert_through(path: Trajectory, wanted: StepRun, dataset: Dataset) -> None:
     ("kind", "snapshots", "steps"),
     [
         ("gd", 60, [0, 1, 2, 3, 4, 5, 6]),
-        ("gd with momentum", 3, [0, 3, 6, 7]),  # the last snapshot comes sooner
+        ("gd with momentum", 3, [0, 3, 6, 7]),  # the last interval is shorter
         ("samples", 5, [0, 3, 6, 9, 12]),
-        ("epochs", 2, [0, 3, 6]),  # 600 rows in batches of 200, twice
+        ("epochs", 2, [0, 3, 6]),  # two epochs of 600 rows in batches of 200
         ("samples", 1, [0, 12]),
     ],
 )
-def test_a_run_of_steps_goes_through_the_weights_of_shorter_ones(
+def test_snapshots_equal_the_weights_of_shorter_runs(
     placed_dataset: PlacedDataset,
     dataset: Dataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,21 +102,21 @@ def test_a_run_of_steps_goes_through_the_weights_of_shorter_ones(
 ) -> None:
     monkeypatch.setattr(trajectories, "SNAPSHOTS", snapshots)
     wanted = replace(RUNS[kind], placement=placement)
-    path = taken(placed_dataset, wanted)
+    path = repeat_run(placed_dataset, wanted)
     assert path.steps.tolist() == steps
-    assert_through(path, wanted, dataset)
-    assert bits(path.weights[-1]) == bits(as_written_down(dataset, wanted).W)
+    assert_path_of_shorter_runs(path, wanted, dataset)
+    assert bits(path.weights[-1]) == bits(reference_run(dataset, wanted).W)
 
 
 @pytest.mark.parametrize("steps", [59, 60, 61, 119, 121])
-def test_a_run_has_sixty_snapshots_at_most(
+def test_run_has_at_most_sixty_snapshots_at_equal_distances(
     placed_dataset: PlacedDataset, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    def taking_none(take_steps: TakeSteps, *given: Any, **options: Any) -> DescentState:
+    def skip_steps(take_steps: TakeSteps, *given: Any, **options: Any) -> DescentState:
         return train(lambda state, until: replace(state, step=until), *given, **options)
 
-    monkeypatch.setattr(trajectories, "train", taking_none)
-    path = taken(placed_dataset, fewer(RUNS["gd"], steps))
+    monkeypatch.setattr(trajectories, "train", skip_steps)
+    path = repeat_run(placed_dataset, with_steps(RUNS["gd"], steps))
     assert path.steps[-1] == steps
     apart = np.diff(path.steps)
     assert len(apart) <= SNAPSHOTS == 60
@@ -124,42 +124,44 @@ def test_a_run_has_sixty_snapshots_at_most(
     assert len(set(apart[:-1].tolist())) == 1
 
 
-def test_a_run_that_diverges_goes_through_each_weights_once(
+def test_divergent_run_has_no_repeated_snapshot(
     placed_dataset: PlacedDataset, dataset: Dataset
 ) -> None:
     wanted = replace(RUNS["gd"], step_size=1e-2, placement=StepPlacement.ALL_WORKERS)
-    path = taken(placed_dataset, wanted)
+    path = repeat_run(placed_dataset, wanted)
     assert path.steps[-1] < 6
     assert len(set(path.steps.tolist())) == len(path.steps)
 
 
-def test_memory_lost_at_a_snapshot_fails(
+def test_lost_optimiser_state_is_detected(
     placed_dataset: PlacedDataset, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(take_steps: TakeSteps, start: DescentState, *given: Any, **options: Any) -> Any:
+    def train_without_memory(
+        take_steps: TakeSteps, start: DescentState, *given: Any, **options: Any
+    ) -> Any:
         def without_memory(state: DescentState, until: int) -> DescentState:
             return take_steps(replace(state, memory=start.memory), until)
 
         return train(without_memory, start, *given, **options)
 
     monkeypatch.setattr(trajectories, "SNAPSHOTS", 3)
-    monkeypatch.setattr(trajectories, "train", forgetful)
+    monkeypatch.setattr(trajectories, "train", train_without_memory)
     wanted = RUNS["gd with momentum"]
     with pytest.raises(AssertionError):
-        assert_through(taken(placed_dataset, wanted), wanted, dataset)
+        assert_path_of_shorter_runs(repeat_run(placed_dataset, wanted), wanted, dataset)
 
 
 # L-BFGS.
 
 
-def assert_the_best_so_far(
+def assert_best_weights_so_far(
     path: Trajectory, wanted: PassParameters, dataset: Dataset, directory: Path
 ) -> None:
-    """Hold each of its weights to the run that ends with that pass, or with its iteration."""
+    """Compare the snapshots with runs that end at the same pass or iteration."""
     whole = run(dataset, wanted, directory / "whole")
     losses = whole.state.losses
     better = [n for n in range(len(losses)) if losses[n] < min(losses[:n], default=np.inf)]
-    assert path.steps.tolist() == [0, *(n + 1 for n in better if n)]  # the first is the start's
+    assert path.steps.tolist() == [0, *(n + 1 for n in better if n)]  # pass 1 evaluates the start
     assert bits(path.weights[-1]) == bits(whole.state.W)
     for steps in (1, 2, 7):
         shorter = run(dataset, replace(wanted, steps=steps), directory / f"{steps}")
@@ -172,15 +174,15 @@ def assert_the_best_so_far(
 @pytest.mark.parametrize(
     "wanted", [PLAIN, replace(PLAIN, init="normal:1e-3"), replace(SMOOTHED, steps=9)]
 )
-def test_a_run_of_lbfgs_goes_through_its_best_weights(
+def test_lbfgs_snapshots_are_the_best_weights_so_far(
     placed_dataset: PlacedDataset, dataset: Dataset, wanted: PassParameters, tmp_path: Path
 ) -> None:
-    path = taken(placed_dataset, wanted)
-    assert_the_best_so_far(path, wanted, dataset, tmp_path)
+    path = repeat_run(placed_dataset, wanted)
+    assert_best_weights_so_far(path, wanted, dataset, tmp_path)
     assert len(path.steps) > 4
 
 
-def test_weights_of_another_preconditioner_fail(
+def test_wrong_preconditioner_is_detected(
     placed_dataset: PlacedDataset, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def another(dataset: Dataset, wanted: PassParameters) -> Any:
@@ -188,16 +190,16 @@ def test_weights_of_another_preconditioner_fail(
 
     monkeypatch.setattr(trajectories, "preconditioner", another)
     with pytest.raises(AssertionError):
-        assert_the_best_so_far(taken(placed_dataset, PLAIN), PLAIN, dataset, tmp_path)
+        assert_best_weights_so_far(repeat_run(placed_dataset, PLAIN), PLAIN, dataset, tmp_path)
 
 
 # The plane of a path.
 
-Viewer = Callable[[Floats], PathPlane]
+FindPlane = Callable[[Floats], PathPlane]
 
 
-def drawn_path(seed: int, points: int) -> tuple[Floats, Floats, Floats]:
-    """A path within a known plane, far from 0: it, two orthonormal directions, its coordinates."""
+def random_path(seed: int, points: int) -> tuple[Floats, Floats, Floats]:
+    """Return a random path in a plane far from 0, the plane's directions, and its coordinates."""
     rng = np.random.default_rng(seed)
     pair = np.linalg.qr(rng.normal(size=(3 * 5, 2)))[0].T
     coordinates = rng.normal(size=(points, 2)) * [3.0, 1.0]
@@ -206,9 +208,9 @@ def drawn_path(seed: int, points: int) -> tuple[Floats, Floats, Floats]:
     return path.reshape(points, 3, 5), pair, coordinates
 
 
-def assert_plane(path: Floats, viewer: Viewer = path_plane) -> PathPlane:
-    """Hold a path that lies in a plane to what its plane is by definition."""
-    plane = viewer(path)
+def assert_plane(path: Floats, find_plane: FindPlane = path_plane) -> PathPlane:
+    """Check the plane of a path that lies in a plane against the definition, and return it."""
+    plane = find_plane(path)
     flat = plane.directions.reshape(2, -1)
     assert plane.directions.shape == (2, *path.shape[1:])
     assert plane.coordinates.shape == (len(path), 2)
@@ -219,27 +221,27 @@ def assert_plane(path: Floats, viewer: Viewer = path_plane) -> PathPlane:
     assert plane.explained.sum() == pytest.approx(1.0, rel=1e-13)
     squares = (plane.coordinates**2).sum(axis=0)
     np.testing.assert_allclose(plane.explained, squares / squares.sum(), rtol=1e-12)
-    assert plane.explained[0] >= plane.explained[1]  # the first shows most
+    assert plane.explained[0] >= plane.explained[1]  # the first direction explains at least as much
     products = plane.coordinates.T @ plane.coordinates
-    assert abs(products[0, 1]) <= 1e-12 * products[0, 0]  # and each by itself
+    assert abs(products[0, 1]) <= 1e-12 * products[0, 0]  # uncorrelated
     assert (plane.coordinates[0] <= 0).all()  # the path rises to its end
     return plane
 
 
 @pytest.mark.parametrize("points", [3, 4, 61])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_path_in_a_known_plane_is_recovered(points: int, seed: int) -> None:
-    path, pair, coordinates = drawn_path(seed, points)
+def test_plane_of_a_planar_path_is_recovered(points: int, seed: int) -> None:
+    path, pair, coordinates = random_path(seed, points)
     plane = assert_plane(path)
-    # the same plane, and in it the same path, turned and perhaps mirrored
+    # the same plane, and the same path in it up to a rotation or reflection
     turn = plane.directions.reshape(2, -1) @ pair.T
     np.testing.assert_allclose(turn @ turn.T, np.eye(2), atol=1e-13)
     np.testing.assert_allclose(plane.coordinates, coordinates @ turn.T, atol=1e-12)
 
 
-def test_by_hand() -> None:
-    # Seen from the end: (-8, 0), (-4, -3), (4, -3), (0, 0); their squares sum to 96 and 18,
-    # and their products to 12 - 12 = 0, so that the axes are the plane's.
+def test_plane_of_a_small_path_matches_hand_calculation() -> None:
+    # Relative to the end, the path is (-8, 0), (-4, -3), (4, -3), (0, 0). The squares sum to 96
+    # and 18, and the products to 12 - 12 = 0, so the plane's directions are the axes.
     path = np.array([[[-7.0, 2.0, 5.0]], [[-3.0, -1, 5]], [[5.0, -1, 5]], [[1.0, 2, 5]]])
     plane = assert_plane(path)
     np.testing.assert_allclose(plane.explained, [96 / 114, 18 / 114], rtol=1e-14)
@@ -249,8 +251,8 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(np.abs(plane.directions[1]), [[0, 1, 0]], atol=1e-15)
 
 
-def test_of_a_path_out_of_its_plane_the_most_is_shown() -> None:
-    """No other plane through its end is nearer: a law of the singular values."""
+def test_plane_explains_at_least_as_much_as_random_planes() -> None:
+    """Singular vectors give the plane through the path's end that is nearest to the path."""
     rng = np.random.default_rng(1)
     path = rng.normal(size=(9, 3, 5)) * np.linspace(2, 0.1, 15).reshape(3, 5)
     away = (path - path[-1]).reshape(9, -1)
@@ -261,12 +263,14 @@ def test_of_a_path_out_of_its_plane_the_most_is_shown() -> None:
         assert np.sum((away @ pair) ** 2) / np.sum(away**2) <= explained
 
 
-@pytest.mark.parametrize("fault", ["from 0", "from its middle", "mirrored", "not at right angles"])
-def test_a_fault_fails(fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["relative to 0", "relative to its mean", "mirrored", "not orthogonal"]
+)
+def test_plane_check_detects_a_planted_fault(fault: str) -> None:
     def faulty(path: Floats) -> PathPlane:
-        if fault == "from 0":
+        if fault == "relative to 0":
             return path_plane(np.concatenate([path, np.zeros_like(path[:1])]))
-        if fault == "from its middle":
+        if fault == "relative to its mean":
             return path_plane(np.concatenate([path[:-1], path.mean(axis=0)[None]]))
         plane = path_plane(path)
         if fault == "mirrored":
@@ -274,7 +278,7 @@ def test_a_fault_fails(fault: str) -> None:
         first, second = plane.directions
         return plane._replace(directions=np.stack([first, (first + second) / np.sqrt(2)]))
 
-    path, *_ = drawn_path(0, 7)
+    path, *_ = random_path(0, 7)
     assert_plane(path)
     with pytest.raises(AssertionError):
         assert_plane(path, faulty)
@@ -290,27 +294,27 @@ STRAIGHT = np.linspace(0, 1, 7)[:, None, None] * np.random.default_rng(0).normal
         STRAIGHT[:2],
         STRAIGHT,
         STRAIGHT + 100.0,
-        STRAIGHT[[0, 3, 1, 6, 2]],  # to and fro
+        STRAIGHT[[0, 3, 1, 6, 2]],  # back and forth
         np.ones((4, 3, 5)),
     ],
-    ids=["a point", "two points", "a line", "a line off 0", "a line in no order", "it stays"],
+    ids=["point", "two points", "line", "line away from 0", "unordered line", "constant path"],
 )
-def test_a_path_without_a_plane_is_refused(path: Floats) -> None:
+def test_path_without_a_plane_raises_pipeline_error(path: Floats) -> None:
     with pytest.raises(PipelineError) as caught:
         path_plane(path)
     assert str(caught.value) == (
-        "the run's path has no plane: it took too few steps, or a straight line"
+        "the run's path has no plane: it has too few steps, or is a straight line"
     )
 
 
-def test_a_line_with_a_bend_in_it_has_one() -> None:
+def test_slightly_bent_line_has_a_plane() -> None:
     bent = STRAIGHT.copy()
     bent[3, 0, 0] += 1e-6
     assert_plane(bent)
 
 
-def test_a_real_path_is_seen_in_its_plane(placed_dataset: PlacedDataset) -> None:
-    path = taken(placed_dataset, RUNS["samples"])
+def test_path_of_a_run_is_projected_onto_its_plane(placed_dataset: PlacedDataset) -> None:
+    path = repeat_run(placed_dataset, RUNS["samples"])
     plane = path_plane(path.weights)
     away = (path.weights - path.weights[-1]).reshape(len(path.steps), -1)
     flat = plane.directions.reshape(2, -1)

@@ -1,4 +1,4 @@
-"""What tests do to the workers of a cluster: look at them, and kill them."""
+"""Helpers that inspect and kill the workers of a cluster."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from distributed import Client
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """Wait for a condition and return what it gave; fail if it does not come."""
+    """Wait until a condition is true, and return its value. Fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
     return value
 
@@ -24,7 +24,7 @@ def address_of(client: Client) -> str:
 
 
 def process_ids(client: Client) -> dict[str, int]:
-    """Return the process of each worker by its address."""
+    """Return the process id of each worker, by the worker's address."""
     found: dict[str, int] = client.run(os.getpid)
     return found
 
@@ -34,7 +34,7 @@ def kill(pid: int) -> None:
 
 
 def busy_with(client: Client, prefix: str) -> list[str]:
-    """Return the addresses of the workers that have a task of a prefix to do."""
+    """Return the addresses of the workers that have tasks whose keys start with `prefix`."""
     return [
         address
         for address, keys in client.processing().items()
@@ -43,13 +43,13 @@ def busy_with(client: Client, prefix: str) -> list[str]:
 
 
 def removals(client: Client, address: str) -> list[dict[str, Any]]:
-    """Return what the scheduler wrote down when it lost the worker."""
+    """Return the scheduler's events for the removal of the worker."""
     events = client.get_events(address)
     return [event for _, event in events if event.get("action") == "remove-worker"]
 
 
-def held(client: Client) -> set[Any]:
-    """Return the keys of the project's results that workers hold, and of their actors."""
+def held_keys(client: Client) -> set[Any]:
+    """Return the keys of the project's results and actors that are on the workers."""
 
     def actors(dask_worker: Any) -> list[Any]:
         return list(dask_worker.state.actors)
@@ -58,25 +58,25 @@ def held(client: Client) -> set[Any]:
     return {key for key in keys if str(key[0]).startswith("hinge-")}
 
 
-def let_go(client: Client, before: set[Any], seconds: float = 30.0) -> None:
-    """Wait until workers hold nothing that they did not hold before; else say what it is."""
+def wait_until_released(client: Client, before: set[Any], seconds: float = 30.0) -> None:
+    """Wait until the workers have no new keys. Fail with the state of the keys after `seconds`."""
     deadline = time.monotonic() + seconds
-    while (more := held(client) - before) and time.monotonic() < deadline:
+    while (more := held_keys(client) - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not more, client.run_on_scheduler(_states, keys=more)
 
 
 def _states(dask_scheduler: Any, keys: set[Any]) -> dict[str, str]:
-    """Say what the scheduler knows of the keys: their state, who wants and who holds them."""
+    """Return each key's state, dependents and workers, as known to the scheduler."""
     tasks = {key: dask_scheduler.tasks.get(key) for key in keys}
     return {
-        str(key): task and f"{task.state}, wanted by {task.who_wants}, held by {task.who_has}"
+        str(key): task and f"{task.state}, wanted by {task.who_wants}, stored on {task.who_has}"
         for key, task in tasks.items()
     }
 
 
 def prefixes(client: Client) -> dict[str, int]:
-    """Return how many tasks each row of the dashboard's progress page has ever had."""
+    """Return the total number of tasks in each row of the dashboard's progress page."""
 
     def count(dask_scheduler: Any) -> dict[str, int]:
         return {

@@ -1,4 +1,4 @@
-"""Small data sets in CIFAR-10's official forms, and servers, for the storage tests."""
+"""Small data sets in CIFAR-10's official formats, for the storage tests."""
 
 import struct
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 @dataclass(frozen=True)
 class Official:
-    """A directory in one of the official forms, and what it holds."""
+    """A directory in one of the official formats, and the images and labels in it."""
 
     path: Path
     records: int
@@ -26,7 +26,7 @@ class Official:
 
 
 def python2_pickle(data: Array, labels: list[int], *, dtype: bytes = b"u1") -> bytes:
-    """Spell a batch as Python 2's cPickle did, opcode by opcode."""
+    """Pickle a batch as Python 2's cPickle did, opcode by opcode."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value
@@ -79,11 +79,11 @@ Write = Callable[..., Official]
 
 @pytest.fixture
 def binary(tmp_path: Path) -> Write:
-    """Write the binary version, `records` rows a file."""
+    """Return a function that writes the binary version, with `records` rows per file."""
     return lambda name="bin", records=20: _write(tmp_path / name, records, "binary")
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> Write:
-    """Write the python version as Python 2 spelt it, with the same rows as `binary`."""
+    """Return a function that writes the python version as Python 2 did, with `binary`'s rows."""
     return lambda name="py", records=20: _write(tmp_path / name, records, "python")

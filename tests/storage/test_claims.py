@@ -1,4 +1,4 @@
-"""One ingest at a time writes a store: shown with processes that run at once."""
+"""Claims, which let only one ingest at a time write a store, tested with concurrent processes."""
 
 import json
 import os
@@ -23,18 +23,18 @@ from storage.errors import DataError
 from storage.ingest import finish, plan_ingest, prepare, read_back, write_shard
 from storage.location import Location
 from storage.locks import is_locked, open_lock, release, try_lock_path
-from tests.storage.ingesting import LEASE, source
+from tests.storage.ingest_process import LEASE, source
 
 ROOT = Path(__file__).parents[2]
 REFUSED = (
     r"{url} is being written by another ingest \(process {pid} on \S+, since \S+\); "
-    "wait for its end or end it, then run this again"
+    "wait until it finishes or stop it, then run this again"
 )
 
 
 @pytest.fixture(scope="module")
 def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return those of the two sources, each stored alone."""
+    """Return the fingerprints of the sources of seeds 0 and 1, each ingested alone."""
     found = []
     for seed in (0, 1):
         url = str(tmp_path_factory.mktemp("alone") / "a.zarr")
@@ -45,13 +45,13 @@ def fingerprints(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return found
 
 
-Ingesting = subprocess.Popen[str]
+IngestProcess = subprocess.Popen[str]
 
 
 @contextmanager
-def start(url: str, seed: int, signs: Path) -> Iterator[Ingesting]:
+def start(url: str, seed: int, signs: Path) -> Iterator[IngestProcess]:
     signs.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.storage.ingesting", url, str(seed), str(signs)]
+    command = [sys.executable, "-m", "tests.storage.ingest_process", url, str(seed), str(signs)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -62,28 +62,28 @@ def start(url: str, seed: int, signs: Path) -> Iterator[Ingesting]:
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
-def output(process: Ingesting) -> list[str]:
+def output(process: IngestProcess) -> list[str]:
     return process.communicate(timeout=30)[0].splitlines()
 
 
 @pytest.mark.parametrize(
     ("protocol", "seeds", "delay"),
     [
-        ("", (0, 1), 0.0),
-        ("exclusive://", (0, 0), 0.0),
+        ("", (0, 1), 0.0),  # a path; two sources
+        ("exclusive://", (0, 0), 0.0),  # an object store; one source twice
         *(
             pytest.param(protocol, seeds, delay, marks=pytest.mark.slow)
-            for protocol in ("", "exclusive://", "looking://")
+            for protocol in ("", "exclusive://", "checking://")
             for seeds in ((0, 0), (0, 1))
             for delay in (0.0, 0.3, 1.5)
         ),
     ],
 )
-def test_of_two_ingests_at_once_one_works_and_the_other_is_refused(
+def test_one_of_two_concurrent_ingests_is_refused(
     tmp_path: Path, fingerprints: list[str], protocol: str, seeds: tuple[int, int], delay: float
 ) -> None:
     url, signs = f"{protocol}{tmp_path}/store/a.zarr", tmp_path / "signs"
@@ -103,7 +103,7 @@ def test_of_two_ingests_at_once_one_works_and_the_other_is_refused(
 
 
 @pytest.mark.parametrize("protocol", ["", pytest.param("exclusive://", marks=pytest.mark.slow)])
-def test_the_claim_of_a_killed_ingest_blocks_nobody_for_long(
+def test_claim_of_a_killed_ingest_is_taken_over(
     tmp_path: Path, fingerprints: list[str], protocol: str
 ) -> None:
     url, signs = f"{protocol}{tmp_path}/store/a.zarr", tmp_path / "signs"
@@ -116,16 +116,16 @@ def test_the_claim_of_a_killed_ingest_blocks_nobody_for_long(
     assert told.pop() == fingerprints[1]
     watching = (
         rf"{url} is claimed by another ingest \(process {killed.pid} on .*\); "
-        "watching for up to 1 s whether it is alive"
+        "waiting up to 1 s to see whether it is alive"
     )
-    # the kernel knows at once that the holder of a file's lock is dead
+    # with a path, the kernel has released the lock, so the second ingest does not wait
     assert len(told) == (1 if protocol else 0)
     assert all(re.fullmatch(watching, line) for line in told)
     assert list((tmp_path / "store").iterdir()) == [tmp_path / "store" / "a.zarr"]
 
 
 @pytest.mark.slow
-def test_an_ingest_that_was_suspended_does_not_publish_over_another(
+def test_suspended_ingest_does_not_publish_over_its_successor(
     tmp_path: Path, fingerprints: list[str]
 ) -> None:
     url, signs = f"exclusive://{tmp_path}/store/a.zarr", tmp_path / "signs"
@@ -142,17 +142,17 @@ def test_an_ingest_that_was_suspended_does_not_publish_over_another(
             )
             (tmp_path / "others" / "go").touch()
             last = output(second)[-1]
-            # what the suspended ingest wrote is found by reading back
-            assert last == fingerprints[1] or "are not the source's" in last
+            # rows that the suspended ingest wrote are detected when reading back
+            assert last == fingerprints[1] or "differ from the source" in last
     if second.returncode == 0:
         assert open_dataset(url).fingerprint == fingerprints[1]
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_claim_from_another_machine_is_watched_though_the_lock_is_free(
+def test_claim_from_another_machine_is_watched_although_unlocked(
     tmp_path: Path, alive: bool
 ) -> None:
-    """A shared file system may not pass kernel locks on from machine to machine."""
+    """A shared file system may not support kernel locks between machines."""
     where = Location.parse(str(tmp_path / "a.zarr"))
     other = replace(Holder.this_process(), host="elsewhere", kernel="another", pid=7)
     other.write(where.claim)
@@ -170,7 +170,7 @@ def test_a_claim_from_another_machine_is_watched_though_the_lock_is_free(
                 pytest.raises(DataError, match=r"another ingest \(process 7 on elsewhere, "),
                 claim_store(where, LEASE, told.append),
             ):
-                pytest.fail("two hold the claim")
+                pytest.fail("two processes hold the claim")
         else:
             started = time.monotonic()
             with claim_store(where, LEASE, told.append) as claim:
@@ -183,9 +183,7 @@ def test_a_claim_from_another_machine_is_watched_though_the_lock_is_free(
 
 
 @pytest.mark.parametrize("kind", ["path", "memory"])
-def test_a_claim_is_exclusive_in_a_process_too_and_ends_with_its_block(
-    tmp_path: Path, kind: str
-) -> None:
+def test_claim_excludes_its_own_process_and_ends_with_its_block(tmp_path: Path, kind: str) -> None:
     url = f"memory://{tmp_path.name}/a.zarr" if kind == "memory" else str(tmp_path / "a.zarr")
     where = Location.parse(url)
     for _ in range(2):
@@ -194,7 +192,7 @@ def test_a_claim_is_exclusive_in_a_process_too_and_ends_with_its_block(
                 pytest.raises(DataError, match=REFUSED.format(url=url, pid=os.getpid())),
                 claim_store(where, LEASE),
             ):
-                pytest.fail("two hold the claim")
+                pytest.fail("one process holds the claim twice")
             if kind == "path":
                 with pytest.raises(DataError, match="is being written by another ingest"):
                     refuse_if_claimed(where)
@@ -203,8 +201,8 @@ def test_a_claim_is_exclusive_in_a_process_too_and_ends_with_its_block(
         assert where.claim.read_bytes() is None
 
 
-def test_a_claim_that_another_ingest_replaced_at_once_is_refused(tmp_path: Path) -> None:
-    """As happens where a file system only looks first whether there is an object."""
+def test_claim_replaced_right_after_creation_raises_data_error(tmp_path: Path) -> None:
+    """This can happen if the file system first checks whether an object exists, then creates it."""
     url = f"memory://{tmp_path.name}/a.zarr"
     where = Location.parse(url)
     other = replace(Holder.this_process(), host="elsewhere", pid=7)
@@ -219,27 +217,29 @@ def test_a_claim_that_another_ingest_replaced_at_once_is_refused(tmp_path: Path)
         pytest.raises(DataError, match=REFUSED.format(url=url, pid=7)),
         claim_store(where, LEASE),
     ):
-        pytest.fail("two hold the claim")
+        pytest.fail("two processes hold the claim")
     thread.join()
     assert Holder.read(where.claim) == other
 
 
-def test_a_claim_whose_file_is_gone_is_lost(tmp_path: Path) -> None:
+def test_claim_is_lost_when_its_file_is_removed(tmp_path: Path) -> None:
     where = Location.parse(str(tmp_path / "a.zarr"))
     with claim_store(where, LEASE) as claim:
         claim.check()
         where.claim.remove()
-        with pytest.raises(DataError, match=r"has lost its claim on .* is gone\); run it again"):
+        with pytest.raises(
+            DataError, match=r"has lost its claim on .* was removed\); run it again"
+        ):
             claim.check()
-        with claim_store(where, LEASE) as second:  # the removed file excludes nobody
+        with claim_store(where, LEASE) as second:  # a removed file no longer excludes others
             with pytest.raises(DataError, match=r"has lost its claim on .* now held by process"):
                 claim.check()
-            time.sleep(3 * LEASE.refresh_seconds)  # the first does not rewrite it
+            time.sleep(3 * LEASE.refresh_seconds)  # the first claim must not rewrite it
             second.check()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_is_rewritten_while_it_is_held(tmp_path: Path) -> None:
+def test_claim_is_rewritten_while_held(tmp_path: Path) -> None:
     where = Location.parse(str(tmp_path / "a.zarr"))
     with claim_store(where, Lease(refresh_seconds=0.01)) as claim:
         until(lambda: '"beat": 5' in (where.claim.read_bytes() or b"").decode())
@@ -247,7 +247,7 @@ def test_a_claim_is_rewritten_while_it_is_held(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_that_cannot_be_read_is_a_dead_ones(tmp_path: Path) -> None:
+def test_unreadable_claim_expires(tmp_path: Path) -> None:
     for content in (b"{", json.dumps({"pid": 7}).encode()):
         where = Location.parse(f"memory://{tmp_path.name}/a.zarr")
         where.claim.write_bytes(content)
@@ -255,17 +255,17 @@ def test_a_claim_that_cannot_be_read_is_a_dead_ones(tmp_path: Path) -> None:
             claim.check()
 
 
-def test_a_place_that_cannot_be_claimed_is_told(tmp_path: Path) -> None:
+def test_location_that_cannot_be_claimed_raises_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     where = Location.parse(str(tmp_path / "file" / "a.zarr"))
     with (
         pytest.raises(DataError, match=f"cannot write a store at {tmp_path}/file/a.zarr: "),
         claim_store(where, LEASE),
     ):
-        pytest.fail("there is no such place")
+        pytest.fail("a location that cannot be written was claimed")
 
 
-def test_a_file_is_locked_by_one_and_seen_to_be(tmp_path: Path) -> None:
+def test_file_lock_is_exclusive_and_visible(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert not is_locked(path)
     assert not path.exists()
@@ -277,7 +277,7 @@ def test_a_file_is_locked_by_one_and_seen_to_be(tmp_path: Path) -> None:
     assert not is_locked(path)
 
 
-def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
+def test_lock_on_a_removed_file_is_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "lock"
@@ -298,13 +298,13 @@ def test_a_lock_on_a_file_that_its_holder_removed_does_not_count(
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "gs://bucket"])
-def test_a_whole_bucket_is_refused_in_one_line(url: str) -> None:
-    """Its claim would lie beside it, in another bucket."""
-    location = Location(url, is_local=False)  # `parse` wants the packages of object stores
+def test_claim_on_a_whole_bucket_raises_data_error(url: str) -> None:
+    """The claim would be beside the bucket, not in it."""
+    location = Location(url, is_local=False)  # `parse` requires the packages for object stores
     with pytest.raises(DataError, match=r"whole bucket; name a store in it"), claim_store(location):
         pytest.fail("a bucket was claimed")
 
 
-def test_a_store_in_memory_is_no_bucket() -> None:
+def test_store_at_the_root_of_the_memory_file_system_can_be_claimed() -> None:
     with claim_store(Location.parse("memory://a.zarr")):
         pass

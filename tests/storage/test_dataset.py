@@ -1,3 +1,5 @@
+"""Reading of finished stores, and detection of damage in them."""
+
 import json
 import os
 import pickle
@@ -34,7 +36,12 @@ def ingest(source: Source, url: str, layout: Layout) -> Dataset:
     return finish(plan, summaries, [read_back(plan, shard) for shard in plan.shards])
 
 
-LAYOUTS = [Layout(50, 10), Layout(53, 53), Layout(7, 1), Layout(1000, 100)]
+LAYOUTS = [
+    Layout(50, 10),
+    Layout(53, 53),  # one chunk per shard
+    Layout(7, 1),  # one row per chunk
+    Layout(1000, 100),  # one shard, longer than the split
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +52,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
 
 @pytest.fixture
 def dataset(datasets: list[Dataset], tmp_path: Path) -> Dataset:
-    """A copy of the first, to be damaged: five training shards of 50 rows, five chunks each."""
+    """A copy of the first store, for tests to damage: 5 training shards of 5 chunks of 10 rows."""
     return open_dataset(str(shutil.copytree(datasets[0].url, tmp_path / "copy.zarr")))
 
 
@@ -55,7 +62,9 @@ row = st.integers(0, 229)
 
 @settings(max_examples=40, deadline=None)
 @given(layouts, st.tuples(st.integers(0, 230), st.integers(0, 230)).map(sorted))
-def test_a_range_is_a_slice(datasets: list[Dataset], layout: int, bounds: list[int]) -> None:
+def test_read_range_equals_slice_of_the_source(
+    datasets: list[Dataset], layout: int, bounds: list[int]
+) -> None:
     start, stop = bounds
     images, labels = datasets[layout].read("train", start, stop)
     assert images.dtype == labels.dtype == np.dtype("u1")
@@ -65,7 +74,7 @@ def test_a_range_is_a_slice(datasets: list[Dataset], layout: int, bounds: list[i
 
 @settings(max_examples=40, deadline=None)
 @given(layouts, st.lists(row, max_size=60))
-def test_rows_in_any_order_are_a_take(
+def test_read_rows_equals_indexing_of_the_source(
     datasets: list[Dataset], layout: int, rows: list[int]
 ) -> None:
     images, labels = datasets[layout].read_rows("train", rows)
@@ -75,27 +84,29 @@ def test_rows_in_any_order_are_a_take(
 
 
 @pytest.mark.parametrize("bounds", [(-1, 5), (5, 4), (0, 231)])
-def test_a_range_outside_is_refused(datasets: list[Dataset], bounds: tuple[int, int]) -> None:
-    with pytest.raises(IndexError, match=f"rows {bounds[0]} to {bounds[1]} asked of a split of"):
+def test_invalid_range_raises_index_error(datasets: list[Dataset], bounds: tuple[int, int]) -> None:
+    with pytest.raises(
+        IndexError, match=f"rows {bounds[0]} to {bounds[1]} requested from a split of"
+    ):
         datasets[0].read("train", *bounds)
 
 
 @pytest.mark.parametrize("rows", [[3, 230], [-1]])
-def test_rows_outside_are_refused(datasets: list[Dataset], rows: list[int]) -> None:
-    with pytest.raises(IndexError, match="asked of a split of 230 rows"):
+def test_rows_outside_the_split_raise_index_error(datasets: list[Dataset], rows: list[int]) -> None:
+    with pytest.raises(IndexError, match="requested from a split of 230 rows"):
         datasets[0].read_rows("train", rows)
 
 
 @pytest.mark.parametrize("rows", [[1.5], [True, False], [[1, 2]]])
-def test_rows_that_are_no_numbers_of_rows_are_refused(
+def test_rows_that_are_not_a_list_of_integers_raise_index_error(
     datasets: list[Dataset], rows: list[Any]
 ) -> None:
-    with pytest.raises(IndexError, match="rows must be a list of whole numbers"):
+    with pytest.raises(IndexError, match="rows must be a list of integers"):
         datasets[0].read_rows("train", rows)
 
 
-def test_only_the_chunks_of_the_rows_are_read(dataset: Dataset) -> None:
-    _flip(_shard(dataset, 1), 3 * 30_724)  # the fourth of its five chunks: rows 80 to 89
+def test_read_rows_reads_only_the_chunks_of_these_rows(dataset: Dataset) -> None:
+    _flip(_shard(dataset, 1), 3 * 30_724)  # in the fourth of five chunks: rows 80 to 89
     rows = [*range(50, 80), *range(90, 100), 229]
     images, _ = dataset.read_rows("train", rows)
     np.testing.assert_array_equal(images, TRAIN_IMAGES[rows])
@@ -103,7 +114,7 @@ def test_only_the_chunks_of_the_rows_are_read(dataset: Dataset) -> None:
     np.testing.assert_array_equal(images, TRAIN_IMAGES[50:80])
 
 
-def test_a_dataset_is_a_value(datasets: list[Dataset]) -> None:
+def test_dataset_can_be_pickled_compared_and_hashed(datasets: list[Dataset]) -> None:
     first = datasets[0]
     sent = pickle.loads(pickle.dumps(first))
     assert sent == first
@@ -115,14 +126,14 @@ def test_a_dataset_is_a_value(datasets: list[Dataset]) -> None:
         first.mean[0] = 1
 
 
-def test_a_relative_path_becomes_absolute(
+def test_relative_path_becomes_absolute(
     datasets: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(datasets[0].url).parent)
     assert open_dataset("0.zarr") == datasets[0]
 
 
-def test_the_summary_is_of_plain_values(datasets: list[Dataset]) -> None:
+def test_summary_can_be_written_as_json(datasets: list[Dataset]) -> None:
     first = datasets[0]
     assert json.loads(json.dumps(asdict(first.summary()))) == {
         "url": first.url,
@@ -141,7 +152,7 @@ def test_the_summary_is_of_plain_values(datasets: list[Dataset]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(LAYOUTS)))
-def test_other_libraries_open_the_store_as_it_is(datasets: list[Dataset], index: int) -> None:
+def test_xarray_dask_and_zarr_read_the_store(datasets: list[Dataset], index: int) -> None:
     url = datasets[index].url
     images = TRAIN_IMAGES.reshape(-1, 3, 32, 32)
     group = xarray.open_zarr(url, group="train")
@@ -159,7 +170,7 @@ def test_other_libraries_open_the_store_as_it_is(datasets: list[Dataset], index:
     np.testing.assert_array_equal(plain["test/labels"][:], SOURCE.read("test", 0, 40)[1])
 
 
-def test_every_object_is_as_the_design_says(dataset: Dataset) -> None:
+def test_arrays_have_the_documented_shapes_chunks_and_codecs(dataset: Dataset) -> None:
     arrays = {
         path.parent.relative_to(dataset.url).as_posix(): json.loads(path.read_text())
         for path in Path(dataset.url).rglob("zarr.json")
@@ -197,7 +208,9 @@ AGAIN = "remove the store and ingest it again"
 
 @pytest.mark.parametrize("chunk", range(5))
 @pytest.mark.parametrize("rows", [range(100, 150), range(230)])
-def test_a_flipped_byte_names_its_chunk(dataset: Dataset, chunk: int, rows: range) -> None:
+def test_flipped_byte_raises_data_error_that_names_its_chunk(
+    dataset: Dataset, chunk: int, rows: range
+) -> None:
     _flip(_shard(dataset, 2), chunk * 30_724 + 17)
     first = 100 + 10 * chunk
     with pytest.raises(DataError) as caught:
@@ -210,8 +223,8 @@ def test_a_flipped_byte_names_its_chunk(dataset: Dataset, chunk: int, rows: rang
         dataset.read_rows("train", [first + 4, 0])
 
 
-def test_every_flipped_byte_of_a_shard_is_an_error(dataset: Dataset) -> None:
-    """Whichever byte it is: pixels, checksums, the index, and the padding of the last chunk."""
+def test_flipped_byte_anywhere_in_a_shard_raises_data_error(dataset: Dataset) -> None:
+    """The flipped bytes include checksums, the index and the padding of the last chunk."""
     shard = _shard(dataset, 4)
     whole = shard.read_bytes()
     places = [*range(0, len(whole), 4099), *range(len(whole) - 84, len(whole), 5)]
@@ -229,26 +242,26 @@ def test_every_flipped_byte_of_a_shard_is_an_error(dataset: Dataset) -> None:
         (lambda path: path.unlink(), "train/images/c/2/0/0/0 (rows 100 to 149) is missing"),
         (
             _cut(0),
-            "train/images/c/2/0/0/0 (rows 100 to 149) is cut short",
+            "train/images/c/2/0/0/0 (rows 100 to 149) is truncated",
         ),
         (
             _cut(9),
-            "train/images/c/2/0/0/0 (rows 100 to 149) is cut short",
+            "train/images/c/2/0/0/0 (rows 100 to 149) is truncated",
         ),
         (
             _cut(99_999),
-            "the shard train/images/c/2/0/0/0 (rows 100 to 149) is cut short or its index "
+            "the shard train/images/c/2/0/0/0 (rows 100 to 149) is truncated or its index "
             "fails its checksum",
         ),
         (
             lambda path: _flip(path, -50),
-            "the shard train/images/c/2/0/0/0 (rows 100 to 149) is cut short or its index "
+            "the shard train/images/c/2/0/0/0 (rows 100 to 149) is truncated or its index "
             "fails its checksum",
         ),
     ],
     ids=["missing", "empty", "9 bytes", "half", "index"],
 )
-def test_a_lost_or_truncated_shard_is_never_zeros(
+def test_missing_or_truncated_shard_is_never_read_as_zeros(
     dataset: Dataset, damage: Any, message: str
 ) -> None:
     damage(_shard(dataset, 2))
@@ -271,7 +284,7 @@ def test_a_lost_or_truncated_shard_is_never_zeros(
         ("train/mean/c/0/0/0", "train/mean/c/0/0/0 (channels 0 to 2)"),
     ],
 )
-def test_labels_and_mean_are_checked_too(dataset: Dataset, path: str, what: str) -> None:
+def test_damaged_labels_and_mean_raise_data_error(dataset: Dataset, path: str, what: str) -> None:
     file = Path(dataset.url) / path
 
     def use() -> None:
@@ -298,15 +311,18 @@ def _change_attributes(dataset: Dataset, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "has format version 2, this program reads up to 1; use a newer"),
-        ({"format_version": "1"}, "is a Zarr group, but not a store that ingest made"),
-        ({"classes": None}, "is a Zarr group, but not a store that ingest made"),
+        (
+            {"format_version": 2},
+            "has format version 2, but this program reads only versions up to 1; upgrade",
+        ),
+        ({"format_version": "1"}, "is a Zarr group, but not a store created by `hinge ingest`"),
+        ({"classes": None}, "is a Zarr group, but not a store created by `hinge ingest`"),
         ({"layout": {"shard_rows": 0, "chunk_rows": 1}}, "shard_rows must be a whole number"),
         ({"layout": {"shard_rows": 25, "chunk_rows": 5}}, "the train arrays have .*, wanted"),
-        ({"fingerprint": None}, "is not finished; ingest it again to go on"),
+        ({"fingerprint": None}, "is not finished; run its ingest again to resume it"),
     ],
 )
-def test_a_store_that_cannot_be_read_is_told(
+def test_store_with_wrong_attributes_raises_data_error(
     dataset: Dataset, changes: dict[str, object], message: str
 ) -> None:
     _change_attributes(dataset, **changes)
@@ -314,20 +330,22 @@ def test_a_store_that_cannot_be_read_is_told(
         open_dataset(dataset.url)
 
 
-def test_a_missing_array_is_told(dataset: Dataset) -> None:
+def test_missing_array_raises_data_error(dataset: Dataset) -> None:
     shutil.rmtree(Path(dataset.url) / "test" / "labels")
     with pytest.raises(DataError, match=f"cannot open test/labels; {AGAIN}"):
         open_dataset(dataset.url)
 
 
-def test_no_store_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"no store at {tmp_path}/x.zarr; make it with ingest"):
+def test_missing_store_raises_data_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=f"no store at {tmp_path}/x.zarr; create it with `hinge ingest`"
+    ):
         open_dataset(str(tmp_path / "x.zarr"))
 
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_the_real_images_survive(real_cifar10: Path, tmp_path: Path) -> None:
+def test_real_images_are_stored_exactly(real_cifar10: Path, tmp_path: Path) -> None:
     source = open_source(str(real_cifar10), workdir=tmp_path / "work")
     assert isinstance(source, Cifar10)
     dataset = ingest(source, str(tmp_path / "cifar10.zarr"), Layout())

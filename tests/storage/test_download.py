@@ -1,3 +1,5 @@
+"""Download from a local HTTP server that breaks connections, changes files and fails."""
+
 import functools
 import hashlib
 import io
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from storage import download as official
 from storage import sources
 from storage.download import download
 from storage.errors import DataError
@@ -23,16 +26,16 @@ NAME = "set.tar.gz"
 
 @dataclass
 class Script:
-    """What the server does, and what it was asked."""
+    """The behaviour of the server, and the requests that it received."""
 
     content: bytes = CONTENT
     tag: str | None = '"one"'
     ranges: bool = True
     status: int | None = None
     cut_at: list[int | None] = field(default_factory=list)
-    """For each request in turn, the byte of the file at which the connection breaks off."""
+    """For each request in turn, the position in the file at which the connection breaks."""
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)
-    """Range and If-Range of each request."""
+    """The headers Range and If-Range of each request."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # the name that http.server calls
+    def do_GET(self) -> None:  # http.server requires this name
         script = self.script
         wanted, condition = self.headers["Range"], self.headers["If-Range"]
         script.asked.append((wanted, condition))
@@ -97,7 +100,7 @@ def _files(cache: Path) -> set[str]:
     return {path.name for path in cache.iterdir()}
 
 
-def test_the_whole_file_arrives_once_and_is_kept(server: Server, tmp_path: Path) -> None:
+def test_file_is_downloaded_once_and_cached(server: Server, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = download(server.url, MD5, tmp_path, lambda *counts: seen.append(counts))
     assert path.read_bytes() == CONTENT
@@ -108,7 +111,7 @@ def test_the_whole_file_arrives_once_and_is_kept(server: Server, tmp_path: Path)
     assert server.script.asked == [(None, None)]
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path: Path) -> None:
+def test_broken_connection_resumes_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.script.cut_at = [700_000, 1_500_000]
     seen: list[tuple[int, int | None]] = []
     path = download(server.url, MD5, tmp_path, lambda *counts: seen.append(counts))
@@ -121,9 +124,11 @@ def test_a_broken_connection_is_taken_up_where_it_broke(server: Server, tmp_path
     assert {total for _, total in seen} == {len(CONTENT)}
 
 
-def test_a_later_call_goes_on_with_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
+def test_later_call_resumes_the_partial_file_of_an_earlier_call(
+    server: Server, tmp_path: Path
+) -> None:
     server.script.cut_at = [300_000, 600_000, 900_000, 1_200_000]
-    with pytest.raises(DataError, match="Try again, which goes on where this stopped, or name a"):
+    with pytest.raises(DataError, match="Try again to resume the download, or name a"):
         download(server.url, MD5, tmp_path)
     left = (tmp_path / f"{NAME}.part").stat().st_size
     assert left > 0
@@ -131,7 +136,7 @@ def test_a_later_call_goes_on_with_what_an_earlier_one_left(server: Server, tmp_
     assert server.script.asked[-1] == (f"bytes={left}-", '"one"')
 
 
-def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+def test_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     server.script.ranges = False
     server.script.cut_at = [700_000]
     assert download(server.url, MD5, tmp_path).read_bytes() == CONTENT
@@ -139,7 +144,7 @@ def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("tag", ['W/"weak"', None])
-def test_without_a_strong_tag_the_range_is_asked_plainly(
+def test_range_without_a_strong_etag_is_requested_without_if_range(
     server: Server, tmp_path: Path, tag: str | None
 ) -> None:
     server.script.tag = tag
@@ -150,7 +155,9 @@ def test_without_a_strong_tag_the_range_is_asked_plainly(
     assert condition is None
 
 
-def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_file_changed_on_the_server_is_downloaded_from_scratch(
+    server: Server, tmp_path: Path
+) -> None:
     server.script.content, server.script.tag = CONTENT[::-1], '"old"'
     server.script.cut_at = [700_000] * 4
     with pytest.raises(DataError):
@@ -162,7 +169,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, tmp_path:
 
 
 @pytest.mark.parametrize("length", [len(CONTENT), len(CONTENT) + 5])
-def test_a_part_with_nothing_to_come_is_kept_or_fetched_anew(
+def test_complete_part_is_kept_and_too_long_part_is_replaced(
     server: Server, tmp_path: Path, length: int
 ) -> None:
     (tmp_path / f"{NAME}.part").write_bytes((CONTENT + b"extra")[:length])
@@ -171,19 +178,21 @@ def test_a_part_with_nothing_to_come_is_kept_or_fetched_anew(
     assert _files(tmp_path) == {NAME}
 
 
-def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
+def test_wrong_checksum_deletes_the_file(server: Server, tmp_path: Path) -> None:
     server.script.content = CONTENT[::-1]
     with pytest.raises(DataError) as caught:
         download(server.url, MD5, tmp_path)
     assert str(caught.value) == (
         f"{server.url} does not have the MD5 {MD5}; the file was deleted. "
-        "Try again, or name a directory or a .tar.gz that holds CIFAR-10"
+        "Try again, or name a directory or a .tar.gz that contains CIFAR-10"
     )
     assert _files(tmp_path) == set()
 
 
 @pytest.mark.parametrize(("status", "text"), [(404, "404 Client Error"), (503, "503 Server")])
-def test_a_refusal_is_one_line(server: Server, tmp_path: Path, status: int, text: str) -> None:
+def test_http_error_is_reported_in_one_line(
+    server: Server, tmp_path: Path, status: int, text: str
+) -> None:
     server.script.status = status
     with pytest.raises(DataError, match=f"cannot download {server.url}: {text}.*or name a") as e:
         download(server.url, MD5, tmp_path)
@@ -192,7 +201,7 @@ def test_a_refusal_is_one_line(server: Server, tmp_path: Path, status: int, text
     assert _files(tmp_path) == set()
 
 
-def test_no_server_is_one_line(tmp_path: Path) -> None:
+def test_missing_server_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/{NAME}"
@@ -201,22 +210,22 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_a_silent_server_is_given_up(tmp_path: Path) -> None:
+def test_server_that_sends_nothing_times_out(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{NAME}"
         with pytest.raises(DataError, match=f"cannot download {url}: .*timed out"):
             download(url, MD5, tmp_path, timeout=0.2)
 
 
-def test_the_source_called_download_is_fetched_unpacked_and_checked(
+def test_source_download_is_fetched_unpacked_and_checked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binary: Callable[..., Any]
 ) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(binary(records=2).path, "cifar-10-batches-bin")
     server.script.content = packed.getvalue()
-    monkeypatch.setattr(sources, "BINARY_URL", server.url)
-    monkeypatch.setattr(sources, "BINARY_MD5", hashlib.md5(server.script.content).hexdigest())
+    monkeypatch.setattr(official, "BINARY_URL", server.url)
+    monkeypatch.setattr(official, "BINARY_MD5", hashlib.md5(server.script.content).hexdigest())
     seen: list[int] = []
     with pytest.raises(DataError, match=r"data_batch_1.bin is truncated: 6146 bytes, wanted 30730"):
         sources.open_source(

@@ -1,3 +1,5 @@
+"""Ingests: complete, interrupted, resumed, and into locations that already exist."""
+
 import random
 import signal
 import subprocess
@@ -56,7 +58,7 @@ def read_all(plan: IngestPlan) -> list[ReadBackShard]:
 
 
 def assert_holds(dataset: Dataset, source: Source) -> None:
-    """Compare every row, and the mean with NumPy's, worked from the source."""
+    """Compare every row with the source, and the mean with NumPy's mean of the source."""
     for split in SPLITS:
         images, labels = source.read(split, 0, source.rows(split))
         read_images, read_labels = dataset.read(split, 0, dataset.rows(split))
@@ -76,7 +78,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_store_holds_what_the_source_has(url: str) -> None:
+def test_store_contains_the_rows_of_the_source(url: str) -> None:
     dataset = ingest(SOURCE, url)
     assert_holds(dataset, SOURCE)
     assert open_dataset(url) == dataset
@@ -84,7 +86,7 @@ def test_a_store_holds_what_the_source_has(url: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["binary", "python"])
-def test_either_version_of_cifar10_gives_one_fingerprint(
+def test_both_versions_of_cifar10_have_the_same_fingerprint(
     version: str, request: pytest.FixtureRequest, tmp_path: Path, binary: Write
 ) -> None:
     source = open_directory(request.getfixturevalue(version)("a").path, records=20)
@@ -101,7 +103,7 @@ def test_either_version_of_cifar10_gives_one_fingerprint(
     chunk_rows=st.integers(3, 300),
     order=st.randoms(use_true_random=False),
 )
-def test_layout_and_order_of_work_change_neither_fingerprint_nor_mean(
+def test_fingerprint_and_mean_do_not_depend_on_layout_or_order(
     tmp_path_factory: pytest.TempPathFactory, shard_rows: int, chunk_rows: int, order: random.Random
 ) -> None:
     place = tmp_path_factory.mktemp("layouts")
@@ -118,7 +120,7 @@ def test_layout_and_order_of_work_change_neither_fingerprint_nor_mean(
     assert_holds(other, SOURCE)
 
 
-def test_one_changed_byte_or_label_changes_the_fingerprint(binary: Write, tmp_path: Path) -> None:
+def test_changed_pixel_or_label_changes_the_fingerprint(binary: Write, tmp_path: Path) -> None:
     found = set()
     for name, position in [("none", None), ("label", 0), ("pixel", 3072)]:
         path = binary(name).path
@@ -131,7 +133,7 @@ def test_one_changed_byte_or_label_changes_the_fingerprint(binary: Write, tmp_pa
     assert len(found) == 3
 
 
-def test_summaries_count_classes(tmp_path: Path) -> None:
+def test_shard_summaries_count_the_images_of_each_class(tmp_path: Path) -> None:
     plan = plan_ingest(SOURCE, str(tmp_path / "x.zarr"), LAYOUT)
     prepare(plan)
     summaries = [write_shard(plan, shard) for shard in plan.shards if shard.split == "train"]
@@ -140,30 +142,32 @@ def test_summaries_count_classes(tmp_path: Path) -> None:
     assert counts.tolist() == [int((labels == k).sum()) for k in range(10)]
 
 
-def test_nothing_is_seen_before_the_end_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_store_appears_only_when_finished_and_leaves_no_other_files(tmp_path: Path) -> None:
     url = tmp_path / "data.zarr"
     plan = plan_ingest(SOURCE, str(url), LAYOUT)
     assert list(tmp_path.iterdir()) == []
     prepare(plan)
     summaries = [write_shard(plan, shard) for shard in plan.shards]
     assert not url.exists()
-    with pytest.raises(DataError, match="an ingest was begun here and not finished; make it with"):
+    with pytest.raises(
+        DataError, match="an ingest was started here but did not finish; create it with"
+    ):
         open_dataset(str(url))
     finish(plan, summaries, read_all(plan))
     assert list(tmp_path.iterdir()) == [url]
 
 
-def test_an_unfinished_store_in_memory_is_not_opened() -> None:
+def test_unfinished_store_in_memory_cannot_be_opened() -> None:
     plan = plan_ingest(SOURCE, "memory://unfinished.zarr", LAYOUT)
     prepare(plan)
     with pytest.raises(DataError, match=r"the store at memory://unfinished.zarr is not finished"):
         open_dataset("memory://unfinished.zarr")
     abandon(plan)
-    with pytest.raises(DataError, match=r"no store at memory://unfinished.zarr; make it with"):
+    with pytest.raises(DataError, match=r"no store at memory://unfinished.zarr; create it with"):
         open_dataset("memory://unfinished.zarr")
 
 
-def test_the_same_again_is_complete_and_changes_nothing(url: str) -> None:
+def test_repeated_ingest_is_complete_and_changes_nothing(url: str) -> None:
     dataset = ingest(SOURCE, url)
     plan = plan_ingest(SOURCE, url, Layout(shard_rows=70))
     assert plan.complete
@@ -174,18 +178,18 @@ def test_the_same_again_is_complete_and_changes_nothing(url: str) -> None:
     assert_holds(open_dataset(url), SOURCE)
 
 
-def test_other_data_is_never_overwritten(url: str) -> None:
+def test_store_of_other_data_is_never_overwritten(url: str) -> None:
     dataset = ingest(SOURCE, url)
     with pytest.raises(DataError) as caught:
         plan_ingest(Synthetic(train_rows=230, test_rows=40, seed=9), url)
     assert str(caught.value) == (
-        f"{url} already holds other data: synthetic images (seed 0), not CIFAR-10 "
+        f"{url} already contains other data: synthetic images (seed 0), not CIFAR-10 "
         f"(fingerprint {dataset.fingerprint[:12]}); remove it or name another store"
     )
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "zarr group", "broken store"])
-def test_what_is_no_store_is_not_touched(tmp_path: Path, kind: str) -> None:
+def test_file_or_directory_that_is_not_a_store_is_left_unchanged(tmp_path: Path, kind: str) -> None:
     url = tmp_path / "data.zarr"
     if kind == "file":
         url.write_text("a letter")
@@ -196,17 +200,17 @@ def test_what_is_no_store_is_not_touched(tmp_path: Path, kind: str) -> None:
         (url / name).write_text(group if kind == "zarr group" else "{a letter")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for use in (lambda: plan_ingest(SOURCE, str(url)), lambda: open_dataset(str(url))):
-        with pytest.raises(DataError, match=f"{url} is .*not a store that ingest made"):
+        with pytest.raises(DataError, match=f"{url} is .*not a store created by `hinge ingest`"):
             use()
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_an_empty_directory_is_a_free_place(tmp_path: Path) -> None:
+def test_empty_directory_can_become_a_store(tmp_path: Path) -> None:
     (tmp_path / "data.zarr").mkdir()
     assert_holds(ingest(SOURCE, str(tmp_path / "data.zarr")), SOURCE)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_location_that_cannot_be_written_raises_data_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     plan = plan_ingest(SOURCE, str(tmp_path / "file" / "data.zarr"), LAYOUT)
     with pytest.raises(DataError, match=f"cannot write a store at {tmp_path}/file/data.zarr"):
@@ -217,12 +221,12 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     ("url", "message"),
     [("", "the store's URL is empty"), ("nosuch://x", "cannot use the store nosuch://x: ")],
 )
-def test_bad_urls_are_told(url: str, message: str) -> None:
+def test_invalid_url_raises_data_error(url: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         plan_ingest(SOURCE, url)
 
 
-def test_a_bad_label_leaves_no_store(binary: Write, tmp_path: Path) -> None:
+def test_ingest_abandoned_after_a_bad_label_leaves_no_files(binary: Write, tmp_path: Path) -> None:
     path = binary("bin").path
     content = bytearray((path / "data_batch_4.bin").read_bytes())
     content[0] = 10
@@ -232,20 +236,20 @@ def test_a_bad_label_leaves_no_store(binary: Write, tmp_path: Path) -> None:
     prepare(plan)
     write_shard(plan, plan.shards[0])
     with pytest.raises(DataError, match=r"data_batch_4.bin, record 0: label 10"):
-        write_shard(plan, plan.shards[1])  # rows 50 to 99: the fourth file starts at 60
+        write_shard(plan, plan.shards[1])  # rows 50 to 99; the fourth file starts at row 60
     abandon(plan)
     assert list((tmp_path / "x").iterdir()) == []
 
 
-def test_summaries_must_be_of_every_shard_once(tmp_path: Path) -> None:
+def test_finish_requires_every_shard_exactly_once(tmp_path: Path) -> None:
     plan = plan_ingest(SOURCE, str(tmp_path / "data.zarr"), LAYOUT)
     prepare(plan)
     summaries = [write_shard(plan, shard) for shard in plan.shards]
     stored = read_all(plan)
     for wrong in (summaries[1:], [*summaries, summaries[0]]):
-        with pytest.raises(ValueError, match="shards do not match the plan's 6"):
+        with pytest.raises(ValueError, match="each of the plan's 6 shards is needed exactly once"):
             finish(plan, wrong, stored)
-    with pytest.raises(ValueError, match="5 shards do not match the plan's 6"):
+    with pytest.raises(ValueError, match=r"plan's 6 shards .*, but 5 shards were given"):
         finish(plan, summaries, stored[1:])
 
 
@@ -255,14 +259,14 @@ def _resume(plan: IngestPlan) -> list[bool]:
     return [summary.reused for summary in summaries]
 
 
-def test_a_damaged_shard_is_written_again(url: str) -> None:
+def test_damaged_shard_is_written_again(url: str) -> None:
     plan = plan_ingest(SOURCE, url, LAYOUT)
     prepare(plan)
     for shard in plan.shards:
         assert not write_shard(plan, shard).reused
         assert write_shard(plan, shard).reused
     system, path = fsspec.url_to_fs(plan.location.partial.url)
-    for number, damage in [(1, b"short"), (4, b"")]:  # 4 is the last, shorter one
+    for number, damage in [(1, b"short"), (4, b"")]:  # shard 4 is the last one and is shorter
         system.pipe_file(f"{path}/train/images/c/{number}/0/0/0", damage)
     assert _resume(plan) == [True, False, True, True, False, True]
 
@@ -292,31 +296,33 @@ KILLED = """
 """
 
 
-def _ingest_and_die(url: str, fatal_start: int | None) -> None:
+def _run_killed_ingest(url: str, fatal_start: int | None) -> None:
     program = textwrap.dedent(KILLED.format(url=url, fatal_start=fatal_start))
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fatal_start", "kept"), [(100, 2), (None, 6)])
-def test_an_ingest_killed_half_way_or_before_the_rename_is_taken_up(
+@pytest.mark.parametrize(
+    ("fatal_start", "kept"), [(100, 2), (None, 6)], ids=["third shard", "rename"]
+)
+def test_ingest_killed_in_a_shard_or_before_the_rename_resumes(
     tmp_path: Path, fatal_start: int | None, kept: int
 ) -> None:
     url = tmp_path / "data.zarr"
-    _ingest_and_die(str(url), fatal_start)
+    _run_killed_ingest(str(url), fatal_start)
     assert not url.exists()
     partial = tmp_path / ".data.zarr.partial"
     (partial / "train/images/c/2").mkdir(parents=True, exist_ok=True)
-    (partial / "train/images/c/2/0.abc.partial").write_bytes(b"what Zarr was writing")
+    (partial / "train/images/c/2/0.abc.partial").write_bytes(b"a partial write")
     assert _resume(plan_ingest(SOURCE, str(url), LAYOUT)) == [True] * kept + [False] * (6 - kept)
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
 @pytest.mark.slow
-def test_another_source_or_layout_starts_over(tmp_path: Path) -> None:
+def test_other_source_or_layout_starts_from_scratch(tmp_path: Path) -> None:
     url = str(tmp_path / "data.zarr")
-    _ingest_and_die(url, 100)
+    _run_killed_ingest(url, 100)
     other = Synthetic(train_rows=230, test_rows=40, seed=3)
     plan = plan_ingest(other, url, LAYOUT)
     prepare(plan)
@@ -324,7 +330,7 @@ def test_another_source_or_layout_starts_over(tmp_path: Path) -> None:
     assert _resume(plan_ingest(SOURCE, url, Layout(60, 10))) == [False] * 5
 
 
-def test_an_ingest_killed_before_it_said_what_it_was_starts_over(tmp_path: Path) -> None:
+def test_ingest_killed_before_its_manifest_starts_from_scratch(tmp_path: Path) -> None:
     (tmp_path / ".data.zarr.partial").mkdir()
     (tmp_path / ".data.zarr.partial" / "zarr.abc.partial").write_text("{")
     assert_holds(ingest(SOURCE, str(tmp_path / "data.zarr")), SOURCE)
@@ -332,25 +338,25 @@ def test_an_ingest_killed_before_it_said_what_it_was_starts_over(tmp_path: Path)
 
 
 def _put_rows_of(other: Source, plan: IngestPlan, shard: ShardTask) -> None:
-    """Write another source's rows into a shard of the unfinished store, whole and valid."""
+    """Write a complete, valid shard with another source's rows to the unfinished store."""
     images, labels = other.read(shard.split, shard.start, shard.stop)
     where = plan.location.partial
     for name, rows in (("images", images.reshape(-1, 3, 32, 32)), ("labels", labels)):
         StoredArray.open(where, f"{shard.split}/{name}").write(shard.start, rows)
 
 
-def test_a_whole_shard_of_other_rows_is_written_again(url: str) -> None:
+def test_valid_shard_with_other_rows_is_written_again(url: str) -> None:
     plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
     for shard in plan.shards:
         write_shard(plan, shard)
     _put_rows_of(OTHER, plan, plan.shards[2])
     _, labels = OTHER.read("train", 0, 50)
-    StoredArray.open(plan.location.partial, "train/labels").write(0, labels)  # these alone
+    StoredArray.open(plan.location.partial, "train/labels").write(0, labels)  # only the labels
     assert _resume(plan) == [False, True, False, True, True, True]
 
 
 @pytest.mark.parametrize("damage", ["other rows", "missing"])
-def test_a_store_that_was_changed_after_its_writing_is_not_finished(url: str, damage: str) -> None:
+def test_store_changed_after_writing_is_not_finished(url: str, damage: str) -> None:
     plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
     summaries = [write_shard(plan, shard) for shard in plan.shards]
     shard = plan.shards[2]
@@ -361,16 +367,18 @@ def test_a_store_that_was_changed_after_its_writing_is_not_finished(url: str, da
     with pytest.raises(DataError) as caught:
         finish(plan, summaries, read_all(plan))
     assert str(caught.value) == (
-        f"{url}: train rows 100 to 149 are not the source's: something else has written there; "
-        "the store is not finished, run this again"
+        f"{url}: train rows 100 to 149 differ from the source, because something else has written "
+        "to the store; the store is not finished, so run this again"
     )
-    with pytest.raises(DataError, match=r"not finished; (ingest it again|make it with ingest)"):
+    with pytest.raises(
+        DataError, match=r"(not finished; run its ingest|did not finish; create it with)"
+    ):
         open_dataset(url)
     assert _resume(plan) == [True, True, False, True, True, True]
 
 
 @pytest.mark.parametrize("source", [SOURCE, OTHER])
-def test_an_unfinished_store_at_its_final_place_is_taken_back(
+def test_unfinished_store_at_the_final_path_is_moved_back_and_resumed(
     tmp_path: Path, source: Source
 ) -> None:
     url = tmp_path / "data.zarr"
@@ -380,7 +388,7 @@ def test_an_unfinished_store_at_its_final_place_is_taken_back(
     Path(plan.location.partial.url).rename(url)
     (tmp_path / ".data.zarr.partial").mkdir()
     (tmp_path / ".data.zarr.partial" / "left").write_text("by another ingest")
-    with pytest.raises(DataError, match="is not finished; ingest it again to go on"):
+    with pytest.raises(DataError, match="is not finished; run its ingest again to resume it"):
         open_dataset(str(url))
     dataset, summaries = carry_out(prepare(plan_ingest(source, str(url), LAYOUT)))
     assert_holds(dataset, source)
@@ -389,21 +397,21 @@ def test_an_unfinished_store_at_its_final_place_is_taken_back(
     assert list(tmp_path.iterdir()) == [url]
 
 
-def test_a_store_that_was_finished_since_the_plan_was_made_is_kept(url: str) -> None:
+def test_store_finished_after_the_plan_was_made_is_kept(url: str) -> None:
     same = plan_ingest(SOURCE, url, LAYOUT)
     other = plan_ingest(OTHER, url, LAYOUT)
     dataset = ingest(SOURCE, url)
     assert prepare(same).complete
     assert finish(prepare(same), [], []) == dataset
-    with pytest.raises(DataError, match="already holds other data"):
+    with pytest.raises(DataError, match="already contains other data"):
         prepare(other)
     assert_holds(open_dataset(url), SOURCE)
 
 
-def test_a_removal_of_objects_that_was_broken_off_leaves_no_dead_end(
+def test_ingest_succeeds_after_an_interrupted_removal_of_objects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unfinished store that has lost its own metadata would be no store to ingest."""
+    """Ingest would reject an unfinished store without its root's metadata."""
     url = f"memory://{tmp_path.name}/data.zarr"
     plan = prepare(plan_ingest(SOURCE, url, LAYOUT))
     write_shard(plan, plan.shards[0])
@@ -413,7 +421,8 @@ def test_a_removal_of_objects_that_was_broken_off_leaves_no_dead_end(
         system: MemoryFileSystem, path: str | list[str], recursive: bool = False
     ) -> None:
         files = system.find(path) if isinstance(path, str) else path
-        for file in sorted(files, key=lambda name: name.count("/")):  # the worst order
+        # The worst order removes the root's metadata first.
+        for file in sorted(files, key=lambda name: name.count("/")):
             if len(removed) == 2:
                 raise KeyboardInterrupt
             system.rm_file(file)

@@ -1,3 +1,5 @@
+"""Layouts of rows in shards and chunks."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,11 +20,11 @@ def test_shards_are_whole_chunks_and_cover_every_row_once(
     assert fitted.shard_rows % fitted.chunk_rows == 0
     assert fitted.fit(rows) == fitted
     assert [row for shard in fitted.shards(rows) for row in shard] == list(range(rows))
-    assert fitted.shard_rows < rows + fitted.chunk_rows  # no padding but a part of a chunk
+    assert fitted.shard_rows < rows + fitted.chunk_rows  # less than one chunk of padding
 
 
 @given(sizes, sizes)
-def test_the_chunk_is_the_nearest_divisor_by_ratio(shard_rows: int, wanted: int) -> None:
+def test_chunk_size_is_the_nearest_divisor_by_ratio(shard_rows: int, wanted: int) -> None:
     divisors = [d for d in range(1, shard_rows + 1) if shard_rows % d == 0]
     best = min(max(d / wanted, wanted / d) for d in divisors)
     chosen = Layout(shard_rows, wanted).chunk_rows
@@ -32,10 +34,10 @@ def test_the_chunk_is_the_nearest_divisor_by_ratio(shard_rows: int, wanted: int)
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"shard_rows": 0}, "shard_rows must be a whole number from 1, not 0"),
-        ({"chunk_rows": -5}, "chunk_rows must be a whole number from 1, not -5"),
+        ({"shard_rows": 0}, "shard_rows must be a whole number of at least 1, not 0"),
+        ({"chunk_rows": -5}, "chunk_rows must be a whole number of at least 1, not -5"),
     ],
 )
-def test_bad_sizes_are_named(sizes: dict[str, int], message: str) -> None:
+def test_size_below_1_raises_data_error(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Layout(**sizes)

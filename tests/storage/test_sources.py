@@ -1,3 +1,5 @@
+"""Sources opened by name."""
+
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,9 @@ Write = Callable[..., Any]  # see conftest.py
     ("name", "rows"),
     [("synthetic", (50_000, 10_000)), ("synthetic:600", (600, 120))],
 )
-def test_synthetic_names(tmp_path: Path, name: str, rows: tuple[int, int]) -> None:
+def test_synthetic_source_has_the_named_size_and_respects_the_limit(
+    tmp_path: Path, name: str, rows: tuple[int, int]
+) -> None:
     source = open_source(name, workdir=tmp_path)
     assert isinstance(source, Synthetic)
     assert (source.rows("train"), source.rows("test")) == rows
@@ -30,7 +34,7 @@ def test_synthetic_names(tmp_path: Path, name: str, rows: tuple[int, int]) -> No
 
 
 @pytest.mark.slow
-def test_an_archive_of_the_official_size_opens_as_its_directory(tmp_path: Path) -> None:
+def test_archive_of_official_size_equals_its_directory(tmp_path: Path) -> None:
     folder = tmp_path / "cifar-10-batches-bin"
     folder.mkdir()
     content = np.tile(np.arange(10, dtype=np.uint8), 3_073_000).tobytes()
@@ -56,10 +60,10 @@ def test_an_archive_of_the_official_size_opens_as_its_directory(tmp_path: Path) 
         ("synthetic:0", None, "synthetic:0: wanted at least 1 training image"),
         ("synthetic", 0, "the limit must be at least 1 image, not 0"),
         ("nowhere", None, "nowhere: no such directory or file; wanted a directory or .tar.gz of"),
-        ("", None, "'' names no source; wanted"),
+        ("", None, "no source named ''; wanted"),
     ],
 )
-def test_bad_names_are_told(
+def test_invalid_name_or_limit_raises_data_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int | None, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

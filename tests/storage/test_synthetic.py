@@ -1,3 +1,5 @@
+"""Synthetic images: reproducible, and as hard to classify as intended."""
+
 import hashlib
 import pickle
 from itertools import pairwise
@@ -20,7 +22,7 @@ SOURCE = Synthetic.of_size(2000)
     split=st.sampled_from(SPLITS),
     cuts=st.lists(st.integers(0, 400), min_size=2, max_size=5).map(sorted),
 )
-def test_pieces_are_slices_of_the_whole(split: Split, cuts: list[int]) -> None:
+def test_read_range_equals_slice_of_a_longer_read(split: Split, cuts: list[int]) -> None:
     images, labels = SOURCE.read(split, 0, 400)
     for start, stop in pairwise(cuts):
         piece_images, piece_labels = SOURCE.read(split, start, stop)
@@ -28,14 +30,14 @@ def test_pieces_are_slices_of_the_whole(split: Split, cuts: list[int]) -> None:
         np.testing.assert_array_equal(piece_labels, labels[start:stop])
 
 
-def test_the_images_never_change() -> None:
-    """The digest of version 1: where it changes on purpose, the version must too."""
+def test_images_have_the_digest_of_version_1() -> None:
+    """If the images change on purpose, increase the version too."""
     images, labels = Synthetic().read("train", 0, 500)
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     assert digest == "02b293eac4f27cf463a9382f6f50704734f682d5cc45a60d4e3d5cf0e1c5a53b"
 
 
-def test_seeds_and_splits_differ() -> None:
+def test_images_differ_between_seeds_and_splits() -> None:
     train, _ = SOURCE.read("train", 0, 250)
     test, _ = SOURCE.read("test", 0, 250)
     other, _ = Synthetic(seed=1).read("train", 0, 250)
@@ -52,14 +54,14 @@ def test_seeds_and_splits_differ() -> None:
         (1_200_000, (1_200_000, 10_000)),
     ],
 )
-def test_the_test_split_is_a_fifth_within_bounds(size: int, rows: tuple[int, int]) -> None:
+def test_test_split_has_a_fifth_of_the_rows_within_bounds(size: int, rows: tuple[int, int]) -> None:
     source = Synthetic.of_size(size)
     assert (source.rows("train"), source.rows("test")) == rows
     assert pickle.loads(pickle.dumps(source)) == source
 
 
 @pytest.mark.slow
-def test_images_look_like_photographs() -> None:
+def test_images_have_the_statistics_of_photographs() -> None:
     images, labels = SOURCE.read("train", 0, 1000)
     assert 100 < images.mean() < 155
     assert 45 < images.std() < 75
@@ -73,7 +75,10 @@ def test_images_look_like_photographs() -> None:
 def _descend(
     images: NDArray[np.float32], labels: NDArray[np.uint8], steps: int
 ) -> NDArray[np.float32]:
-    """Minimise the Weston-Watkins hinge by full-batch gradient descent of 1e-7 from zeros."""
+    """Run full-batch gradient descent on the Weston-Watkins hinge loss.
+
+    It starts from zeros and has step size 1e-7.
+    """
     rows = np.arange(len(images))
     W = np.zeros((10, images.shape[1]), np.float32)
     for _ in range(steps):
@@ -86,7 +91,7 @@ def _descend(
 
 
 @pytest.mark.slow
-def test_a_linear_classifier_is_better_than_chance_and_worse_than_perfect() -> None:
+def test_linear_classifier_beats_chance_but_is_not_perfect() -> None:
     train, train_labels = SOURCE.read("train", 0, 1000)
     test, test_labels = SOURCE.read("test", 0, 400)
     mean = train.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The command `hinge completion`, which prints a shell's completion script."""

@@ -1,0 +1,1 @@
+"""The command `hinge runs`, which lists recorded runs."""
