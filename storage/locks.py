@@ -20,6 +20,15 @@ def lock_shared(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
+def try_lock_shared(descriptor: int) -> bool:
+    """Take a shared lock and return True, or return False if another process has the exclusive."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def try_lock(descriptor: int) -> bool:
     """Take the exclusive lock and return True, or return False if another process has a lock."""
     try:

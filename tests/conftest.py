@@ -50,6 +50,8 @@ UNPACK = ROOT.parent / "shared" / "cifar10" / "unpack"
 
 # Set before anything imports Numba, which reads it once. Subprocesses and Dask workers inherit it.
 os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "numba")
+# Each test with a Prefect home of its own leaves a local server behind, for a minute by default.
+os.environ["HINGE_SERVER_IDLE_SECONDS"] = "3"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Options that commands share, and their checks."""
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +71,24 @@ workers_or_scheduler_options = joined(
         help="Address of a running Dask scheduler to use instead of starting workers.",
     ),
 )
+
+
+def with_server(command: F) -> F:
+    """Make a command launch the local Prefect server first, so that it starts during the imports.
+
+    Apply it to a command that runs a flow or holds the workbench.
+    """
+
+    @wraps(command)
+    def launch_first(*args: Any, **kwargs: Any) -> Any:
+        from flows.services.server_ahead import launch_server_ahead  # noqa: PLC0415 (not for --help)
+
+        launch_server_ahead()
+        return command(*args, **kwargs)
+
+    return launch_first  # type: ignore[return-value]
+
+
 cluster_options = joined(
     workers_or_scheduler_options,
     click.option(
@@ -79,6 +98,7 @@ cluster_options = joined(
         callback=_in_a_directory,
         help="HTML file to write Dask's report of the command's tasks to.",
     ),
+    with_server,
 )
 resume_option = click.option(
     "--resume",

@@ -32,7 +32,12 @@ def run_plan(
     directory = plan.request.directory
 
     def run() -> "FinishedRecord[P, R]":
-        with command_session(console, dataset=plan.dataset, **cluster), handed_over(plan):
+        with (
+            command_session(
+                console, dataset=plan.dataset, load_ahead=plan.uses_all_shards, **cluster
+            ),
+            handed_over(plan),
+        ):
             return flow(
                 plan.store,
                 plan.parameters,

@@ -62,7 +62,7 @@ def _checks(store: str | None, scheduler: str | None, runs: Path) -> list["Check
         Check("kernel cache", machine.check_cache),
         Check("runs", lambda: machine.check_directory(runs, "--runs")),
         Check("Prefect home", lambda: machine.check_directory(services.prefect_home(), _HOME)),
-        Check("ports", machine.check_ports),
+        Check("ports", lambda: machine.check_ports(services.own_ports())),
         Check("workbench", services.check_workbench),
         Check("Prefect", services.check_prefect),
         Check("store", lambda: services.check_store_here(store)),

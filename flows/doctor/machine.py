@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from flows.doctor.findings import Answer
@@ -78,10 +78,15 @@ def check_cache() -> Iterator[Answer]:
         yield Answer("ok", str(directory))
 
 
-def check_ports() -> Iterator[Answer]:
-    """Report whether the usual ports are free. A command takes another port if they are not."""
+def check_ports(own: Collection[int]) -> Iterator[Answer]:
+    """Report whether the usual ports are free. A command takes another port if they are not.
+
+    `own` are ports on which a server of hinge listens.
+    """
     for port, what in PORTS.items():
-        if is_free(port):
+        if port in own:
+            yield Answer("ok", f"{port}, for {what}, is used by hinge")
+        elif is_free(port):
             yield Answer("ok", f"{port}, for {what}, is free")
         else:
             yield Answer(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows.doctor.findings import Answer
 
@@ -17,7 +18,9 @@ def check_prefect() -> Iterator[Answer]:
 
     url = get_current_settings().api.url
     if url is None:
-        yield Answer("ok", "no API in the settings: commands share a server of this machine")
+        running = local_server_url()
+        where = f"at {running}" if running else "which the next one starts"
+        yield Answer("ok", f"no API in the settings: commands share a local server, {where}")
         return
     with get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client:
         problem = client.api_healthcheck()
@@ -39,6 +42,25 @@ def prefect_home() -> Path:
         return get_current_settings().home.expanduser()
     except Exception:
         return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
+def local_server_url() -> str | None:
+    """Return the URL of the API of the local server if it is running."""
+    from flows.services.local_server import LocalServer  # noqa: PLC0415 (psutil may be missing)
+
+    try:
+        return LocalServer(prefect_home()).url()
+    except OSError:  # Prefect's home cannot be written, which another check reports
+        return None
+
+
+def own_ports() -> set[int]:
+    """Return the ports on which the local server and the workbench of this user listen."""
+    from flows.services.workbench import WorkbenchFiles  # noqa: PLC0415 (psutil may be missing)
+
+    workbench = WorkbenchFiles(prefect_home()).workbench()
+    urls = [local_server_url()] + ([workbench.api, workbench.dashboard] if workbench else [])
+    return {port for url in urls if url and (port := urlsplit(url).port)}
 
 
 def check_workbench() -> Iterator[Answer]:

@@ -42,7 +42,14 @@ def prepare_grid(request: RunRequest[TrainingGrid]) -> GridInputs:
     return GridInputs(trials)
 
 
-GRID = RunKind("grid", TrainingGrid, GridResult, prepare_grid, statuses=("done", "diverged"))
+GRID = RunKind(
+    "grid",
+    TrainingGrid,
+    GridResult,
+    prepare_grid,
+    statuses=("done", "diverged"),
+    uses_all_shards=lambda _parameters: False,
+)
 
 
 @flow(

@@ -105,6 +105,8 @@ class RunKind(Generic[P, R, I]):
     """The statuses of a finished run."""
     describe_cluster: Callable[["Plan[P, R, I]", Session], dict[str, Any]] = lambda *_: {}
     """Returns the fields of the record's `cluster` other than workers and threads."""
+    uses_all_shards: Callable[[P], bool] = lambda _parameters: True
+    """Returns whether a run starts with the training images distributed over all workers."""
 
     def plan(
         self,
@@ -239,6 +241,11 @@ class Plan(Generic[P, R, I]):
     def parameters(self) -> P:
         """The run's parameters."""
         return self.request.parameters
+
+    @property
+    def uses_all_shards(self) -> bool:
+        """Whether the run starts with the training images distributed over all workers."""
+        return self.kind.uses_all_shards(self.parameters)
 
     def path_of(self, record: RunRecord[P]) -> Path:
         """Return the directory of the planned run, given its record."""

@@ -9,6 +9,7 @@ from flows.command_line.exit_status import EXIT_DONE
 from flows.command_line.options import (
     check_cluster,
     output_options,
+    with_server,
     workers_or_scheduler_options,
 )
 
@@ -45,6 +46,7 @@ from flows.command_line.options import (
     "every hour. May be given for several deployments.",
 )
 @output_options
+@with_server
 def serve(
     cache: float,
     store: str,

@@ -5,22 +5,21 @@ runs can be viewed later. Its other files are
 
     <home>/hinge/server-<Prefect's version>-<host>.json    its state; locked while it is alive
     <home>/hinge/server-<Prefect's version>-<host>.users   a shared lock for each command using it
-    <home>/hinge/server-<Prefect's version>-<host>.mutex   locked to start, join or leave it
+    <home>/hinge/server-<Prefect's version>-<host>.mutex   locked to start or join it
     <home>/hinge/server-<Prefect's version>-<host>.log     its output
 
-A command that leaves tries to lock the users' file exclusively. If that succeeds, it was the last
-user, and it stops the server. The operating system releases a process's locks when the process
-ends, so no lock can be stale: a command killed with SIGKILL is no longer a user, and the next
-command takes over the server that it left running. A state file is valid only while it is locked
-and the exact process that it names is alive (see `flows.services.process_identity`). No other
-process is ever signalled.
+The server ends by itself when the users' file has been unlocked for a minute (see
+`flows.services.server_start`), so a command that starts soon after another finds it running. The
+operating system releases a process's locks when the process ends, so no lock can be stale: a
+command killed with SIGKILL is no longer a user. A state file is valid only while it is locked and
+the exact process that it names is alive (see `flows.services.process_identity`). Only a server that
+hangs is signalled, and never another process.
 
-The server is Prefect's own, started by its documented command `prefect server start` (see
-`flows.services.server_start`). The command that starts it opens and locks the state file, writes
-the process and the URL into it, and passes the locked descriptor on, so the process holds the lock
-from its first to its last moment. The server gets port 4200, Prefect's usual one, if it is free,
-otherwise any free port. It counts as started when it answers and the process that listens on the
-port is the one in the state file.
+The server is Prefect's own, started by its documented command `prefect server start`. The command
+that starts it opens and locks the state file, writes the process and the URL into it, and passes
+the locked descriptor on, so the process holds the lock from its first to its last moment. The
+server gets port 4200, Prefect's usual one, if it is free, otherwise any free port. It counts as
+started when it answers and the process that listens on the port is the one in the state file.
 
 Several hosts may share one home. Each host has its own server and files, because process ids and
 loopback addresses have a different meaning on another host. <host> is a digest of the machine's
@@ -46,25 +45,22 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import prefect
 import psutil  # type: ignore[import-untyped]
 
 from flows.services import server_start
 from flows.services.errors import ServerError
 from flows.services.process_identity import HostIdentity, ProcessIdentity
+from flows.services.server_start import STOP_SECONDS
 from pipeline.cluster.ports import is_free
-from storage.locks import lock_shared, open_lock, release, try_lock
+from storage.locks import open_lock, release, try_lock, try_lock_shared
 
 START_SECONDS = 300.0
 """Time limit for a start, which takes 8 s of processor time, or 18 s with a new database."""
-
-STOP_SECONDS = 5.0
-"""Time limit for a stop, which takes 0.2 s, and again for one that does not wait for connections
-to close; then the server is killed."""
 
 ANSWER_SECONDS = 5.0
 """Time limit for the answer of a running server."""
@@ -85,25 +81,43 @@ class LocalServer:
         self._home = home
         directory = home / "hinge"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stem = f"server-{prefect.__version__}-{HostIdentity.current().digest}"
+        stem = f"server-{version('prefect')}-{HostIdentity.current().digest}"
         self._state = directory / f"{stem}.json"
         self._log = directory / f"{stem}.log"
         self._mutex = directory / f"{stem}.mutex"
-        self._users = open_lock(directory / f"{stem}.users")
+        self._users_file = directory / f"{stem}.users"
+        self._users = open_lock(self._users_file)
+        self._launched: subprocess.Popen[bytes] | None = None
         self._abandoned = threading.Event()
+
+    def url(self) -> str | None:
+        """Return the URL of the API of a running server that answers, or None."""
+        return self._read().url if self._answers() else None
+
+    def launch(self) -> None:
+        """Start the server if there is none, and return at once. `join` waits until it answers."""
+        mutex = open_lock(self._mutex)
+        try:
+            if try_lock(mutex) and not self._is_there() and try_lock_shared(self._users):
+                self._launch(_free_port(USUAL_PORT))
+        finally:
+            release(mutex)
 
     def join(self) -> str:
         """Become a user of the server, starting it if necessary, and return its API's URL."""
         with self._exclusively():
-            if self._is_there() and not self._answers() and try_lock(self._users):
-                self._stop()  # it hangs and has no users
-            lock_shared(self._users)
+            if self._launched is None and self._is_there() and not self._answers():
+                self._end_unless_used()
+            self._until(
+                lambda: try_lock_shared(self._users), START_SECONDS, "an unused server to end"
+            )
             port, launches = _free_port(USUAL_PORT), 0
             while True:
                 if not self._is_there():
                     self._launch(port)
                     launches += 1
                 if url := self._await_url():
+                    self._confirm_use()
                     return url
                 taken = port != (port := _free_port(port))
                 if not taken or launches == _LAUNCHES:
@@ -114,30 +128,18 @@ class LocalServer:
         """Make a waiting `join` give up."""
         self._abandoned.set()
 
-    def leave(self, before_stop: Callable[[str], None] = lambda _url: None) -> None:
-        """Stop being a user, and stop the server if it has no other users.
+    def leave(self) -> None:
+        """Stop being a user. A server without users ends by itself."""
+        release(self._users)
+        self._close_pipe()
 
-        `before_stop` is called with the API's URL if the server answers and is about to be stopped.
-        """
-        self._abandoned.clear()
-        try:
-            with self._exclusively():
-                if try_lock(self._users):
-                    if self._answers() and (url := self._read().url):
-                        before_stop(url)
-                    self._stop()
-        finally:
-            release(self._users)
-
-    def end(self) -> None:
-        """Tell the server to stop if it has no other users, without waiting for anything."""
-        process = self._read().process
-        if process is not None and try_lock(self._users):
-            process.send_signal(signal.SIGTERM)
+    def _close_pipe(self) -> None:
+        if self._launched and self._launched.stdin:
+            self._launched.stdin.close()
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
-        """Hold the mutex, so that only one command at a time joins, starts, leaves or stops."""
+        """Hold the mutex, so that only one command at a time starts or joins."""
         mutex = open_lock(self._mutex)
         try:
             self._until(
@@ -156,14 +158,17 @@ class LocalServer:
             if not try_lock(state):  # another process took the lock meanwhile: await its address
                 return
             os.ftruncate(state, 0)
+            self._close_pipe()  # of a server that could not start
             with self._log.open("wb") as log:
-                process = subprocess.Popen(
+                self._launched = process = subprocess.Popen(
                     # -P: do not import a folder `prefect` of the current directory
                     (
-                        *(sys.executable, "-P", "-m", server_start.__name__, "server", "start"),
+                        *(sys.executable, "-P", "-m", server_start.__name__),
+                        *(str(self._users_file), "server", "start"),
                         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"),
                     ),
-                    stdin=subprocess.DEVNULL,
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
                     env=_server_environment(self._home),
@@ -185,10 +190,18 @@ class LocalServer:
             START_SECONDS,
             f"the process that holds the lock on {self._state} to answer",
         )
-        return self._read().url if self._answers() else None
+        return self.url()
 
-    def _stop(self) -> None:
-        """Ask the server to end; kill it if it does not."""
+    def _confirm_use(self) -> None:
+        """Tell a server that this process started that it is used, so that it stays for a while."""
+        if self._launched and self._launched.stdin:
+            with suppress(OSError):  # the server has just ended
+                self._launched.stdin.write(b"\n")
+
+    def _end_unless_used(self) -> None:
+        """End a server that hangs: ask it to end, and kill it if it does not."""
+        if not try_lock(self._users):
+            return
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
             process = self._read().process
             if process is None or not self._is_there():
@@ -277,7 +290,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # saves 1.5 s; blocks are unused
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",  # 8 ms per task, not 32
-        # in whole seconds: Prefect 3.8.8 rounds down, and 0 is a busy loop; the last command waits
+        # in whole seconds: Prefect 3.8.8 rounds down, and 0 is a busy loop
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_UI_API_URL": "/api",  # else the page calls the default port
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

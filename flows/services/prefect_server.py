@@ -12,31 +12,21 @@ that of the active profile), it is used and no server is started. Otherwise a lo
 
 import contextvars
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterId
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
 from flows.services.errors import ServerError
-from flows.services.interruption import before_sudden_end
-from flows.services.local_server import ANSWER_SECONDS, POLL_SECONDS, LocalServer
-from flows.services.tasks import take_task_run_ids
+from flows.services.local_server import ANSWER_SECONDS
+from flows.services.server_ahead import local_server
 from pipeline.cluster.waiting import in_slices
-
-RECORD_SECONDS = 5.0
-"""Time limit for a local server to write the task runs that it received before it is stopped."""
-
-_IDS_PER_REQUEST = 200
-"""The largest number of task runs that the API returns at once."""
 
 
 @contextmanager
@@ -59,8 +49,7 @@ def starting_server(home: Path | None = None, api: str | None = None) -> Iterato
     """
     server = Server(home, api)
     try:
-        with before_sudden_end(server.end):
-            yield server
+        yield server
     finally:
         server.close()
 
@@ -72,14 +61,14 @@ class Server:
         settings = get_current_settings()
         self._home = (home or settings.home).expanduser().absolute()
         self._api = settings.api.url or api
-        self._local = None if self._api else LocalServer(self._home)
+        self._local = None if self._api else local_server(self._home)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefect-server")
         context = contextvars.copy_context()  # the caller's temporary settings apply there too
         self._url: Future[str] = self._executor.submit(context.run, self._find)
 
     @property
     def is_local(self) -> bool:
-        """Whether this is the local server, which ends with its last user."""
+        """Whether this is the local server, which ends when it is unused."""
         return self._local is not None
 
     def wait(self) -> str:
@@ -99,46 +88,19 @@ class Server:
                 EventsWorker.drain_all(timeout=ANSWER_SECONDS)
                 APILogWorker.drain_all(timeout=ANSWER_SECONDS)
 
-    def end(self) -> None:
-        """Tell a local server without other users to stop, and do not wait until it has."""
-        if self._local:
-            self._local.end()
-
     def close(self) -> None:
-        """Leave the server; a local server without other users stops."""
+        """Leave the server; a local server without users ends by itself."""
         if self._local:
             self._local.abandon_start()
         self._executor.shutdown(wait=True, cancel_futures=True)
         if self._local:
-            self._local.leave(before_stop=self._await_records)
-
-    def _await_records(self, url: str) -> None:
-        """Wait until the API returns the final states of this process's task runs.
-
-        Task runs reach the server as events, which wait in its memory until a service writes them
-        to the database. A server that stops drops the events that still wait.
-        """
-        with _environment(), temporary_settings(_flow_settings(url, self._home)):
-            await_final_states(take_task_run_ids())
+            self._local.leave()
 
     def _find(self) -> str:
         if self._local:
             return self._local.join()
         with temporary_settings({"api.url": self._api}):
             return _check_named_server()
-
-
-def await_final_states(task_runs: Sequence[str]) -> None:
-    """Wait until the API knows a final state of each task run, for at most `RECORD_SECONDS`."""
-    deadline = time.monotonic() + RECORD_SECONDS
-    with get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client:
-        for first in range(0, len(task_runs), _IDS_PER_REQUEST):
-            pending = {UUID(each) for each in task_runs[first : first + _IDS_PER_REQUEST]}
-            while pending and time.monotonic() < deadline:
-                wanted = TaskRunFilter(id=TaskRunFilterId(any_=[*pending]))
-                known = client.read_task_runs(task_run_filter=wanted)
-                pending -= {each.id for each in known if each.state and each.state.is_final()}
-                time.sleep(POLL_SECONDS)
 
 
 def _check_named_server() -> str:

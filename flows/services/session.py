@@ -101,10 +101,12 @@ def command_session(
     scheduler: str | None = None,
     performance_report: Path | None = None,
     dataset: Dataset | None = None,
+    load_ahead: bool = False,
 ) -> Iterator[Session]:
     """Start or find a server and a cluster, and share them among the flows of the block.
 
-    Write Dask's report of the block's tasks to the file `performance_report`, if it is given.
+    Write Dask's report of the block's tasks to the file `performance_report`, if it is given. With
+    `load_ahead`, the workers load the training images of `dataset` while the server starts.
 
     Raises PipelineError if the given scheduler does not answer or if its workers cannot read
     `dataset`, and ServerError if there is no Prefect server.
@@ -119,6 +121,8 @@ def command_session(
     ):
         if dataset is not None:
             session.check_store(dataset)  # before the wait for the server, which may be long
+            if load_ahead:
+                session.placed(dataset).load_ahead("train")
         with server.ready():
             yield session
 

@@ -25,6 +25,7 @@ from pipeline.training import checkpoints
 from pipeline.training.descent import DescentState
 from pipeline.training.parameters import (
     GradientDescent,
+    MiniBatches,
     SmoothedHinge,
     StepParameters,
     StepPlacement,
@@ -51,6 +52,7 @@ TRAIN = RunKind(
     prepare_training,
     statuses=("done", "converged", "diverged"),
     describe_cluster=describe_placement,
+    uses_all_shards=lambda parameters: not isinstance(parameters, MiniBatches),
 )
 
 

@@ -119,6 +119,12 @@ def place_shards(
 
     Raises any error that occurs while reading, such as `storage.errors.DataError`.
     """
+    return _wait_until_loaded(_submit_loads(client, dataset, split, assignments))
+
+
+def _submit_loads(
+    client: Client, dataset: Dataset, split: Split, assignments: Sequence[ShardAssignment]
+) -> list[PlacedShard]:
     group = task_group("hinge-load")
     placed: list[PlacedShard] = []
     for number, assignment in enumerate(assignments):
@@ -138,6 +144,10 @@ def place_shards(
             placed.append(
                 (assignment, StreamedShard(dataset, split, assignment.start, assignment.stop))
             )
+    return placed
+
+
+def _wait_until_loaded(placed: list[PlacedShard]) -> list[PlacedShard]:
     futures = [shard for _, shard in placed if isinstance(shard, Future)]
     for future in futures:
         if error := error_of(future):
@@ -164,6 +174,17 @@ class PlacedDataset:
         self.dataset = dataset
         self._place = place
         self._placed: dict[Split, list[PlacedShard]] = {}
+        self._loading: dict[Split, list[PlacedShard]] = {}
+
+    def load_ahead(self, split: Split) -> None:
+        """Start to load the split, and return at once; `shards` waits until it is loaded.
+
+        Do nothing if shards are placed in another way than with `place_shards`.
+        """
+        if self._place is None and split not in self._placed:
+            self._loading[split] = _submit_loads(
+                self.client, self.dataset, split, self._assignments(split)
+            )
 
     def shards(self, split: Split) -> list[PlacedShard]:
         """Return the split's shards, spread over all workers.
@@ -171,9 +192,16 @@ class PlacedDataset:
         Raises the errors of `place_shards`.
         """
         if split not in self._placed:
-            assignments = assign_shards(self.dataset.rows(split), workers_of(self.client))
-            self._placed[split] = self.place(split, assignments)
+            loading = self._loading.pop(split, None)
+            self._placed[split] = (
+                _wait_until_loaded(loading)
+                if loading
+                else self.place(split, self._assignments(split))
+            )
         return self._placed[split]
+
+    def _assignments(self, split: Split) -> tuple[ShardAssignment, ...]:
+        return assign_shards(self.dataset.rows(split), workers_of(self.client))
 
     def place(self, split: Split, assignments: Sequence[ShardAssignment]) -> list[PlacedShard]:
         """Place shards of the split by a plan of the caller, who keeps them.
@@ -185,7 +213,9 @@ class PlacedDataset:
     def forget(self, split: Split) -> None:
         """Forget the placement of the split. Its next use places it on the workers of that time."""
         self._placed.pop(split, None)
+        self._loading.pop(split, None)
 
     def close(self) -> None:
         """Release all shards."""
         self._placed.clear()
+        self._loading.clear()

@@ -4,6 +4,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from prefect.settings import temporary_settings
@@ -121,10 +122,19 @@ def test_port_in_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         monkeypatch.setattr(machine, "PORTS", {taken.getsockname()[1]: "a test"})
-        [answer] = machine.check_ports()
+        [answer] = machine.check_ports(own=())
         assert answer.level == "warning"
-    [answer] = machine.check_ports()
-    assert answer.level == "ok"
+        [answer] = machine.check_ports(own=machine.PORTS)
+        assert (answer.level, "is used by hinge" in answer.text) == ("ok", True)
+    [answer] = machine.check_ports(own=())
+    assert (answer.level, "is free" in answer.text) == ("ok", True)
+
+
+@pytest.mark.slow
+def test_port_of_the_local_server_is_an_own_port(user: User) -> None:
+    with temporary_settings({"home": user.home / ".prefect"}):
+        assert services.own_ports() == {urlsplit(user.api).port}
+        assert services.local_server_url() == user.api
 
 
 def test_little_memory_and_no_cache_are_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The local Prefect server: started, shared, stopped and replaced, with real processes."""
+"""The local Prefect server: started, shared, ended and replaced, with real processes."""
 
 import json
 import os
@@ -28,6 +28,7 @@ from flows.services.prefect_server import prefect_server
 from flows.services.process_identity import HostIdentity, ProcessIdentity
 from flows.services.tasks import task
 from storage.locks import open_lock, try_lock
+from tests.flows.conftest import until
 from tests.flows.test_process_identity import ELSEWHERE
 
 STATE = Path("hinge", f"server-{prefect.__version__}-{HostIdentity.current().digest}.json")
@@ -66,6 +67,18 @@ with prefect_server():
 """
 
 
+LAUNCH = """
+import sys
+from flows.services.server_ahead import launch_server_ahead
+launch_server_ahead()
+assert "prefect" not in sys.modules
+print(flush=True)
+sys.stdin.read()
+"""
+
+IDLE = float(os.environ["HINGE_SERVER_IDLE_SECONDS"])
+
+
 @task("double")
 def double(number: int) -> int:
     return 2 * number
@@ -83,10 +96,11 @@ def double_often(number: int) -> int:
 
 @pytest.fixture(scope="session")
 def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Prefect home in which a flow ran once, with a server that has stopped."""
+    """A Prefect home in which a flow ran once, with a server that has ended."""
     home = tmp_path_factory.mktemp("used")
     with prefect_server(home):
         assert double_often(1) == 2**TASK_RUNS
+    await_end(server_process(home))
     return home
 
 
@@ -122,8 +136,12 @@ def url_of(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-def server_pid(home: Path) -> int:
-    return int(json.loads((home / STATE).read_text())["process"]["pid"])
+def server_process(home: Path) -> psutil.Process:
+    return psutil.Process(json.loads((home / STATE).read_text())["process"]["pid"])
+
+
+def await_end(server: psutil.Process, seconds: float = IDLE + 10) -> None:
+    until(lambda: not server.is_running(), "the server to end", seconds)
 
 
 def answers(url: str) -> bool:
@@ -135,7 +153,7 @@ def answers(url: str) -> bool:
 
 
 @pytest.mark.slow
-def test_records_are_complete_when_the_command_has_stopped_the_server(used_home: Path) -> None:
+def test_records_are_complete_when_the_server_has_ended(used_home: Path) -> None:
     with closing(sqlite3.connect(used_home / "prefect.db")) as database:
         flow_runs = database.execute("SELECT state_name FROM flow_run").fetchall()
         task_runs = database.execute("SELECT state_name FROM task_run").fetchall()
@@ -144,22 +162,34 @@ def test_records_are_complete_when_the_command_has_stopped_the_server(used_home:
 
 
 @pytest.mark.slow
-def test_concurrent_commands_share_a_server_and_the_last_one_stops_it(home: Path) -> None:
+def test_concurrent_commands_share_a_server_that_ends_after_the_last_one(home: Path) -> None:
     with command(home, quiet=True) as second, command(home) as first:
         url = url_of(first)
         assert url_of(second) == url
         first.communicate(timeout=30)
         assert first.returncode == 0
+        time.sleep(IDLE + 1)
         assert answers(url)
+        server = server_process(home)
         # Control-C in a terminal reaches its whole session, so the server needs its own.
-        assert os.getsid(server_pid(home)) not in (os.getsid(0), os.getsid(second.pid))
+        assert os.getsid(server.pid) not in (os.getsid(0), os.getsid(second.pid))
         second.send_signal(signal.SIGINT)
         second.communicate(timeout=30)
-    assert not answers(url)
+    await_end(server)
 
 
 @pytest.mark.slow
-def test_server_of_a_killed_command_is_reused_and_then_stopped(home: Path) -> None:
+def test_command_that_starts_soon_after_another_uses_its_server(home: Path) -> None:
+    with prefect_server(home) as first:
+        server = server_process(home)
+    with prefect_server(home) as second:
+        assert (second, server_process(home)) == (first, server)
+        time.sleep(IDLE + 1)
+        assert answers(second)
+
+
+@pytest.mark.slow
+def test_server_of_a_killed_command_is_used_by_the_next_and_ends_by_itself(home: Path) -> None:
     with command(home) as killed:
         left_over = url_of(killed)
         killed.kill()
@@ -167,7 +197,50 @@ def test_server_of_a_killed_command_is_reused_and_then_stopped(home: Path) -> No
     assert answers(left_over)
     with prefect_server(home) as url:
         assert url == left_over
-    assert not answers(left_over)
+        server = server_process(home)
+    await_end(server)
+    with prefect_server(home) as url:
+        assert answers(url)
+        assert server_process(home) != server
+
+
+@contextmanager
+def launching(home: Path, directory: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start another process that launches the server ahead, and never uses it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCH],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=directory,
+        env=environment(home, HINGE_SERVER_IDLE_SECONDS="60"),
+    ) as process:
+        url_of(process)  # it has launched the server
+        yield process
+        process.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_server_launched_ahead_ends_with_a_command_that_does_not_use_it(home: Path) -> None:
+    with launching(home, home.parent):
+        server = server_process(home)
+    await_end(server, 10)
+
+
+@pytest.mark.slow
+def test_server_launched_ahead_stays_for_another_command_that_uses_it(home: Path) -> None:
+    with command(home) as other:
+        with launching(home, home.parent):
+            server = server_process(home)
+            url = url_of(other)
+        time.sleep(3)
+        assert answers(url)
+        assert server_process(home) == server
+        other.communicate(timeout=30)
+    time.sleep(3)
+    assert server.is_running()  # for 60 s after its last use
+    server.terminate()
+    await_end(server)
 
 
 @contextmanager
@@ -246,7 +319,7 @@ def test_answer_of_another_process_on_the_port_does_not_count(
         assert answers(url)
         (tmp_path / STATE).write_text(json.dumps({"process": identity.to_json(), "url": url}))
         server = LocalServer(tmp_path)
-        monkeypatch.setattr(server, "_stop", lambda: None)
+        monkeypatch.setattr(server, "_end_unless_used", lambda: None)
         with pytest.raises(ServerError, match="gave up waiting"):
             server.join()
         server.leave()
@@ -264,17 +337,25 @@ def test_start_is_repeated_if_another_process_takes_the_port(
         with prefect_server(home) as url:
             assert url != f"http://127.0.0.1:{taken}/api"
             assert answers(url)
-            assert psutil.Process(server_pid(home)).is_running()
+            assert server_process(home).is_running()
     assert ports == []
 
 
-def test_server_process_is_signalled_when_the_last_user_leaves(tmp_path: Path) -> None:
+def test_server_that_hangs_without_users_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "START_SECONDS", 0.2)
     with stranger(tmp_path / STATE) as process:
         identity = ProcessIdentity.of(process.pid)
         assert identity is not None
         write_state(tmp_path / STATE, identity.to_json())
-        LocalServer(tmp_path).leave()
+        server = LocalServer(tmp_path)
+        with pytest.raises(ServerError, match="gave up waiting"):
+            server.join()  # it waits for a new server
+        new = server_process(tmp_path)
+        server.leave()
         assert process.wait(timeout=10) == -signal.SIGTERM
+    await_end(new)
 
 
 @pytest.mark.slow
@@ -302,7 +383,7 @@ def test_containers_that_share_a_home_have_separate_servers(home: Path) -> None:
         out, _ = first.communicate("\n", timeout=60)
         assert out == "200\n"
         assert answers(urls[0])
-        outside.communicate("\n", timeout=60)  # else its server would stay
+        outside.communicate("\n", timeout=60)
 
 
 @pytest.mark.slow

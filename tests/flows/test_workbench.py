@@ -224,7 +224,7 @@ def test_commands_share_the_workbench_and_its_images(
     bench.process.send_signal(signal.SIGINT)
     ended = end(bench.process)
     assert (ended.status, time.monotonic() - started < 30) == (0, True), ended.err
-    until(lambda: not any(map(psutil.Process.is_running, children)), "no process to be left", 5)
+    until(lambda: not any(map(psutil.Process.is_running, children)), "no process to be left", 10)
 
 
 def train_until_checkpoint(bench: Serving, store: Path) -> Started:

@@ -18,6 +18,7 @@ from pipeline.cluster import placement, shards
 from pipeline.cluster.connect import connect
 from pipeline.cluster.placement import (
     MAX_SHARD_ROWS,
+    PlacedDataset,
     ShardAssignment,
     Worker,
     assign_shards,
@@ -34,7 +35,7 @@ from storage.dataset import Dataset
 from storage.errors import DataError
 from storage.schema import PIXELS
 from tests.pipeline.conftest import Store
-from tests.pipeline.workers import held_keys, kill, process_ids, wait_until_released
+from tests.pipeline.workers import held_keys, kill, process_ids, until, wait_until_released
 
 ROW = PIXELS + 1
 MEMORY = {rows: 2 * rows * ROW for rows in (10, 15, 100)}
@@ -189,6 +190,32 @@ def test_shards_of_a_killed_worker_are_loaded_on_another(client: Client, store: 
     assert any(assignment.worker == gone for assignment, _ in placed)
     value = Objective(map_in_tasks(client, placed), dataset.mean)(np.zeros((10, 3073)))
     assert (value.loss, value.rows) == (9.0, 2000)
+
+
+def test_split_loaded_ahead_is_loaded_once_and_without_waiting(
+    client: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = store()
+    before, placed = held_keys(client), PlacedDataset(client, dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(placement, "error_of", pytest.fail)  # called only to wait
+        placed.load_ahead("train")
+        loading = until(lambda: len(keys := held_keys(client) - before) == 2 and keys)
+    shards = placed.shards("train")
+    assert {shard.key for _, shard in shards if isinstance(shard, Future)} == loading
+    placed.load_ahead("train")
+    assert placed.shards("train") is shards
+    del shards
+    placed.close()
+    wait_until_released(client, before)
+
+
+def test_error_of_a_split_loaded_ahead_is_raised_at_its_use(client: Client, store: Store) -> None:
+    gone = replace(store(), url=store().url + ".gone", fingerprint="0" * 64)
+    placed = PlacedDataset(client, gone)
+    placed.load_ahead("train")
+    with pytest.raises(DataError, match="cannot open train/images"):
+        placed.shards("train")
 
 
 def test_rows_out_of_range_raise_index_error(client: Client, store: Store) -> None:
