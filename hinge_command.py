@@ -27,7 +27,8 @@ _HERE = Path(__file__).resolve().parent
 def main() -> None:
     """Run the command; exit with status 2 if another package shadows one of hinge's.
 
-    Until the command has started a server or a cluster, a signal ends it at once.
+    Until the command runs its flow, a signal ends it at once. A server that it has launched by then
+    ends with it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:

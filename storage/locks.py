@@ -21,7 +21,7 @@ def lock_shared(descriptor: int) -> None:
 
 
 def try_lock_shared(descriptor: int) -> bool:
-    """Take a shared lock and return True, or return False if another process has the exclusive."""
+    """Take a shared lock and return True, or return False if another has the exclusive one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

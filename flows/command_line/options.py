@@ -76,14 +76,16 @@ workers_or_scheduler_options = joined(
 def with_server(command: F) -> F:
     """Make a command launch the local Prefect server first, so that it starts during the imports.
 
-    Apply it to a command that runs a flow or holds the workbench.
+    Apply it to a command that runs a flow or holds the workbench. An option `plan` means that the
+    command only shows what it would do, without a server.
     """
 
     @wraps(command)
     def launch_first(*args: Any, **kwargs: Any) -> Any:
         from flows.services.server_ahead import launch_server_ahead  # noqa: PLC0415 (not for --help)
 
-        launch_server_ahead()
+        if not kwargs.get("plan"):
+            launch_server_ahead()
         return command(*args, **kwargs)
 
     return launch_first  # type: ignore[return-value]

@@ -19,7 +19,7 @@ def check_prefect() -> Iterator[Answer]:
     url = get_current_settings().api.url
     if url is None:
         running = local_server_url()
-        where = f"at {running}" if running else "which the next one starts"
+        where = f"at {running}" if running else "which the next command starts"
         yield Answer("ok", f"no API in the settings: commands share a local server, {where}")
         return
     with get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client:
@@ -46,21 +46,19 @@ def prefect_home() -> Path:
 
 def local_server_url() -> str | None:
     """Return the URL of the API of the local server if it is running."""
-    from flows.services.local_server import LocalServer  # noqa: PLC0415 (psutil may be missing)
+    from flows.services.server_files import ServerFiles  # noqa: PLC0415 (psutil may be missing)
 
-    try:
-        return LocalServer(prefect_home()).url()
-    except OSError:  # Prefect's home cannot be written, which another check reports
-        return None
+    return ServerFiles(prefect_home()).url()
 
 
 def own_ports() -> set[int]:
-    """Return the ports on which the local server and the workbench of this user listen."""
+    """Return the ports of this machine that the local server and the workbench of this user use."""
     from flows.services.workbench import WorkbenchFiles  # noqa: PLC0415 (psutil may be missing)
 
     workbench = WorkbenchFiles(prefect_home()).workbench()
     urls = [local_server_url()] + ([workbench.api, workbench.dashboard] if workbench else [])
-    return {port for url in urls if url and (port := urlsplit(url).port)}
+    parts = [urlsplit(url) for url in urls if url]
+    return {each.port for each in parts if each.hostname == "127.0.0.1" and each.port}
 
 
 def check_workbench() -> Iterator[Answer]:

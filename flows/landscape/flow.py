@@ -107,6 +107,7 @@ LANDSCAPE: RunKind[Landscape, LandscapeResult, LandscapeInputs] = RunKind(
     Landscape,
     LandscapeResult,  # type: ignore[arg-type]  # mypy has no type for a union as a value
     prepare,
+    uses_all_shards=lambda parameters: parameters.path is None,  # a path trains in its own way
 )
 
 

@@ -48,7 +48,7 @@ def hold_workbench(
     def work() -> None:
         with (
             claimed_workbench(get_current_settings().home) as claim,
-            starting_server() as server,
+            starting_server(end=True) as server,
             connect(workers=workers, scheduler=scheduler, preload=[drawing.__name__]) as client,
             server.ready() as api,
         ):
@@ -70,7 +70,7 @@ def hold_workbench(
                     while True:
                         pause(_CHECK_SECONDS)
                         check_runner()
-                console.note("ending; runs on this workbench are interrupted and can be resumed")
+                console.note("ending; runs in progress here are interrupted and can be resumed")
             if not claim.dismiss_users(DISMISS_SECONDS):
                 console.note(f"some commands did not end within {DISMISS_SECONDS:g} s")
 

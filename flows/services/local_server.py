@@ -13,7 +13,7 @@ The server ends by itself when the users' file has been unlocked for a minute (s
 operating system releases a process's locks when the process ends, so no lock can be stale: a
 command killed with SIGKILL is no longer a user. A state file is valid only while it is locked and
 the exact process that it names is alive (see `flows.services.process_identity`). Only a server that
-hangs is signalled, and never another process.
+hangs is signalled, or that of `hinge serve` at its end, and never another process.
 
 The server is Prefect's own, started by its documented command `prefect server start`. The command
 that starts it opens and locks the state file, writes the process and the URL into it, and passes
@@ -34,7 +34,6 @@ servers write to the same database:
   directory on each machine, or `PREFECT_API_URL` to one server for all of them.
 """
 
-import json
 import os
 import signal
 import socket
@@ -42,19 +41,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-
-import psutil  # type: ignore[import-untyped]
+from typing import NoReturn
 
 from flows.services import server_start
 from flows.services.errors import ServerError
-from flows.services.process_identity import HostIdentity, ProcessIdentity
+from flows.services.process_identity import ProcessIdentity
+from flows.services.server_files import ServerFiles, ServerState
 from flows.services.server_start import STOP_SECONDS
 from pipeline.cluster.ports import is_free
 from storage.locks import open_lock, release, try_lock, try_lock_shared
@@ -62,8 +57,18 @@ from storage.locks import open_lock, release, try_lock, try_lock_shared
 START_SECONDS = 300.0
 """Time limit for a start, which takes 8 s of processor time, or 18 s with a new database."""
 
-ANSWER_SECONDS = 5.0
-"""Time limit for the answer of a running server."""
+IDLE_VARIABLE = "HINGE_SERVER_IDLE_SECONDS"
+"""The environment variable with the time in seconds that an unused server stays. With 0, the last
+command ends the server and waits for its end."""
+
+_IDLE_SECONDS = 60.0
+"""The default."""
+
+_RECORD_SECONDS = 2.0
+"""The least time. Prefect's server writes the task runs that it has received once a second."""
+
+_END_SECONDS = 3 * STOP_SECONDS
+"""Time limit for the end of a server that has begun to end; then it is killed."""
 
 POLL_SECONDS = 0.05
 
@@ -78,94 +83,108 @@ class LocalServer:
     """One command's handle on the server that the commands of one home and host share."""
 
     def __init__(self, home: Path) -> None:
-        self._home = home
-        directory = home / "hinge"
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        stem = f"server-{version('prefect')}-{HostIdentity.current().digest}"
-        self._state = directory / f"{stem}.json"
-        self._log = directory / f"{stem}.log"
-        self._mutex = directory / f"{stem}.mutex"
-        self._users_file = directory / f"{stem}.users"
-        self._users = open_lock(self._users_file)
+        self._home, self._files = home, ServerFiles(home)
+        self._files.users.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._users = open_lock(self._files.users)
         self._launched: subprocess.Popen[bytes] | None = None
+        self._port = USUAL_PORT
         self._abandoned = threading.Event()
 
-    def url(self) -> str | None:
-        """Return the URL of the API of a running server that answers, or None."""
-        return self._read().url if self._answers() else None
-
     def launch(self) -> None:
-        """Start the server if there is none, and return at once. `join` waits until it answers."""
-        mutex = open_lock(self._mutex)
+        """Start the server unless there is one, and return at once; keep it for `join`."""
+        mutex = open_lock(self._files.mutex)
         try:
-            if try_lock(mutex) and not self._is_there() and try_lock_shared(self._users):
-                self._launch(_free_port(USUAL_PORT))
+            if try_lock_shared(self._users) and try_lock(mutex) and not self._files.is_there():
+                self._launch()
         finally:
             release(mutex)
 
     def join(self) -> str:
-        """Become a user of the server, starting it if necessary, and return its API's URL."""
+        """Become a user of the server, starting it if necessary, and return its API's URL.
+
+        Raises ServerError if the server does not start.
+        """
         with self._exclusively():
-            if self._launched is None and self._is_there() and not self._answers():
-                self._end_unless_used()
-            self._until(
-                lambda: try_lock_shared(self._users), START_SECONDS, "an unused server to end"
-            )
-            port, launches = _free_port(USUAL_PORT), 0
+            if self._launched is None and self._files.is_there() and not self._files.url():
+                self._end_if_unused()
+            self._become_user()
+            launches = 0
             while True:
-                if not self._is_there():
-                    self._launch(port)
+                if not self._files.is_there():
+                    self._launch()
                     launches += 1
                 if url := self._await_url():
                     self._confirm_use()
                     return url
-                taken = port != (port := _free_port(port))
-                if not taken or launches == _LAUNCHES:
+                port_was_taken = self._launched is None or not is_free(self._port)
+                if not port_was_taken or launches == _LAUNCHES:
                     break
-        raise ServerError(f"no Prefect server: {_last_line(self._log)} (see {self._log})")
+        raise ServerError(
+            f"no Prefect server: {self._files.last_line_of_log()} (see {self._files.log})"
+        )
 
     def abandon_start(self) -> None:
         """Make a waiting `join` give up."""
         self._abandoned.set()
 
     def leave(self) -> None:
-        """Stop being a user. A server without users ends by itself."""
+        """Stop being a user. A server without users ends by itself after `idle_seconds`."""
         release(self._users)
         self._close_pipe()
 
-    def _close_pipe(self) -> None:
-        if self._launched and self._launched.stdin:
-            self._launched.stdin.close()
+    def end_in_order(self) -> None:
+        """Let the server write what it has received, and end it if it has no other users."""
+        if not try_lock(self._users):
+            return
+        try_lock_shared(self._users)  # a command that starts meanwhile uses the server
+        if self._files.url():
+            time.sleep(_RECORD_SECONDS)
+        self._end_if_unused()
 
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         """Hold the mutex, so that only one command at a time starts or joins."""
-        mutex = open_lock(self._mutex)
+        mutex = open_lock(self._files.mutex)
         try:
             self._until(
                 lambda: try_lock(mutex),
                 START_SECONDS,
-                f"another command to release {self._mutex}",
+                f"another command to release {self._files.mutex}",
             )
             yield
         finally:
             release(mutex)
 
-    def _launch(self, port: int) -> None:
+    def _become_user(self) -> None:
+        """Take the shared lock of the users. A server that is ending holds it until its end."""
+        started, what = time.monotonic(), "an unused server to end"
+        while not try_lock_shared(self._users):
+            self._give_up_if_abandoned(what)
+            waited = time.monotonic() - started
+            if waited > START_SECONDS:
+                self._give_up(what)
+            if waited > _END_SECONDS and (process := self._files.read().process):
+                process.send_signal(signal.SIGKILL)  # it hangs
+            time.sleep(POLL_SECONDS)
+
+    def _launch(self) -> None:
         """Start the server in a new session, which this terminal's signals do not reach."""
-        state = open_lock(self._state)
+        idle = max(_RECORD_SECONDS, idle_seconds())
+        state = open_lock(self._files.state)
         try:
             if not try_lock(state):  # another process took the lock meanwhile: await its address
                 return
             os.ftruncate(state, 0)
             self._close_pipe()  # of a server that could not start
-            with self._log.open("wb") as log:
+            self._port = _free_port(self._port)
+            with self._files.log.open("wb") as log:
                 self._launched = process = subprocess.Popen(
                     # -P: do not import a folder `prefect` of the current directory
                     (
                         *(sys.executable, "-P", "-m", server_start.__name__),
-                        *(str(self._users_file), "server", "start"),
-                        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "WARNING"),
+                        *(str(self._files.users), str(idle), "server", "start"),
+                        *("--host", "127.0.0.1", "--port", str(self._port)),
+                        *("--log-level", "WARNING"),
                     ),
                     bufsize=0,
                     stdin=subprocess.PIPE,
@@ -179,18 +198,18 @@ class LocalServer:
             # Without this, a server that ends before this command would stay as a zombie.
             threading.Thread(target=process.wait, name="prefect-server-end", daemon=True).start()
             if identity is not None:
-                _State(identity, f"http://127.0.0.1:{port}/api").write(state)
+                ServerState(identity, f"http://127.0.0.1:{self._port}/api").write(state)
         finally:
             os.close(state)  # not `release`: the process would lose the lock
 
     def _await_url(self) -> str | None:
         """Wait until the server answers, and return its API's URL, or None if it has ended."""
         self._until(
-            lambda: self._answers() or not self._is_there(),
+            lambda: self._files.url() or not self._files.is_there(),
             START_SECONDS,
-            f"the process that holds the lock on {self._state} to answer",
+            f"the process that holds the lock on {self._files.state} to answer",
         )
-        return self.url()
+        return self._files.url()
 
     def _confirm_use(self) -> None:
         """Tell a server that this process started that it is used, so that it stays for a while."""
@@ -198,88 +217,53 @@ class LocalServer:
             with suppress(OSError):  # the server has just ended
                 self._launched.stdin.write(b"\n")
 
-    def _end_unless_used(self) -> None:
-        """End a server that hangs: ask it to end, and kill it if it does not."""
+    def _close_pipe(self) -> None:
+        if self._launched and self._launched.stdin:
+            self._launched.stdin.close()
+
+    def _end_if_unused(self) -> None:
+        """Unless other commands use the server, ask it to end; kill it if it does not."""
         if not try_lock(self._users):
             return
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            process = self._read().process
-            if process is None or not self._is_there():
+            process = self._files.read().process
+            if process is None or not self._files.is_there():
                 return
             process.send_signal(number)
             deadline = time.monotonic() + STOP_SECONDS
-            while self._is_there() and time.monotonic() < deadline:
+            while self._files.is_there() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 
-    def _is_there(self) -> bool:
-        """Return whether a live server, which may not answer, holds the lock on the state file."""
-        state = open_lock(self._state)
-        try:
-            return not try_lock(state)
-        finally:
-            release(state)
-
-    def _answers(self) -> bool:
-        """Return whether the process in the state file listens on its port and answers there."""
-        state = self._read()
-        if state.process is None or state.url is None:
-            return False
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with direct.open(f"{state.url}/health", timeout=ANSWER_SECONDS) as response:
-                return response.status == 200 and _listens(state.process, state.url)
-        except OSError:
-            return False
-
-    def _read(self) -> "_State":
-        """Return the state file's content, or an empty state if its process is not alive here."""
-        try:
-            state = _State.from_json(json.loads(self._state.read_bytes()))
-        except (OSError, ValueError):  # not written yet, or not written by a server
-            return _State()
-        return state if state.process and state.process.is_alive() else _State()
-
-    def _until(self, done: Callable[[], bool], seconds: float, what: str) -> None:
+    def _until(self, done: Callable[[], object], seconds: float, what: str) -> None:
         """Poll `done` until it is true; `what` names the event in the error message.
 
         Raises ServerError after `seconds`, or when the start is abandoned.
         """
         deadline = time.monotonic() + seconds
         while not done():
-            if time.monotonic() > deadline or self._abandoned.is_set():
-                raise ServerError(f"no Prefect server: gave up waiting for {what}")
+            self._give_up_if_abandoned(what)
+            if time.monotonic() > deadline:
+                self._give_up(what)
             time.sleep(POLL_SECONDS)
 
+    def _give_up_if_abandoned(self, what: str) -> None:
+        if self._abandoned.is_set():
+            self._give_up(what)
 
-@dataclass(frozen=True)
-class _State:
-    """The process of a server, and the URL of its API."""
+    def _give_up(self, what: str) -> NoReturn:
+        raise ServerError(f"no Prefect server: gave up waiting for {what}")
 
-    process: ProcessIdentity | None = None
-    url: str | None = None
 
-    def write(self, descriptor: int) -> None:
-        """Write the state to an empty file."""
-        assert self.process is not None
-        os.pwrite(
-            descriptor,
-            json.dumps({"process": self.process.to_json(), "url": self.url}).encode(),
-            0,
-        )
+def idle_seconds() -> float:
+    """Return the time in seconds that an unused server stays.
 
-    @classmethod
-    def from_json(cls, value: object) -> "_State":
-        """Return the state that `write` wrote as `value`.
-
-        Raises ValueError if `value` is not such a state.
-        """
-        match value:
-            case {"process": process, **rest}:
-                url = rest.get("url")
-                return cls(
-                    ProcessIdentity.from_json(process), url if isinstance(url, str) else None
-                )
-        raise ValueError(f"not the state of a server: {value!r}")
+    Raises ServerError if the environment variable for it is not a number.
+    """
+    given = os.environ.get(IDLE_VARIABLE) or str(_IDLE_SECONDS)
+    try:
+        return float(given)
+    except ValueError:
+        raise ServerError(f"{IDLE_VARIABLE} is {given!r}, not a number of seconds") from None
 
 
 def _server_environment(home: Path) -> dict[str, str]:
@@ -308,20 +292,3 @@ def _free_port(wanted: int) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _listens(process: ProcessIdentity, url: str) -> bool:
-    """Return whether this process, and no other, listens on the port of a URL."""
-    port = urllib.parse.urlsplit(url).port
-    try:
-        connections = psutil.Process(process.pid).net_connections("tcp")
-    except psutil.Error:
-        return False
-    return any(
-        each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections
-    )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it ended and printed nothing"

@@ -24,8 +24,9 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import get_current_settings, temporary_settings
 
 from flows.services.errors import ServerError
-from flows.services.local_server import ANSWER_SECONDS
-from flows.services.server_ahead import local_server
+from flows.services.local_server import LocalServer, idle_seconds
+from flows.services.server_ahead import take_launched
+from flows.services.server_files import ANSWER_SECONDS
 from pipeline.cluster.waiting import in_slices
 
 
@@ -42,12 +43,15 @@ def prefect_server(home: Path | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def starting_server(home: Path | None = None, api: str | None = None) -> Iterator["Server"]:
+def starting_server(
+    home: Path | None = None, api: str | None = None, *, end: bool = False
+) -> Iterator["Server"]:
     """Find or start a server in the background; leave it after the block.
 
-    `api` is the URL of an API to use if Prefect's settings name none.
+    `api` is the URL of an API to use if Prefect's settings name none. A local server ends by itself
+    some time after its last use. With `end` it ends at once, unless others use it.
     """
-    server = Server(home, api)
+    server = Server(home, api, end=end)
     try:
         yield server
     finally:
@@ -57,11 +61,15 @@ def starting_server(home: Path | None = None, api: str | None = None) -> Iterato
 class Server:
     """A command's handle on a Prefect server, which is found or started in the background."""
 
-    def __init__(self, home: Path | None = None, api: str | None = None) -> None:
+    def __init__(
+        self, home: Path | None = None, api: str | None = None, *, end: bool = False
+    ) -> None:
         settings = get_current_settings()
         self._home = (home or settings.home).expanduser().absolute()
         self._api = settings.api.url or api
-        self._local = None if self._api else local_server(self._home)
+        launched = take_launched(None if self._api else self._home)
+        self._local = None if self._api else launched or LocalServer(self._home)
+        self._end = end or (self._local is not None and idle_seconds() == 0)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prefect-server")
         context = contextvars.copy_context()  # the caller's temporary settings apply there too
         self._url: Future[str] = self._executor.submit(context.run, self._find)
@@ -83,17 +91,19 @@ class Server:
             try:
                 yield url
             finally:
-                # Background threads send task runs and logs. Without this they would still
-                # be sending when the server stops.
+                # Background threads send task runs and logs. Without this, the process would end
+                # before they have sent all of them.
                 EventsWorker.drain_all(timeout=ANSWER_SECONDS)
                 APILogWorker.drain_all(timeout=ANSWER_SECONDS)
 
     def close(self) -> None:
-        """Leave the server; a local server without users ends by itself."""
+        """Leave the server; end a local server without users if this was asked for."""
         if self._local:
             self._local.abandon_start()
         self._executor.shutdown(wait=True, cancel_futures=True)
         if self._local:
+            if self._end:
+                self._local.end_in_order()
             self._local.leave()
 
     def _find(self) -> str:

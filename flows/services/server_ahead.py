@@ -2,37 +2,42 @@
 
 The import takes as long as a third of the server's start, and only after it Prefect's settings say
 whether a local server is wanted at all. So this module guesses it from the places where these
-settings usually are. A wrong guess does no harm: a server that its command does not use ends with
-the command at the latest (see `flows.services.server_start`).
+settings usually are. After a wrong guess, or if the command is refused, the server ends again (see
+`flows.services.server_start`).
 """
 
 import os
 import sys
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
+from flows.services.errors import ServerError
 from flows.services.local_server import LocalServer
 from flows.services.workbench import WorkbenchFiles
 
 _launched = dict[Path, LocalServer]()
-"""The server that this process has launched and not used, by Prefect's home."""
+"""The server that this process has launched and not used yet, by Prefect's home."""
+
+_NAMING_ANOTHER = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH"}
+"""Variables that may name another server; Prefect ignores their case."""
 
 
 def launch_server_ahead() -> None:
     """Start the local server in the background if this process will probably use it."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser().absolute()
-    if not _may_be_configured(home) and WorkbenchFiles(home).workbench() is None:
-        with suppress(OSError):  # the command itself will say that a directory cannot be written
+    with suppress(OSError, ServerError, ValueError):  # if it matters, the command will say it
+        if not (_launched or _may_be_configured(home) or WorkbenchFiles(home).workbench()):
             server = _launched[home] = LocalServer(home)
             server.launch()
 
 
-def local_server(home: Path) -> LocalServer:
-    """Return the handle on the local server of a home, launched ahead or not.
+def take_launched(home: Path | None) -> LocalServer | None:
+    """Return the handle on the server that was launched ahead for this home, if any.
 
-    A server that was launched for another home ends.
+    A server that was launched for another home ends. None stands for no local server.
     """
-    server = _launched.pop(home, None) or LocalServer(home)
+    server = _launched.pop(home, None) if home else None
     for unused in _launched.values():
         unused.leave()
     _launched.clear()
@@ -42,17 +47,18 @@ def local_server(home: Path) -> LocalServer:
 def _may_be_configured(home: Path) -> bool:
     """Return whether Prefect has been imported, or has settings that may name another server."""
     return (
-        "prefect" in sys.modules
-        or any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE"))
+        prefect_is_imported()
+        or not _NAMING_ANOTHER.isdisjoint(map(str.upper, os.environ))
         or any(path.exists() for path in (home / "profiles.toml", Path("prefect.toml")))
-        or any(_mentions(path) for path in (Path(".env"), Path("pyproject.toml")))
+        or "PREFECT_" in _text(Path(".env")).upper()
+        or "prefect" in tomllib.loads(_text(Path("pyproject.toml"))).get("tool", {})
     )
 
 
-def _mentions(path: Path) -> bool:
-    """Return whether the file may contain settings of Prefect."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return False
-    return "PREFECT_" in text.upper() or "[tool.prefect" in text
+def prefect_is_imported() -> bool:
+    """Return whether it is too late for a head start: Prefect's settings say what is wanted."""
+    return "prefect" in sys.modules
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -45,6 +45,15 @@ def describe_placement(
     return {"placement": placement.value}
 
 
+def uses_all_shards(parameters: TrainingParameters) -> bool:
+    """Return whether training starts with the images distributed over all workers."""
+    if not isinstance(parameters, StepParameters):
+        return True
+    if parameters.placement is StepPlacement.AUTO:
+        return not isinstance(parameters, MiniBatches)
+    return parameters.placement is StepPlacement.ALL_WORKERS
+
+
 TRAIN = RunKind(
     "train",
     TrainingParameters,  # type: ignore[arg-type]  # a union of classes
@@ -52,7 +61,7 @@ TRAIN = RunKind(
     prepare_training,
     statuses=("done", "converged", "diverged"),
     describe_cluster=describe_placement,
-    uses_all_shards=lambda parameters: not isinstance(parameters, MiniBatches),
+    uses_all_shards=uses_all_shards,
 )
 
 

@@ -181,7 +181,7 @@ class PlacedDataset:
 
         Do nothing if shards are placed in another way than with `place_shards`.
         """
-        if self._place is None and split not in self._placed:
+        if self._place is None and split not in self._placed | self._loading:
             self._loading[split] = _submit_loads(
                 self.client, self.dataset, split, self._assignments(split)
             )

@@ -78,7 +78,7 @@ def _copy_figure(figure: Figure, folder: Path, working: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
         with shared_workbench(directory) as workbench:
             images = Path(os.environ["HINGE_CIFAR10"])

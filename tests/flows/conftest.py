@@ -24,8 +24,8 @@ from prefect.logging.handlers import APILogWorker
 from prefect.settings import temporary_settings
 
 from flows.cli import run_command
-from flows.services.local_server import ANSWER_SECONDS
 from flows.services.prefect_server import starting_server
+from flows.services.server_files import ANSWER_SECONDS
 from tests.environment import clean_environment
 
 HINGE = Path(sysconfig.get_path("scripts")) / "hinge"
@@ -150,7 +150,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
             yield User(home, api, cluster.stdout.readline().strip())
             cluster.communicate(timeout=30)
             # Without this, the end of pytest would try for a minute to send the rest of the logs
-            # of flows that ran in this process to the server, which has stopped.
+            # of flows that ran in this process to the server, which has ended.
             EventsWorker.drain_all(timeout=ANSWER_SECONDS)
             APILogWorker.drain_all(timeout=ANSWER_SECONDS)
 

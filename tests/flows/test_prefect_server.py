@@ -21,14 +21,15 @@ import pytest
 from prefect import flow
 from prefect.settings import temporary_settings
 
-from flows.services import local_server
+from flows.services import local_server, server_ahead
 from flows.services.errors import ServerError
 from flows.services.local_server import LocalServer
 from flows.services.prefect_server import prefect_server
 from flows.services.process_identity import HostIdentity, ProcessIdentity
+from flows.services.server_files import ServerFiles
 from flows.services.tasks import task
 from storage.locks import open_lock, try_lock
-from tests.flows.conftest import until
+from tests.flows.conftest import HINGE, until
 from tests.flows.test_process_identity import ELSEWHERE
 
 STATE = Path("hinge", f"server-{prefect.__version__}-{HostIdentity.current().digest}.json")
@@ -99,8 +100,9 @@ def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Prefect home in which a flow ran once, with a server that has ended."""
     home = tmp_path_factory.mktemp("used")
     with prefect_server(home):
+        server = server_process(home)
         assert double_often(1) == 2**TASK_RUNS
-    await_end(server_process(home))
+    await_end(server)
     return home
 
 
@@ -140,8 +142,15 @@ def server_process(home: Path) -> psutil.Process:
     return psutil.Process(json.loads((home / STATE).read_text())["process"]["pid"])
 
 
+def runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)  # its new parent may not wait for it
+    except psutil.NoSuchProcess:
+        return False
+
+
 def await_end(server: psutil.Process, seconds: float = IDLE + 10) -> None:
-    until(lambda: not server.is_running(), "the server to end", seconds)
+    until(lambda: not runs(server), "the server to end", seconds)
 
 
 def answers(url: str) -> bool:
@@ -206,7 +215,7 @@ def test_server_of_a_killed_command_is_used_by_the_next_and_ends_by_itself(home:
 
 @contextmanager
 def launching(home: Path, directory: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Start another process that launches the server ahead, and never uses it."""
+    """Start another process that launches the server ahead and never uses it."""
     with subprocess.Popen(
         [sys.executable, "-c", LAUNCH],
         stdin=subprocess.PIPE,
@@ -217,7 +226,60 @@ def launching(home: Path, directory: Path) -> Iterator["subprocess.Popen[str]"]:
     ) as process:
         url_of(process)  # it has launched the server
         yield process
-        process.communicate(timeout=30)
+        if process.poll() is None:
+            process.communicate(timeout=30)
+
+
+@pytest.mark.slow
+def test_server_of_a_refused_command_ends_with_it(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    refused = subprocess.run(
+        [HINGE, "sweep", "--store", "nothing.zarr"],
+        cwd=tmp_path / "here",
+        env=environment(tmp_path, HINGE_SERVER_IDLE_SECONDS="60"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    files = ServerFiles(tmp_path)
+    assert files.state.stat().st_size > 0  # it had been launched
+    until(lambda: not files.is_there(), "the server to end", 10)
+    assert [*(tmp_path / "here").iterdir()] == []
+
+
+@pytest.mark.slow
+def test_idle_server_that_is_launched_ahead_waits_for_its_use(home: Path) -> None:
+    with prefect_server(home):
+        server = server_process(home)
+    with launching(home, home.parent):  # it only keeps the one that is there
+        time.sleep(IDLE + 3)
+        assert runs(server)
+    await_end(server)
+
+
+@pytest.mark.slow
+def test_server_whose_home_is_removed_ends(home: Path) -> None:
+    with prefect_server(home):
+        server = server_process(home)
+    shutil.rmtree(home, ignore_errors=True)  # the server may still write to it
+    await_end(server)
+
+
+@pytest.mark.slow
+def test_server_that_is_to_end_with_the_command_has_written_its_records(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HINGE_SERVER_IDLE_SECONDS", "0")
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        database.execute("DELETE FROM task_run")
+        database.commit()
+        with prefect_server(home):
+            server = server_process(home)
+            double_often(1)
+        assert not runs(server)
+        states = database.execute("SELECT state_name FROM task_run").fetchall()
+    assert states == [("Completed",)] * TASK_RUNS
 
 
 @pytest.mark.slow
@@ -229,18 +291,33 @@ def test_server_launched_ahead_ends_with_a_command_that_does_not_use_it(home: Pa
 
 @pytest.mark.slow
 def test_server_launched_ahead_stays_for_another_command_that_uses_it(home: Path) -> None:
-    with command(home) as other:
-        with launching(home, home.parent):
-            server = server_process(home)
-            url = url_of(other)
+    with launching(home, home.parent) as launcher, command(home) as other:
+        server, url = server_process(home), url_of(other)
+        launcher.communicate(timeout=30)
         time.sleep(3)
         assert answers(url)
         assert server_process(home) == server
         other.communicate(timeout=30)
-    time.sleep(3)
-    assert server.is_running()  # for 60 s after its last use
+    time.sleep(IDLE + 3)
+    assert runs(server)  # for 60 s after its last use
     server.terminate()
     await_end(server)
+
+
+@pytest.mark.slow
+def test_server_that_hangs_while_it_ends_is_killed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "_END_SECONDS", 1.0)
+    with prefect_server(home):
+        server = server_process(home)
+    users = open_lock(ServerFiles(home).users)
+    assert try_lock(users)  # as the server does when it begins to end
+    server.suspend()
+    threading.Timer(3, os.close, [users]).start()  # the end of the process would release it
+    with prefect_server(home) as url:
+        assert answers(url)
+        assert not runs(server)
 
 
 @contextmanager
@@ -319,25 +396,29 @@ def test_answer_of_another_process_on_the_port_does_not_count(
         assert answers(url)
         (tmp_path / STATE).write_text(json.dumps({"process": identity.to_json(), "url": url}))
         server = LocalServer(tmp_path)
-        monkeypatch.setattr(server, "_end_unless_used", lambda: None)
+        monkeypatch.setattr(server, "_end_if_unused", lambda: None)
         with pytest.raises(ServerError, match="gave up waiting"):
             server.join()
         server.leave()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ahead", [False, True])
 def test_start_is_repeated_if_another_process_takes_the_port(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool
 ) -> None:
     with foreign_server() as taken:
         free_port, ports = local_server._free_port, [taken]
         monkeypatch.setattr(
             local_server, "_free_port", lambda wanted: ports.pop() if ports else free_port(wanted)
         )
+        if ahead:
+            server = server_ahead._launched[home] = LocalServer(home)
+            server.launch()
         with prefect_server(home) as url:
             assert url != f"http://127.0.0.1:{taken}/api"
             assert answers(url)
-            assert server_process(home).is_running()
+            assert runs(server_process(home))
     assert ports == []
 
 
@@ -356,6 +437,17 @@ def test_server_that_hangs_without_users_is_ended(
         server.leave()
         assert process.wait(timeout=10) == -signal.SIGTERM
     await_end(new)
+
+
+def test_time_that_is_not_a_number_is_refused_before_a_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HINGE_SERVER_IDLE_SECONDS", "a while")
+    server = LocalServer(tmp_path)
+    with pytest.raises(ServerError, match="HINGE_SERVER_IDLE_SECONDS is 'a while', not a number"):
+        server.join()
+    server.leave()
+    assert not ServerFiles(tmp_path).is_there()
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 """The head start of the local Prefect server: when it is launched, and for which home."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.services import server_ahead
-from flows.services.server_ahead import launch_server_ahead, local_server
+from flows.services.server_ahead import launch_server_ahead, take_launched
 from flows.services.workbench import Workbench, claimed_workbench
 
 
@@ -32,8 +31,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(server_ahead, "LocalServer", Recorded)
     monkeypatch.setattr(server_ahead, "_launched", {})
-    monkeypatch.delitem(sys.modules, "prefect")
-    for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
+    monkeypatch.setattr(server_ahead, "prefect_is_imported", lambda: False)
+    for name in server_ahead._NAMING_ANOTHER:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
@@ -42,29 +41,38 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def launched(home: Path) -> bool:
     launch_server_ahead()
-    return "launch" in local_server(home).calls  # type: ignore[attr-defined]
+    server = take_launched(home)
+    return server is not None and server.calls == ["launch"]  # type: ignore[attr-defined]
 
 
-def test_server_is_launched_for_the_home_in_the_environment(home: Path) -> None:
+def test_server_is_launched_once_for_the_home_in_the_environment(home: Path) -> None:
+    launch_server_ahead()
     assert launched(home)
-    assert not local_server(home).calls  # type: ignore[attr-defined]  # it was handed over
+    assert take_launched(home) is None
 
 
-def test_server_for_another_home_than_the_settings_name_is_left(home: Path) -> None:
+@pytest.mark.parametrize("settings", ["another home", "another API"])
+def test_server_that_the_settings_do_not_want_is_left(settings: str, home: Path) -> None:
     launch_server_ahead()
     [ahead] = server_ahead._launched.values()
-    assert not local_server(home / "other").calls  # type: ignore[attr-defined]
+    assert take_launched(home / "other" if settings == "another home" else None) is None
     assert ahead.calls == ["launch", "leave"]  # type: ignore[attr-defined]
 
 
 CONFIGURED: dict[str, Callable[[Path, pytest.MonkeyPatch], object]] = {
     "another API": lambda _, patch: patch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api"),
+    "another API, in lower case": lambda _, patch: patch.setenv("prefect_api_url", "http://x/api"),
     "a profile": lambda _, patch: patch.setenv("PREFECT_PROFILE", "cloud"),
     "the file of the profiles": lambda home, _: (home / "profiles.toml").touch(),
     "a file of settings here": lambda *_: Path("prefect.toml").touch(),
     "settings among the variables here": lambda *_: Path(".env").write_text("prefect_api_url=x"),
-    "settings of the project here": lambda *_: Path("pyproject.toml").write_text("[tool.prefect]"),
-    "Prefect, already imported": lambda _, patch: patch.setitem(sys.modules, "prefect", sys),
+    "settings of the project here": lambda *_: Path("pyproject.toml").write_text(
+        "[tool]\nprefect.api.url = 'http://x/api'"
+    ),
+    "a damaged file of the project here": lambda *_: Path("pyproject.toml").write_text("[tool"),
+    "Prefect, already imported": lambda _, patch: patch.setattr(
+        server_ahead, "prefect_is_imported", lambda: True
+    ),
 }
 
 
@@ -77,7 +85,7 @@ def test_settings_that_may_name_another_server_prevent_the_launch(
 
 
 def test_project_that_only_depends_on_prefect_does_not_prevent_the_launch(home: Path) -> None:
-    Path("pyproject.toml").write_text('dependencies = ["prefect"]')
+    Path("pyproject.toml").write_text('[project]\ndependencies = ["prefect"]')
     assert launched(home)
 
 
