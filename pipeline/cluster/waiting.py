@@ -25,7 +25,7 @@ from pipeline.inputs.errors import PipelineError
 from pipeline.inputs.stopping import SLICE_SECONDS, check_stop, pause
 
 _POLL_SECONDS = 0.005
-"""The wait between two looks at Dask's `as_completed`, which has no time limit of its own."""
+"""The wait between two looks at a future, or at Dask's `as_completed`."""
 
 NOTE_SECONDS = 10.0
 """Seconds without a worker before a wait says that it waits for one."""
@@ -139,8 +139,14 @@ def error_of(future: Future[Any]) -> BaseException | None:
     Raises Interrupted on a request to stop, and PipelineError after `GIVE_UP_SECONDS` without a
     worker.
     """
-    wait: Callable[[float | None], BaseException | None] = future.exception
-    return in_slices(wait, future.done, look=_WorkerWatch(future.client).look)
+    # Waiting with a time limit would keep the future until the next garbage collection: Dask's
+    # TimeoutError is part of a reference cycle with the frames that wait.
+    watch = _WorkerWatch(future.client)
+    while not future.done():
+        watch.look()
+        pause(_POLL_SECONDS)
+    error: BaseException | None = future.exception()
+    return error
 
 
 def completed(client: Client, futures: Iterable[Future[T]]) -> Iterator[Future[T]]:

@@ -4,6 +4,8 @@ import gc
 import os
 import subprocess
 import sys
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from distributed import Client
 from pipeline.cluster.connect import connect
 from pipeline.cluster.placement import PlacedDataset, assign_shards, place_shards, workers_of
 from pipeline.cluster.tasks import map_in_tasks
+from pipeline.cluster.waiting import error_of
 from pipeline.ingest.write_shards import ingest
+from pipeline.inputs.stopping import SLICE_SECONDS
 from pipeline.objective import Objective
 from pipeline.training.parameters import StepPlacement
 from pipeline.training.steps import prepare_steps
@@ -57,6 +61,15 @@ def no_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_task_that_was_waited_for_long_is_released_at_once(client: Client) -> None:
+    future = client.submit(time.sleep, 5 * SLICE_SECONDS, pure=False)
+    assert error_of(future) is None
+    released = weakref.ref(future)
+    del future
+    assert released() is None
 
 
 @pytest.mark.slow
