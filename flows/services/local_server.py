@@ -44,7 +44,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from flows.services import server_start
 from flows.services.errors import ServerError
@@ -53,6 +53,8 @@ from flows.services.server_files import ServerFiles, ServerState
 from flows.services.server_start import STOP_SECONDS
 from pipeline.cluster.ports import is_free
 from storage.locks import open_lock, release, try_lock, try_lock_shared
+
+T = TypeVar("T")
 
 START_SECONDS = 300.0
 """Time limit for a start, which takes 8 s of processor time, or 18 s with a new database."""
@@ -204,12 +206,12 @@ class LocalServer:
 
     def _await_url(self) -> str | None:
         """Wait until the server answers, and return its API's URL, or None if it has ended."""
-        self._until(
+        found = self._until(
             lambda: self._files.url() or not self._files.is_there(),
             START_SECONDS,
             f"the process that holds the lock on {self._files.state} to answer",
         )
-        return self._files.url()
+        return found if isinstance(found, str) else None
 
     def _confirm_use(self) -> None:
         """Tell a server that this process started that it is used, so that it stays for a while."""
@@ -234,17 +236,20 @@ class LocalServer:
             while self._files.is_there() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
 
-    def _until(self, done: Callable[[], object], seconds: float, what: str) -> None:
-        """Poll `done` until it is true; `what` names the event in the error message.
+    def _until(self, done: Callable[[], T], seconds: float, what: str) -> T:
+        """Poll `done` until its value is true, and return the value.
+
+        `what` names the event in the error message.
 
         Raises ServerError after `seconds`, or when the start is abandoned.
         """
         deadline = time.monotonic() + seconds
-        while not done():
+        while not (value := done()):
             self._give_up_if_abandoned(what)
             if time.monotonic() > deadline:
                 self._give_up(what)
             time.sleep(POLL_SECONDS)
+        return value
 
     def _give_up_if_abandoned(self, what: str) -> None:
         if self._abandoned.is_set():

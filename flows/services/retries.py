@@ -1,8 +1,8 @@
 """Retries of flow runs after faults that may pass.
 
-Only runs of deployments are retried, because nobody watches them. A retried run resumes where it
-stopped (`flows.runs.lifecycle`). A command on a terminal reports the fault at once. Bad input, and
-an error that would be the same at every attempt, are never retried.
+Only runs of deployments are retried. A retried run resumes where it stopped
+(`flows.runs.lifecycle`). A command on a terminal reports the fault at once, and the user can resume
+the run. Bad input, and an error that would be the same at every attempt, are never retried.
 
 The retries are granted when the fault happens, by changing the flow run's policy before Prefect
 proposes its final state. A number of retries in the flow's options would apply to every error and

@@ -1,4 +1,4 @@
-"""The process of the local Prefect server, which ends when nobody uses it any more.
+"""The process of the local Prefect server, which ends some time after its last use.
 
     python -P -m flows.services.server_start USERS SECONDS ARGUMENTS
 
@@ -38,7 +38,7 @@ _NEW_OBJECTS = 100_000
 
 
 def end_when_unused(users: Path, idle: float) -> None:
-    """Wait until nobody has used the server for `idle` seconds, then end this process.
+    """End this process when no command has used the server for `idle` seconds.
 
     The users' file stays locked until the end, so a command that starts meanwhile waits for the end
     and then starts a new server.
